@@ -1,0 +1,95 @@
+# All that these targets write goes to build/.
+#
+#   make demo              the main job on a generated sample; ASX=folder takes real files
+#   make test              every test; installs what it needs where it may, otherwise names it
+#   make check             format, lint, types and the quick tests
+#   make notebooks         run the notebooks and rewrite their committed outputs
+#   make lab               JupyterLab on the notebooks
+#   make bench             the benchmarks
+#   make clean             remove build/
+
+PYTHON ?= python3.11
+ASX    ?=
+PYTEST ?=
+
+VENV   := build/venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+CACHE  := $(CURDIR)/build/cache
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export IPYTHONDIR                    := $(CACHE)/ipython
+export JUPYTER_RUNTIME_DIR           := $(CACHE)/jupyter
+export HYPOTHESIS_STORAGE_DIRECTORY  := $(CACHE)/hypothesis
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check notebooks lab bench clean debian
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(STAMP)-notebooks
+	$(BIN)/k2 demo $(if $(ASX),--asx "$(ASX)")
+
+test: $(STAMP)-dev debian
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(STAMP)-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not stack and not slow" $(PYTEST)
+
+notebooks: $(STAMP)-dev
+	$(BIN)/k2 notebooks --in-place
+
+lab: $(STAMP)-notebooks
+	$(BIN)/jupyter lab notebooks
+
+bench: $(STAMP)-dev
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf build
+
+# Compiled modules go to build/cache too, whoever starts this Python and from wherever.
+$(BIN)/python:
+	@for python in "$(PYTHON)" python3; do \
+	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	    "$$python" -c 'import ensurepip, venv' 2>/dev/null \
+	        || { echo "make: $$python has no venv: install it (Debian: python3-venv)" >&2; exit 1; }; \
+	    "$$python" -m venv $(VENV) && exit 0 || exit 1; \
+	done; \
+	echo "make: Python 3.11 or newer not found: install it, or name it with PYTHON=…" >&2; exit 1
+
+$(VENV)/.pycache: $(BIN)/python
+	@site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	echo "import sys; sys.pycache_prefix = '$(CACHE)/pycache'" > "$$site/pycache.pth"
+	@touch $@
+
+$(STAMP)-notebooks: pyproject.toml $(VENV)/.pycache
+	@echo "Installing k2lib and what it needs into $(VENV) (a minute or two the first time)"
+	@$(BIN)/python -m pip install --quiet --no-compile --editable '.[notebooks]'
+	@touch $@
+
+$(STAMP)-dev: $(STAMP)-notebooks
+	@echo "Installing the test tools into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --no-compile --editable '.[notebooks,dev]'
+	@touch $@
+
+# command:package, what the tests run beside Python
+DEBIAN := java:default-jre-headless mvn:maven kcat:kcat chromium:chromium
+
+debian:
+	@missing=; for pair in $(DEBIAN); do \
+	    command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+	done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Debian packages:$$missing"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+	else \
+	    echo "make: missing Debian packages:$$missing (apt-get install$$missing)" >&2; exit 1; \
+	fi

@@ -1,0 +1,19 @@
+"""Identity of records: one text per record, one UUID from it, the same on every reading."""
+
+import uuid
+from typing import Final
+
+import polars as pl
+import polars_hash as plh
+
+NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://k2.marketdata/v2")
+
+
+def message_id(*parts: str) -> str:
+    """Return the message_id of one record from the parts of its identity text."""
+    return str(uuid.uuid5(NAMESPACE, "|".join(parts)))
+
+
+def message_ids(text: pl.Expr) -> pl.Expr:
+    """Return the message_id of every identity text of a column, equal to `message_id`'s."""
+    return plh.HExpr._from_pyexpr(text._pyexpr).uuidhash.uuid5(str(NAMESPACE))
