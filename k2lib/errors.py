@@ -8,9 +8,9 @@ K2Error
 ├── QueryError               ask differently: the message names what exists
 ├── OwnerError               another process writes here; it is named
 ├── DeliveryError            Kafka did not take these records; they were not counted as loaded
-├── LossError                records are gone from the log; accept the loss by name or restore the log
+├── LossError                records are gone from the log: restore it, or accept the loss
 └── TransientError           try again after a delay
-    └── StaleWriterError     the table moved on under this writer: read its offsets, begin again there
+    └── StaleWriterError     the table moved on under this writer: begin at its offsets
 """
 
 

@@ -44,6 +44,7 @@ PROPERTIES: Final = {
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "20",
     "write.parquet.compression-codec": "zstd",
+    "write.parquet.row-group-limit": "65536",
     "write.metadata.metrics.default": "truncate(16)",
 }
 

@@ -11,6 +11,7 @@ import json
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Final
 
 import fastavro
@@ -52,7 +53,9 @@ def encode(batch: pa.RecordBatch, schema: RecordSchema, *, schema_id: int) -> li
         if not field.nullable and batch.column(field.name).null_count:
             raise RecordError(f"{schema.name}: {field.name} is null in a row, and must not be")
     arrays = [_as_wire(batch.column(field.name), field) for field in schema.fields]
-    fields = [pa.field(f.name, a.type, f.nullable) for f, a in zip(schema.fields, arrays, strict=True)]
+    fields = [
+        pa.field(f.name, a.type, f.nullable) for f, a in zip(schema.fields, arrays, strict=True)
+    ]
     wire = pa.record_batch(arrays, schema=pa.schema(fields))
     bodies = pyruhvro.serialize_record_batch(wire, _wire_schema(schema.text), 1)
     prefix = header(schema_id)
@@ -63,32 +66,31 @@ def decode(
     messages: Sequence[bytes | None],
     schema: RecordSchema,
     *,
-    schema_id: int,
     writer: Callable[[int], str],
 ) -> tuple[pa.Table, list[Refused]]:
     """Decode framed messages to a table of `schema.arrow`, in order, without the refused ones.
 
     Args:
-        schema_id: id of `schema`'s own text; messages with it are read by column.
-        writer: gives the Avro text of any other id; raises RecordError for an unknown one.
+        writer: gives the Avro text of a schema id; raises RecordError for an unknown one.
     """
     try:
-        return _decode_columns(messages, schema, prefix=header(schema_id)), []
-    except (ValueError, TypeError):
+        return _decode_columns(messages, schema, writer), []
+    except (ValueError, TypeError, RecordError):
         if len(messages) <= SINGLY:
             return _decode_each(messages, schema, writer)
     half = len(messages) // 2
-    first, refused = decode(messages[:half], schema, schema_id=schema_id, writer=writer)
-    second, more = decode(messages[half:], schema, schema_id=schema_id, writer=writer)
+    first, refused = decode(messages[:half], schema, writer=writer)
+    second, more = decode(messages[half:], schema, writer=writer)
     moved = [replace(one, index=one.index + half) for one in more]
     return pa.concat_tables([first, second]), refused + moved
 
 
 def _decode_columns(
-    messages: Sequence[bytes | None], schema: RecordSchema, *, prefix: bytes
+    messages: Sequence[bytes | None], schema: RecordSchema, writer: Callable[[int], str]
 ) -> pa.Table:
-    if {message[:HEADER_BYTES] for message in messages if message is not None} - {prefix}:
-        raise ValueError("another schema id")
+    for prefix in {message[:HEADER_BYTES] for message in messages if message is not None}:
+        if not _same_schema(writer(_schema_id(prefix)), schema.text):
+            raise ValueError("written with an older schema")
     bodies = [message[HEADER_BYTES:] for message in messages]  # type: ignore[index]
     wire = pyruhvro.deserialize_array(bodies, _wire_schema(schema.text))
     arrays = [
@@ -125,15 +127,23 @@ def decode_one(
     Raises:
         RecordError: no value, no framing, an unknown schema id, or a broken body.
     """
-    if message is None or len(message) < HEADER_BYTES or message[0] != 0:
-        raise RecordError("not a framed Avro message: it must begin with 0 and a schema id")
-    (schema_id,) = struct.unpack(">I", message[1:HEADER_BYTES])
+    if message is None:
+        raise RecordError("the message has no value")
+    schema_id = _schema_id(message[:HEADER_BYTES])
     text = writer(schema_id)
     try:
         record = fastavro.schemaless_reader(
             io.BytesIO(message[HEADER_BYTES:]), json.loads(text), schema.parsed
         )
-    except (EOFError, ValueError, TypeError, IndexError, KeyError, OverflowError, struct.error) as exc:
+    except (
+        EOFError,
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        struct.error,
+    ) as exc:
         raise RecordError(f"schema {schema_id} does not fit the body: {exc!r}") from exc
     except fastavro.read.SchemaResolutionError as exc:
         raise RecordError(f"schema {schema_id} cannot be read as {schema.name}: {exc}") from exc
@@ -142,15 +152,22 @@ def decode_one(
     return record
 
 
-_wire_schemas: dict[str, str] = {}
+def _schema_id(prefix: bytes) -> int:
+    if len(prefix) < HEADER_BYTES or prefix[0] != 0:
+        raise RecordError("not a framed Avro message: it must begin with 0 and a schema id")
+    return int(struct.unpack(">bI", prefix)[1])
 
 
+@cache
+def _same_schema(first: str, second: str) -> bool:
+    return bool(json.loads(first) == json.loads(second))
+
+
+@cache
 def _wire_schema(text: str) -> str:
-    if text not in _wire_schemas:
-        parsed = json.loads(text)
-        fields = [{**f, "type": _bytes_as_string(f["type"])} for f in parsed["fields"]]
-        _wire_schemas[text] = json.dumps({**parsed, "fields": fields})
-    return _wire_schemas[text]
+    parsed = json.loads(text)
+    fields = [{**f, "type": _bytes_as_string(f["type"])} for f in parsed["fields"]]
+    return json.dumps({**parsed, "fields": fields})
 
 
 def _bytes_as_string(avro: AvroType) -> AvroType:

@@ -4,7 +4,7 @@ import uuid
 from typing import Final
 
 import polars as pl
-import polars_hash as plh
+import polars_hash  # noqa: F401 - importing it registers `uuidhash` on expressions
 
 NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://k2.marketdata/v2")
 
@@ -16,4 +16,5 @@ def message_id(*parts: str) -> str:
 
 def message_ids(text: pl.Expr) -> pl.Expr:
     """Return the message_id of every identity text of a column, equal to `message_id`'s."""
-    return plh.HExpr._from_pyexpr(text._pyexpr).uuidhash.uuid5(str(NAMESPACE))
+    hashed: pl.Expr = text.uuidhash.uuid5(str(NAMESPACE))  # type: ignore[attr-defined]
+    return hashed

@@ -87,7 +87,7 @@ class RecordSchema:
 
     @cached_property
     def iceberg(self) -> IcebergSchema:
-        """The Iceberg schema with the fields' docs; ids follow the order, nested ones come after."""
+        """The Iceberg schema with the fields' docs; ids follow the order, nested ones last."""
         nested = iter(range(len(self.fields) + 1, 1000))
         return IcebergSchema(
             *(
@@ -142,7 +142,7 @@ def check_compatible(reader: str, writer: str, *, subject: str) -> None:
 
 
 def _refusal(field: dict[str, Any], reader: dict[str, Any], *, writer: dict[str, Any]) -> str:
-    """One field at a time, because avro's verdict on a whole record does not pair field and reason."""
+    """One field at a time: avro's verdict on a whole record does not pair field and reason."""
     from avro.compatibility import ReaderWriterCompatibilityChecker
     from avro.schema import parse
 

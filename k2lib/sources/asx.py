@@ -175,13 +175,17 @@ def _identities(typed: pl.DataFrame, start: str, parts: list[str]) -> pa.Array:
     date = pl.col("date")
     text = pl.concat_str(
         pl.lit(start),
-        pl.concat_str(date.str.slice(6, 4), date.str.slice(0, 2), date.str.slice(3, 2), separator="-"),
+        pl.concat_str(
+            date.str.slice(6, 4), date.str.slice(0, 2), date.str.slice(3, 2), separator="-"
+        ),
         pl.col("time"),
         *(_identity_part(typed, name) for name in parts),
         separator="|",
     )
     numbered = typed.select(text=text).with_columns(k=_occurrence("text"))
-    return _strings(numbered.select(message_ids(pl.concat_str("text", "k", separator="|"))).to_series())
+    return _strings(
+        numbered.select(message_ids(pl.concat_str("text", "k", separator="|"))).to_series()
+    )
 
 
 def _identity_part(typed: pl.DataFrame, name: str) -> pl.Expr:

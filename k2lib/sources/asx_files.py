@@ -53,6 +53,7 @@ class Batch:
     kind: str
     rows: pa.Table
     dead_letters: list[DeadLetter]
+    n_bytes: int
 
 
 @dataclass
@@ -106,7 +107,7 @@ def read_file(
         oldest, latest = _bounds(parsed.rows)
         if newest is not None and oldest is not None and oldest <= newest:
             break
-        yield _batch(kind, parsed, parts)
+        yield _batch(kind, parsed, parts, n_bytes=len(data))
         rows_done, next_line = rows_done + parsed.rows.num_rows, first_line + len(lines.starts)
         newest = latest or newest
     else:
@@ -135,18 +136,26 @@ def file_kind(file: AsxFile) -> str:
 
 
 def _rest(
-    file: AsxFile, instrument: Instrument, ingested: datetime, *, kind: str, rows_done: int, next_line: int
+    file: AsxFile,
+    instrument: Instrument,
+    ingested: datetime,
+    *,
+    kind: str,
+    rows_done: int,
+    next_line: int,
 ) -> Batch:
     """All that follows the rows done: equal rows are numbered over the whole file."""
     parts = _Parts()
     data = b"".join(data for data, _ in _chunks(file.paths, parts, CHUNK_BYTES))
     parsed = parse(find_lines(data), kind, instrument=instrument, ingested=ingested)
     bad_lines = [bad for bad in parsed.bad_lines if bad.number >= next_line]
-    return _batch(kind, Parsed(parsed.rows.slice(rows_done), bad_lines), parts)
+    rows = parsed.rows.slice(rows_done)
+    return _batch(kind, Parsed(rows, bad_lines), parts, n_bytes=len(data))
 
 
-def _batch(kind: str, parsed: Parsed, parts: _Parts) -> Batch:
-    return Batch(kind, parsed.rows, [parts.dead_letter(bad) for bad in parsed.bad_lines])
+def _batch(kind: str, parsed: Parsed, parts: _Parts, *, n_bytes: int) -> Batch:
+    letters = [parts.dead_letter(bad) for bad in parsed.bad_lines]
+    return Batch(kind, parsed.rows, letters, n_bytes)
 
 
 def _bounds(rows: pa.Table) -> tuple[datetime | None, datetime | None]:
@@ -154,9 +163,7 @@ def _bounds(rows: pa.Table) -> tuple[datetime | None, datetime | None]:
     return bounds["min"].as_py(), bounds["max"].as_py()
 
 
-def _chunks(
-    paths: Sequence[Path], parts: _Parts, chunk_bytes: int
-) -> Iterator[tuple[bytes, int]]:
+def _chunks(paths: Sequence[Path], parts: _Parts, chunk_bytes: int) -> Iterator[tuple[bytes, int]]:
     """Yield whole lines and the number of the first, never cutting inside a millisecond."""
     pending, first_line = b"", 1
     for path in paths:
@@ -189,7 +196,8 @@ def _expand(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(path.rglob("*.csv"))
     elif glob.has_magic(str(path)):
-        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+        pattern = path.relative_to(path.anchor)
+        files = sorted(Path(path.anchor or ".").glob(str(pattern)))
     else:
         return [path]
     files = [file for file in files if file.is_file() and file.parent.name != FOLDER]

@@ -1,0 +1,118 @@
+"""Doubles: rows that the table has already, or twice in one batch; the first one stored stays."""
+
+from datetime import datetime
+from typing import Any, Final
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+from pyiceberg.expressions import (
+    AlwaysTrue,
+    And,
+    BooleanExpression,
+    GreaterThanOrEqual,
+    LessThanOrEqual,
+)
+from pyiceberg.table import Table
+
+from k2lib.lake.scan import compare, planned_files, table_sql
+from k2lib.lake.tables import TableSpec
+
+INSTRUMENT: Final = ["exchange", "symbol"]
+BOUNDS: Final = ["source_sequence", "timestamp"]
+
+
+class Doubles:
+    """Looks for doubles where there can be any: not among what is newer than all the table has.
+
+    A venue's counter, or else its clock, is part of a record's identity, so a record above the
+    table's newest of its exchange and symbol cannot stand in the table.
+    """
+
+    def __init__(self, table: Table, spec: TableSpec) -> None:
+        self._by_day = spec.by_day
+        self._connection = duckdb.connect(config={"threads": 1})
+        self._connection.execute("set TimeZone = 'UTC'")
+        self._newest = self._read_newest(table) if self._by_day else pl.DataFrame()
+
+    def without(self, rows: pa.Table, table: Table) -> pa.Table:
+        """Return the rows that are neither in the table nor a second time in `rows`, in order."""
+        names = ["message_id", *INSTRUMENT, *BOUNDS] if self._by_day else ["message_id"]
+        frame = pl.DataFrame(rows.select(names))
+        keep = frame["message_id"].is_first_distinct()
+        suspects = self._suspects(frame)
+        if suspects.height:
+            keep &= ~frame["message_id"].is_in(self._stored(suspects, table))
+        return rows if keep.all() else rows.filter(keep.to_arrow())
+
+    def added(self, rows: pa.Table) -> None:
+        """Take note of rows that were committed."""
+        if self._by_day and rows.num_rows:
+            newest = _newest(pl.DataFrame(rows.select([*INSTRUMENT, *BOUNDS])))
+            self._newest = pl.concat([self._newest, newest]).group_by(INSTRUMENT).max()
+
+    def _suspects(self, frame: pl.DataFrame) -> pl.DataFrame:
+        if not self._by_day:
+            return frame
+        counted = pl.col("source_sequence").is_not_null()
+        return frame.join(
+            self._newest, on=INSTRUMENT, suffix="_newest", maintain_order="left"
+        ).filter(
+            pl.when(counted)
+            .then(pl.col("source_sequence") <= pl.col("source_sequence_newest"))
+            .otherwise(pl.col("timestamp") <= pl.col("timestamp_newest"))
+        )
+
+    def _stored(self, suspects: pl.DataFrame, table: Table) -> list[str]:
+        """Return those message_ids of the suspects that the table has."""
+        found: list[str] = []
+        for row_filter, some in self._ranges(suspects):
+            files = planned_files(table, row_filter=row_filter)
+            if files:
+                stored = table_sql(self._connection, table, files=files)
+                found += self._known_among(some, stored)
+        return found
+
+    def _known_among(self, suspects: pl.DataFrame, stored: str) -> list[str]:
+        self._connection.register("suspects", suspects.select("message_id").to_arrow())
+        known = self._connection.execute(
+            f"select message_id from suspects semi join ({stored}) using (message_id)"
+        )
+        return [message_id for (message_id,) in known.fetchall()]
+
+    def _ranges(self, suspects: pl.DataFrame) -> list[tuple[BooleanExpression, pl.DataFrame]]:
+        """Counted rows are looked for by their counter, others by their time."""
+        if not self._by_day:
+            return [(AlwaysTrue(), suspects)]
+        counted = pl.col("source_sequence").is_not_null()
+        parts = {
+            "source_sequence": suspects.filter(counted),
+            "timestamp": suspects.filter(~counted),
+        }
+        return [(_range(part, name), part) for name, part in parts.items() if part.height]
+
+    def _read_newest(self, table: Table) -> pl.DataFrame:
+        stored = table_sql(self._connection, table, files=planned_files(table))
+        found = self._connection.sql(
+            "select exchange, symbol, max(source_sequence) as source_sequence, "
+            f"max(timestamp) as timestamp from ({stored}) group by all"
+        )
+        return pl.DataFrame(found.to_arrow_table())
+
+
+def _newest(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.group_by(INSTRUMENT).agg(pl.col(BOUNDS).max())
+
+
+def _range(rows: pl.DataFrame, name: str) -> BooleanExpression:
+    """Rows that lie between the least and the greatest of these, in venue, symbol and `name`."""
+    wanted: BooleanExpression = AlwaysTrue()
+    for column in (*INSTRUMENT, name):
+        low, high = rows[column].min(), rows[column].max()
+        wanted = And(wanted, compare(GreaterThanOrEqual, column, _literal(low)))
+        wanted = And(wanted, compare(LessThanOrEqual, column, _literal(high)))
+    return wanted
+
+
+def _literal(value: object) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value

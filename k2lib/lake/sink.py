@@ -1,0 +1,130 @@
+"""The sink: keeps one table fed from its topics, and begins again at the table after any fault."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from pyiceberg.catalog import Catalog
+
+from k2lib.errors import TransientError
+from k2lib.events import Event, OnEvent, log_event
+from k2lib.lake.maintenance import Maintenance
+from k2lib.lake.session import Session
+from k2lib.lake.tables import TableSpec, ensure_table
+from k2lib.lake.writer import CATALOG_ERRORS, TableWriter
+from k2lib.locks import Lock, try_lock
+from k2lib.log.cluster import Cluster
+from k2lib.log.reader import TopicReader
+from k2lib.log.registry import Registry
+
+LOOK_S: Final = 5.0
+POLL_S: Final = 0.2
+HURRIED_POLL_S: Final = 0.02
+RETRY_S: Final = 1.0
+
+
+class Sink:
+    """Feeds one table until it is told to stop."""
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        *,
+        catalog: Catalog,
+        cluster: Cluster,
+        registry: Registry,
+        run_folder: Path,
+        interval_s: float = 2.0,
+        max_rows: int = 400_000,
+        accept_loss: bool = False,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        on_event: OnEvent = log_event,
+    ) -> None:
+        self.spec = spec
+        self.hurry = threading.Event()
+        self.look = threading.Event()
+        self._catalog = catalog
+        self._cluster = cluster
+        self._registry = registry
+        self._run_folder = run_folder
+        self._interval_s = interval_s
+        self._max_rows = max_rows
+        self._accept_loss = accept_loss
+        self._now = now
+        self._on_event = on_event
+
+    def run(self, stop: threading.Event) -> None:
+        """Feed the table until `stop` is set; what was read by then is committed.
+
+        One process of a home feeds a table: this one waits while another does.
+
+        Raises:
+            LossError: records that the table never saw are gone from the log.
+            SchemaError: the table's schema refuses today's.
+        """
+        with self._wait_for_lock(stop) or nullcontext():
+            while not stop.is_set():
+                try:
+                    self._session(stop)
+                except (TransientError, *CATALOG_ERRORS) as exc:
+                    self._on_event(
+                        Event("sink_paused", {"table": self.spec.name, "reason": str(exc)})
+                    )
+                    stop.wait(RETRY_S)
+
+    def _wait_for_lock(self, stop: threading.Event) -> Lock | None:
+        path = lock_path(self._run_folder, self.spec.name)
+        while not stop.is_set():
+            if (lock := try_lock(path)) is not None:
+                return lock
+            stop.wait(POLL_S)
+        return None
+
+    def _session(self, stop: threading.Event) -> None:
+        table = ensure_table(self._catalog, self.spec)
+        writer = TableWriter(table, self.spec, on_event=self._on_event)
+        state = self._run_folder / f"unreferenced-{self.spec.name}.json"
+        maintenance = Maintenance(self.spec, state=state, now=self._now)
+        with TopicReader(self._cluster) as reader:
+            session = Session(
+                self.spec,
+                writer,
+                reader,
+                cluster=self._cluster,
+                registry=self._registry,
+                accept_loss=self._accept_loss,
+                on_event=self._on_event,
+            )
+            self._feed(session, stop, after_commit=lambda: maintenance.after_commit(writer.table))
+
+    def _feed(
+        self, session: Session, stop: threading.Event, *, after_commit: Callable[[], object]
+    ) -> None:
+        looked = float("-inf")
+        while not stop.is_set():
+            if self.look.is_set() or time.monotonic() - looked > LOOK_S:
+                self.look.clear()
+                session.follow_topics()
+                looked = time.monotonic()
+            hurried = self.hurry.is_set()
+            limit = self._max_rows - session.pending.n_messages
+            n_read = session.read(HURRIED_POLL_S if hurried else POLL_S, limit=limit)
+            if session.pending.n_messages and self._is_due(session, idle=hurried and not n_read):
+                session.commit()
+                after_commit()
+        if session.pending.n_messages:
+            session.commit()
+
+    def _is_due(self, session: Session, *, idle: bool) -> bool:
+        waited_s = time.monotonic() - session.pending.since
+        full = session.pending.n_messages >= self._max_rows
+        return idle or full or waited_s >= self._interval_s
+
+
+def lock_path(run_folder: Path, table: str) -> Path:
+    """Return the lock of a table's one writer in a home."""
+    return run_folder / f"sink-{table}.lock"

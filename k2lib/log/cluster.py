@@ -1,0 +1,83 @@
+"""A Kafka cluster as its clients see it: where it is, and which log a topic's offsets belong to."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from k2lib.errors import ConfigError, TransientError
+
+TIMEOUT_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Address and client options; `embedded_log` names the log of an embedded broker."""
+
+    bootstrap: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    embedded_log: str | None = None
+
+    def client(self, **options: Any) -> dict[str, Any]:
+        """Return a client's configuration: the cluster's options, then the given ones."""
+        return {
+            "bootstrap.servers": self.bootstrap,
+            "log_level": 2,
+            **self.options,
+            **{name.replace("_", "."): value for name, value in options.items()},
+        }
+
+    def admin(self) -> AdminClient:
+        """Return a new admin client."""
+        return AdminClient(self.client())
+
+
+def topics_of(admin: AdminClient) -> list[str]:
+    """Return the names of all topics.
+
+    Raises:
+        TransientError: the cluster does not answer.
+    """
+    try:
+        return sorted(admin.list_topics(timeout=TIMEOUT_S).topics)
+    except KafkaException as exc:
+        raise TransientError(f"Kafka does not answer: {exc.args[0].str()}") from exc
+
+
+def logs_of(cluster: Cluster, admin: AdminClient, topics: Iterable[str]) -> dict[str, str]:
+    """Return the log of each topic: `<cluster id>/<topic id>`, or the embedded broker's.
+
+    Raises:
+        TransientError: the cluster does not answer, or a topic is gone.
+    """
+    names = list(topics)
+    if cluster.embedded_log is not None or not names:
+        return dict.fromkeys(names, cluster.embedded_log or "")
+    try:
+        cluster_id = admin.list_topics(timeout=TIMEOUT_S).cluster_id
+        described = admin.describe_topics(TopicCollection(names), request_timeout=TIMEOUT_S)
+        return {name: f"{cluster_id}/{made.result().topic_id}" for name, made in described.items()}
+    except KafkaException as exc:
+        raise TransientError(f"Kafka does not tell its topics: {exc.args[0].str()}") from exc
+
+
+def read_properties(path: Path | None) -> dict[str, str]:
+    """Read a librdkafka properties file: `name=value` lines, `#` comments.
+
+    Raises:
+        ConfigError: it cannot be read, or a line is neither.
+    """
+    if path is None:
+        return {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as exc:
+        raise ConfigError(f"K2_KAFKA_CONFIG={path}: {exc.strerror}") from exc
+    stated = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    for line in stated:
+        if "=" not in line:
+            raise ConfigError(f"K2_KAFKA_CONFIG={path}: {line!r} is not name=value")
+    return {name.strip(): value.strip() for name, value in (ln.split("=", 1) for ln in stated)}

@@ -1,0 +1,100 @@
+"""The one consumer: reads topics from offsets it is given, and never jumps silently."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from k2lib.errors import TransientError
+from k2lib.log.cluster import TIMEOUT_S, Cluster
+
+OPTIONS: Final = {
+    "group.id": "k2",
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",
+    "fetch.queue.backoff.ms": 10,
+    "fetch.wait.max.ms": 100,
+    "queued.max.messages.kbytes": 64 * 1024,
+}
+MESSAGES: Final = 5_000
+
+
+class Place(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True)
+class Messages:
+    """Messages as read: values in order, where each stood, and the offsets to read next."""
+
+    values: list[bytes | None]
+    places: list[tuple[Place, int]]
+    ends: dict[Place, int]
+
+
+class TopicReader:
+    """Reads the partitions assigned to it, each from its own offset."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._client = Consumer(cluster.client() | OPTIONS)
+
+    def watermarks(self, place: Place) -> tuple[int, int]:
+        """Return the first offset kept and the offset the next record will get."""
+        try:
+            low, high = self._client.get_watermark_offsets(
+                TopicPartition(place.topic, place.partition), timeout=TIMEOUT_S
+            )
+        except KafkaException as exc:
+            raise TransientError(f"{place.topic}: no watermarks: {exc.args[0].str()}") from exc
+        return low, high
+
+    def partitions(self, topic: str) -> list[Place]:
+        """Return the partitions of a topic."""
+        try:
+            found = self._client.list_topics(topic, timeout=TIMEOUT_S).topics[topic]
+        except KafkaException as exc:
+            raise TransientError(f"{topic}: no partitions: {exc.args[0].str()}") from exc
+        return [Place(topic, number) for number in sorted(found.partitions)]
+
+    def assign(self, starts: Mapping[Place, int]) -> None:
+        """Read these partitions from these offsets, and nothing else."""
+        self._client.assign([TopicPartition(*place, offset) for place, offset in starts.items()])
+
+    def read(self, timeout_s: float, *, limit: int = MESSAGES) -> Messages:
+        """Return what has arrived, at most `limit` messages, waiting `timeout_s` for the first.
+
+        Raises:
+            TransientError: Kafka does not answer, or an offset to be read is not in the log.
+        """
+        messages = self._client.consume(min(limit, MESSAGES), timeout_s)
+        for message in messages:
+            if (error := message.error()) is not None:
+                place = f"{message.topic()} partition {message.partition()}"
+                raise TransientError(f"{place}: {error.str()}")
+        places: list[tuple[Place, Any]] = [
+            (Place(message.topic(), message.partition()), message.offset())  # type: ignore[arg-type]
+            for message in messages
+        ]
+        ends = {place: offset + 1 for place, offset in places}
+        return Messages([message.value() for message in messages], places, ends)
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

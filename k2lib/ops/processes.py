@@ -1,0 +1,136 @@
+"""Start, watch and stop child processes that outlive the command which started them."""
+
+import contextlib
+import fcntl
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from k2lib.errors import ConfigError, TransientError
+
+HOST = "127.0.0.1"
+# Below the ephemeral range: a client that retries on a closed ephemeral port can connect to itself.
+FREE_PORTS = range(20_000, 32_000)
+LOG_TAIL_LINES = 8
+STOP_GRACE_S = 20.0
+KILL_GRACE_S = 10.0
+POLL_S = 0.05
+# The shell ends at once, so that init reaps the child and no parent has to.
+_LAUNCH = '"$@" </dev/null >log 2>&1 & echo $!'
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of ours; its birth tells it from a later one with the same pid."""
+
+    pid: int
+    birth: str
+
+
+def birth(pid: int) -> str | None:
+    """Tell when the process began, in the system's own words; None if it is gone or a zombie."""
+    if not Path("/proc/self/stat").exists():
+        return _birth_by_ps(pid)
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, *fields = stat.rpartition(")")[2].split()
+    return None if state in "ZX" else fields[18]
+
+
+def _birth_by_ps(pid: int) -> str | None:
+    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return answer.partition(" ")[2] if answer and not answer.startswith("Z") else None
+
+
+def alive(process: Process) -> bool:
+    """Tell whether this very process still runs."""
+    return birth(process.pid) == process.birth
+
+
+def spawn(command: list[str], *, folder: Path) -> Process:
+    """Start a command in a session of its own; it writes to `log`, the log before to `log.1`."""
+    log = folder / "log"
+    if log.exists():
+        log.replace(folder / "log.1")
+    shell = ["/bin/sh", "-c", _LAUNCH, "sh", *command]
+    done = subprocess.run(
+        shell, cwd=folder, stdout=subprocess.PIPE, text=True, check=True, start_new_session=True
+    )
+    pid = int(done.stdout)
+    return Process(pid, birth(pid) or "gone")
+
+
+def stop(process: Process, *, grace_s: float = STOP_GRACE_S) -> bool:
+    """End a process and wait until it is gone.
+
+    Returns:
+        True if it ended when asked to, False if it had to be killed.
+    Raises:
+        TransientError: it does not even go when killed.
+    """
+    if _gone_after(process, signal.SIGTERM, grace_s):
+        return True
+    if _gone_after(process, signal.SIGKILL, KILL_GRACE_S):
+        return False
+    raise TransientError(f"process {process.pid} does not end, not even by SIGKILL: try again")
+
+
+def _gone_after(process: Process, number: signal.Signals, wait_s: float) -> bool:
+    if not alive(process):
+        return True
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, number)
+    return wait_for(lambda: not alive(process), wait_s)
+
+
+def wait_for(true: Callable[[], bool], wait_s: float) -> bool:
+    """Ask again and again until the answer is yes, at most for `wait_s`."""
+    end = time.monotonic() + wait_s
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def tail(log: Path, *, lines: int = LOG_TAIL_LINES) -> str:
+    """Return the last lines of a log, or a word that there is none."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return "\n".join(text.rstrip().splitlines()[-lines:]) or "(its log is empty)"
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a server could listen on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """Pick a port that nothing listens on."""
+    for port in random.sample(FREE_PORTS, k=100):
+        if is_free(port):
+            return port
+    raise ConfigError(f"no free port between {FREE_PORTS.start} and {FREE_PORTS.stop} on {HOST}")
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock, waiting for whoever has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

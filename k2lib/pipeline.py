@@ -1,0 +1,304 @@
+"""From batches to the lake: one producer, the sinks, and when a record counts as there."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+import pyarrow as pa
+from pyiceberg.catalog import Catalog
+
+from k2lib.errors import TransientError
+from k2lib.events import Event, OnEvent, log_event
+from k2lib.lake.offsets import end_of, read_offsets
+from k2lib.lake.sink import Sink
+from k2lib.lake.tables import TABLES, TableSpec, load_table
+from k2lib.log.cluster import Cluster, logs_of
+from k2lib.log.embedded import RECORD_OVERHEAD_BYTES, WINDOW_BYTES
+from k2lib.log.kafka import Kafka, open_kafka
+from k2lib.log.producer import SLICE_ROWS, BatchProducer
+from k2lib.log.reader import Place, TopicReader
+from k2lib.log.topics import topic_kind
+from k2lib.model.schemas import RecordSchema
+from k2lib.settings import Settings
+
+STALLED_S: Final = 30.0
+LOOK_AGAIN_S: Final = 0.05
+TABLE_OF: Final = {spec.kind: spec for spec in TABLES.values()}
+
+Ends = Mapping[Place, int]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The Kafka that writes go to and how it was chosen; `cluster` is None if embedded."""
+
+    mode: str
+    cluster: Cluster | None = None
+    registry_url: str = ""
+
+    def __str__(self) -> str:
+        where = self.cluster.bootstrap if self.cluster else "in this process"
+        return f"Kafka {self.mode} ({where})"
+
+
+class SinkThreads:
+    """A thread for every sink; a sink that dies is noticed by whoever waits for it."""
+
+    def __init__(self, sinks: list[Sink]) -> None:
+        self._sinks = sinks
+        self._stop = threading.Event()
+        self._failures: list[BaseException] = []
+        self._threads = [
+            threading.Thread(target=self._run, args=(sink,), name=f"sink-{sink.spec.name}")
+            for sink in sinks
+        ]
+
+    def start(self) -> None:
+        """Start all threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def check(self) -> None:
+        """Raise what ended a sink, if anything did."""
+        if self._failures:
+            raise self._failures[0]
+
+    def look(self) -> None:
+        """Let the sinks look for new topics now."""
+        for sink in self._sinks:
+            sink.look.set()
+
+    def hurry(self, yes: bool) -> None:
+        """Let the sinks commit what there is as soon as nothing more arrives, or at leisure."""
+        for sink in self._sinks:
+            sink.hurry.set() if yes else sink.hurry.clear()
+
+    def stop(self) -> None:
+        """Let the sinks commit what they have read, and wait for them."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, sink: Sink) -> None:
+        try:
+            sink.run(self._stop)
+        except Exception as exc:  # noqa: BLE001 - a thread's end must reach those who wait for it
+            self._failures.append(exc)
+
+
+class Pipeline:
+    """Everything one process needs to write; a context manager."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        settings: Settings,
+        target: Target,
+        with_sinks: bool = True,
+        on_event: OnEvent = log_event,
+    ) -> None:
+        """Start producer and sinks; the embedded broker before them where that is the target.
+
+        Raises:
+            OwnerError: another process owns the home.
+        """
+        self._catalog = catalog
+        self._on_event = on_event
+        self._landed = threading.Event()
+        self._kafka = open_kafka(settings.home, target.cluster, target.registry_url)
+        self._is_embedded = target.cluster is None
+        self.cluster = self._kafka.cluster
+        self._producer = BatchProducer(
+            self.cluster, self._kafka.registry, client=self._kafka.client
+        )
+        self._watch = TopicReader(self.cluster)
+        self._admin = self.cluster.admin()
+        self._topics: set[str] = set()
+        self._window: Ends = {}
+        specs = TABLES.values() if with_sinks else ()
+        self._sinks = SinkThreads(
+            make_sinks(specs, catalog, self._kafka, settings, on_event=self._heard)
+        )
+        self._sinks.start()
+
+    def produce(
+        self, topic: str, rows: pa.Table, schema: RecordSchema, *, key: str = "symbol"
+    ) -> None:
+        """Queue the rows; with the embedded broker, wait until the tables have all but the last.
+
+        Raises:
+            DeliveryError, TransientError: Kafka did not take them.
+        """
+        for batch in rows.to_batches(max_chunksize=SLICE_ROWS):
+            messages = self._producer.encode(topic, batch, schema, key=key)
+            for window in _windows(messages) if self._is_embedded else [messages]:
+                self._producer.send(topic, window)
+                self._follow(topic)
+                if self._is_embedded:
+                    self._pace()
+
+    def flush(self) -> None:
+        """Wait until Kafka has everything produced so far.
+
+        Raises:
+            DeliveryError: Kafka did not take some of it.
+        """
+        self._producer.flush()
+
+    def settle(self, stalled_s: float = STALLED_S) -> None:
+        """Wait until the tables have everything produced so far.
+
+        Raises:
+            DeliveryError: Kafka did not take some of it.
+            TransientError: for `stalled_s` seconds no table got anything; says what is missing.
+        """
+        self.flush()
+        self._wait(self._high_watermarks(), stalled_s)
+
+    def close(self) -> None:
+        """Wait for the tables as `settle` does, then end sinks, producer and broker."""
+        try:
+            if self._topics:
+                self.settle()
+        finally:
+            self._sinks.stop()
+            self._watch.close()
+            self._kafka.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _follow(self, topic: str) -> None:
+        if topic in self._topics:
+            return
+        self._producer.flush()
+        self._topics.add(topic)
+        self._kafka.tell()
+        self._sinks.look()
+
+    def _pace(self) -> None:
+        self._producer.flush()
+        sent = self._high_watermarks()
+        self._wait(self._window, STALLED_S)
+        self._window = sent
+
+    def _high_watermarks(self) -> Ends:
+        places = [place for topic in self._topics for place in self._watch.partitions(topic)]
+        return {place: self._watch.watermarks(place)[1] for place in places}
+
+    def _wait(self, ends: Ends, stalled_s: float) -> None:
+        self._sinks.hurry(True)
+        try:
+            missing, since = self._missing(ends), time.monotonic()
+            while missing:
+                self._sinks.check()
+                if time.monotonic() - since > stalled_s:
+                    raise TransientError(_told(missing, stalled_s))
+                self._landed.wait(LOOK_AGAIN_S)
+                self._landed.clear()
+                still = self._missing(ends)
+                since = since if still == missing else time.monotonic()
+                missing = still
+        finally:
+            self._sinks.hurry(False)
+
+    def _missing(self, ends: Ends) -> dict[Place, int]:
+        """Return how many records of each partition the tables do not have yet."""
+        logs = logs_of(self.cluster, self._admin, {place.topic for place in ends})
+        tables = {TABLE_OF[topic_kind(place.topic) or ""].name for place in ends}
+        offsets = {
+            name: read_offsets(table) if (table := load_table(self._catalog, name)) else {}
+            for name in tables
+        }
+        behind = {
+            place: end - (end_of(offsets[_table(place)], logs[place.topic], place) or 0)
+            for place, end in ends.items()
+        }
+        return {place: count for place, count in behind.items() if count > 0}
+
+    def _heard(self, event: Event) -> None:
+        if event.name == "batch_done":
+            self._landed.set()
+        self._on_event(event)
+
+
+def make_sinks(
+    specs: Iterable[TableSpec],
+    catalog: Catalog,
+    kafka: Kafka,
+    settings: Settings,
+    *,
+    accept_loss: bool = False,
+    on_event: OnEvent = log_event,
+) -> list[Sink]:
+    """Return a sink for each table, not yet running."""
+    return [
+        Sink(
+            spec,
+            catalog=catalog,
+            cluster=kafka.cluster,
+            registry=kafka.registry,
+            run_folder=settings.home / "run",
+            interval_s=settings.commit_interval_s,
+            max_rows=settings.commit_rows,
+            accept_loss=accept_loss,
+            on_event=on_event,
+        )
+        for spec in specs
+    ]
+
+
+def run_sinks(sinks: list[Sink]) -> None:
+    """Run sinks until Ctrl-C; what they have read by then is committed.
+
+    Raises:
+        LossError, SchemaError: what ended a sink.
+    """
+    threads = SinkThreads(sinks)
+    threads.start()
+    try:
+        while True:
+            threads.check()
+            time.sleep(LOOK_AGAIN_S)
+    except KeyboardInterrupt:
+        return
+    finally:
+        threads.stop()
+
+
+def _table(place: Place) -> str:
+    return TABLE_OF[topic_kind(place.topic) or ""].name
+
+
+def _windows(messages: list[dict[str, bytes]]) -> Iterator[list[dict[str, bytes]]]:
+    """Cut the messages into windows of at most `WINDOW_BYTES` as the broker stores them."""
+    window: list[dict[str, bytes]] = []
+    size = 0
+    for message in messages:
+        size += len(message["key"]) + len(message["value"]) + RECORD_OVERHEAD_BYTES
+        if window and size > WINDOW_BYTES:
+            yield window
+            window, size = [], len(message["value"])
+        window.append(message)
+    if window:
+        yield window
+
+
+def _told(missing: Mapping[Place, int], stalled_s: float) -> str:
+    places = ", ".join(
+        f"{count} records of {place.topic} partition {place.partition}"
+        for place, count in missing.items()
+    )
+    return f"not in the lake after {stalled_s:g} s without progress: {places}. Load them again"

@@ -1,0 +1,269 @@
+"""K2: one object over the lake and the log of a home, for notebooks and the command line."""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import polars as pl
+from pyiceberg.table import Table
+
+from k2lib.errors import ConfigError, QueryError
+from k2lib.events import OnEvent, log_event
+from k2lib.lake.tables import TABLES, load_table, open_catalog
+from k2lib.load import LoadReport, load_asx
+from k2lib.log.cluster import Cluster, read_properties
+from k2lib.log.kafka import RemoteKafka
+from k2lib.ops import services
+from k2lib.pipeline import Pipeline, Target, make_sinks, run_sinks
+from k2lib.query import as_of, bars
+from k2lib.query.as_of import AsOf
+from k2lib.query.engine import Engine, Params
+from k2lib.query.instruments import When
+from k2lib.settings import Settings, read_settings
+from k2lib.sources.asx_reference import CorporateActions, read_corporate_actions
+
+
+def choose_kafka(settings: Settings) -> Target:
+    """Choose the Kafka: the one in the settings, else what `k2 up` left running, else embedded.
+
+    Raises:
+        ConfigError: a Kafka without a schema registry.
+    """
+    options = read_properties(settings.kafka_config)
+    bootstrap = settings.kafka_bootstrap or options.pop("bootstrap.servers", None)
+    if bootstrap is not None:
+        if settings.schema_registry_url is None:
+            raise ConfigError(f"Kafka at {bootstrap}: set K2_SCHEMA_REGISTRY_URL too")
+        return Target("yours", Cluster(bootstrap, options), settings.schema_registry_url)
+    local = services.running(settings.home)
+    if local is not None:
+        return Target("local services", Cluster(local.bootstrap), local.registry_url)
+    return Target("embedded")
+
+
+class K2:
+    """Loads and reads market data; a context manager.
+
+    Reading needs no Kafka. The first write starts producer and sinks, and with the embedded
+    broker makes this process the home's one writer until `close()`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        with_sinks: bool = True,
+        on_event: OnEvent = log_event,
+    ) -> None:
+        self.settings = settings
+        self.kafka = choose_kafka(settings)
+        self.catalog = open_catalog(settings)
+        self.engine = Engine(self.catalog)
+        self._with_sinks = with_sinks
+        self._on_event = on_event
+        self._pipeline: Pipeline | None = None
+        logging.getLogger("k2lib").info("%s", self)
+
+    @classmethod
+    def open(cls, *, on_event: OnEvent = log_event, **settings: Any) -> Self:
+        """Open a home: given settings first, then `K2_*`, then running services, then embedded.
+
+        Args:
+            settings: names of `Settings`, for example `home="build/homes/tour"`.
+        Raises:
+            ConfigError: a setting is unknown or does not fit.
+        """
+        return cls(read_settings(settings), on_event=on_event)
+
+    def __repr__(self) -> str:
+        return f"K2: home {self.settings.home}, {self.kafka}"
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Producer and sinks, started when first asked for.
+
+        Raises:
+            OwnerError: with the embedded broker, another process writes this home.
+        """
+        if self._pipeline is None:
+            self._pipeline = Pipeline(
+                self.catalog,
+                settings=self.settings,
+                target=self.kafka,
+                with_sinks=self._with_sinks,
+                on_event=self._on_event,
+            )
+        return self._pipeline
+
+    def load_asx(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        reference: Path | None = None,
+        parts: bool = False,
+        on_progress: Callable[[str, int], None] = lambda file, n_bytes: None,
+    ) -> LoadReport:
+        """Load ASX files, folders or globs, and wait until the lake has them.
+
+        Args:
+            reference: folder of the reference data; by default looked for beside each file.
+            parts: files of one company are parts of one file.
+            on_progress: told of every chunk: file, bytes.
+        Returns:
+            What became of each file; one that cannot be loaded does not stop the others.
+        """
+        return load_asx(
+            [paths] if isinstance(paths, str | Path) else paths,
+            pipeline=self.pipeline,
+            engine=self.engine if self._with_sinks else None,
+            reference=reference,
+            parts=parts,
+            on_progress=on_progress,
+        )
+
+    def sink(
+        self,
+        tables: Sequence[str] | None = None,
+        *,
+        accept_loss: bool = False,
+        on_event: OnEvent = log_event,
+    ) -> None:
+        """Feed tables from Kafka until Ctrl-C.
+
+        Args:
+            tables: names; all without it.
+            accept_loss: records that left the log become dead letters, reason `lost`.
+        Raises:
+            ConfigError: no Kafka runs, or there is no such table.
+            LossError: records left the log before a table had them.
+        """
+        names = list(tables or TABLES)
+        unknown = [name for name in names if name not in TABLES]
+        if unknown:
+            raise ConfigError(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
+        if self.kafka.cluster is None:
+            raise ConfigError(
+                "no Kafka to read from: `k2 up`, or set K2_KAFKA_BOOTSTRAP. "
+                "The embedded broker lives and ends with the process that writes"
+            )
+        with closing(RemoteKafka(self.kafka.cluster, self.kafka.registry_url)) as kafka:
+            run_sinks(
+                make_sinks(
+                    [TABLES[name] for name in names],
+                    self.catalog,
+                    kafka,
+                    self.settings,
+                    accept_loss=accept_loss,
+                    on_event=on_event,
+                )
+            )
+
+    def corporate_actions(self, reference: str | Path) -> CorporateActions:
+        """Read dividends, splits and mergers of a reference folder; they are not stored."""
+        return read_corporate_actions(Path(reference))
+
+    def trades(
+        self,
+        symbol: str,
+        *,
+        exchange: str | None = None,
+        start: When | None = None,
+        end: When | None = None,
+        as_of: AsOf | None = None,
+        last: int | None = None,
+    ) -> pl.DataFrame:
+        """Return one instrument's trades of [start, end) in the order of events.
+
+        Args:
+            exchange: needed where the symbol is held at more than one.
+            start: aware datetime, or a date: the venue's trading date.
+            end: as `start`; not included.
+            as_of: snapshot id, tag or aware time: the table as it was then.
+            last: only so many of the newest.
+        Raises:
+            QueryError: no such instrument, or more than one; the message names what there is.
+        """
+        return self.engine.trades(
+            symbol, exchange=exchange, start=start, end=end, as_of=as_of, last=last
+        )
+
+    def quotes(
+        self,
+        symbol: str,
+        *,
+        exchange: str | None = None,
+        start: When | None = None,
+        end: When | None = None,
+        as_of: AsOf | None = None,
+        last: int | None = None,
+    ) -> pl.DataFrame:
+        """Return one instrument's quotes of [start, end) in the order of events; see `trades`."""
+        return self.engine.quotes(
+            symbol, exchange=exchange, start=start, end=end, as_of=as_of, last=last
+        )
+
+    def bars(
+        self,
+        symbol: str,
+        *,
+        every: str | timedelta = "1m",
+        exchange: str | None = None,
+        start: When | None = None,
+        end: When | None = None,
+        as_of: AsOf | None = None,
+        market: bars.Market = "all",
+    ) -> pl.DataFrame:
+        """Fold one instrument's trades into OHLCV bars; see `query.bars.bars`."""
+        return bars.bars(
+            self.engine,
+            symbol,
+            every=every,
+            exchange=exchange,
+            start=start,
+            end=end,
+            as_of=as_of,
+            market=market,
+        )
+
+    def sql(self, text: str, params: Params | None = None) -> pl.DataFrame:
+        """Run SQL over `trades_v2`, `quotes_v2`, `reference_v2`, `dead_letters`, `gaps`."""
+        return self.engine.sql(text, params)
+
+    def snapshots(self, table: str = "trades_v2") -> pl.DataFrame:
+        """List the snapshots kept of a table, newest first, with rows, cause and offsets."""
+        return as_of.snapshots(self.table(table))
+
+    def table(self, name: str) -> Table:
+        """Return the Iceberg table itself, for Polars, pyiceberg and other engines.
+
+        Raises:
+            QueryError: nothing was written to it yet, or there is no such table.
+        """
+        if name not in TABLES:
+            raise QueryError(f"no table {name}; there are {', '.join(TABLES)}")
+        table = load_table(self.catalog, name)
+        if table is None:
+            raise QueryError(f"{name} is empty: nothing was loaded into {self.settings.home} yet")
+        return table
+
+    def close(self) -> None:
+        """Wait until the tables have what was written, then end everything that was started."""
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.close()
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

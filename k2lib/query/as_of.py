@@ -1,0 +1,152 @@
+"""Time travel: which snapshots a table keeps, and which one a question means."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import polars as pl
+from pyiceberg.table import Table
+from pyiceberg.table.refs import SnapshotRefType
+from pyiceberg.table.snapshots import Snapshot
+
+from k2lib.errors import QueryError
+
+AsOf = int | str | datetime
+CAUSE: Final = "k2.cause"
+OFFSETS: Final = "k2.offsets"
+NAMED_AT_MOST: Final = 10
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+COLUMNS: Final[Mapping[str, pl.DataType | type[pl.DataType]]] = {
+    "snapshot_id": pl.Int64,
+    "parent_id": pl.Int64,
+    "committed": pl.Datetime("us", "UTC"),
+    "operation": pl.String,
+    "cause": pl.String,
+    "rows_added": pl.Int64,
+    "rows_total": pl.Int64,
+    "bytes_total": pl.Int64,
+    "files_total": pl.Int64,
+    "tags": pl.List(pl.String),
+    "offsets": pl.String,
+}
+
+
+def snapshots(table: Table) -> pl.DataFrame:
+    """List the snapshots that are kept, newest first.
+
+    Returns:
+        One row a snapshot: `cause` is `append` or what maintenance did, `offsets` the JSON text
+        of the Kafka offsets up to which it holds the topics, null where it does not say.
+    """
+    kept = sorted(table.metadata.snapshots, key=_age, reverse=True)
+    return pl.DataFrame([_told(one, table) for one in kept], schema=COLUMNS)
+
+
+def resolve(table: Table, as_of: AsOf) -> int:
+    """Find the snapshot that is meant by an id, a tag, or a moment.
+
+    A moment means the newest kept snapshot at or before it, which is the answer only where
+    nothing in between has been dropped: where it is current, or the next kept one's parent.
+
+    Raises:
+        QueryError: no such snapshot is kept; the message names what is.
+    """
+    if isinstance(as_of, datetime):
+        return _at(table, as_of)
+    if isinstance(as_of, str):
+        return _tagged(table, as_of)
+    if table.snapshot_by_id(as_of) is None:
+        raise QueryError(f"as_of={as_of}: {_name(table)} keeps no such snapshot; {_kept(table)}")
+    return as_of
+
+
+def main_line(table: Table) -> list[Snapshot]:
+    """Return the kept snapshots that the current one was built on, itself included, oldest first.
+
+    Parents alone do not tell, because dropping a snapshot cuts the line; the table's own log of
+    what was current does: going back to a snapshot disowns those that came after it.
+    """
+    line: list[Snapshot] = []
+    for entry in table.history():
+        entered = table.snapshot_by_id(entry.snapshot_id)
+        if entered is not None:
+            line = [one for one in line if _age(one) < _age(entered)] + [entered]
+    return line
+
+
+def _at(table: Table, moment: datetime) -> int:
+    if moment.tzinfo is None:
+        raise QueryError(f"as_of={moment.isoformat()}: give the time zone, for example tzinfo=UTC")
+    line = main_line(table)
+    before = [one for one in line if _committed(one) <= moment]
+    after = [one for one in line if _committed(one) > moment]
+    if not before:
+        raise QueryError(
+            f"as_of={moment.isoformat()}: {_name(table)} keeps nothing that old; {_kept(table)}"
+        )
+    if after and after[0].parent_snapshot_id != before[-1].snapshot_id:
+        raise QueryError(
+            f"as_of={moment.isoformat()}: the snapshots of {_name(table)} around that time are no "
+            f"longer kept; ask for the one before, {_short(before[-1])}, "
+            f"or the one after, {_short(after[0])}"
+        )
+    return before[-1].snapshot_id
+
+
+def _tagged(table: Table, tag: str) -> int:
+    tags = dict(_tags(table))
+    if tag not in tags:
+        known = f"its tags are {', '.join(sorted(tags))}" if tags else "it has no tags"
+        raise QueryError(f"as_of={tag!r}: {_name(table)} has no such tag; {known}")
+    return tags[tag]
+
+
+def _tags(table: Table) -> Iterator[tuple[str, int]]:
+    for name, ref in table.refs().items():
+        if ref.snapshot_ref_type == SnapshotRefType.TAG:
+            yield name, ref.snapshot_id
+
+
+def _told(one: Snapshot, table: Table) -> dict[str, Any]:
+    summary = one.summary
+    said = dict(summary.additional_properties) if summary else {}
+    numbers = {
+        "rows_added": said.get("added-records", 0),
+        "rows_total": said.get("total-records"),
+        "bytes_total": said.get("total-files-size"),
+        "files_total": said.get("total-data-files"),
+    }
+    return {
+        "snapshot_id": one.snapshot_id,
+        "parent_id": one.parent_snapshot_id,
+        "committed": _committed(one),
+        "operation": summary.operation.value if summary else None,
+        "cause": said.get(CAUSE, "append"),
+        **{name: None if value is None else int(value) for name, value in numbers.items()},
+        "tags": sorted(tag for tag, at in _tags(table) if at == one.snapshot_id),
+        "offsets": said.get(OFFSETS),
+    }
+
+
+def _kept(table: Table) -> str:
+    kept = sorted(table.metadata.snapshots, key=_age, reverse=True)
+    if not kept:
+        return "it has no snapshots yet"
+    more = f" and {len(kept) - NAMED_AT_MOST} more" if len(kept) > NAMED_AT_MOST else ""
+    return f"it keeps {', '.join(_short(one) for one in kept[:NAMED_AT_MOST])}{more}"
+
+
+def _short(one: Snapshot) -> str:
+    return f"{one.snapshot_id} ({_committed(one).isoformat()})"
+
+
+def _committed(one: Snapshot) -> datetime:
+    return EPOCH + timedelta(milliseconds=one.timestamp_ms)
+
+
+def _age(one: Snapshot) -> tuple[int, int]:
+    return one.sequence_number or 0, one.timestamp_ms
+
+
+def _name(table: Table) -> str:
+    return table.name()[-1]

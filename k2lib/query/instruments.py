@@ -1,0 +1,114 @@
+"""What a read asks for: one instrument, and a span of time by its venue's clock; all pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from pyiceberg.expressions import (
+    And,
+    BooleanExpression,
+    EqualTo,
+    GreaterThanOrEqual,
+    LessThan,
+)
+
+from k2lib.errors import QueryError
+from k2lib.lake.scan import compare, text_sql
+from k2lib.model.venues import zone
+
+When = datetime | date
+NAMED_AT_MOST: Final = 10
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One instrument's rows in `[start, end)`; None leaves that side open."""
+
+    symbol: str
+    exchange: str
+    start: datetime | None = None
+    end: datetime | None = None
+
+    @property
+    def row_filter(self) -> BooleanExpression:
+        """The rows wanted, for the file plan."""
+        wanted = And(
+            compare(EqualTo, "symbol", self.symbol), compare(EqualTo, "exchange", self.exchange)
+        )
+        if self.start is not None:
+            since = compare(GreaterThanOrEqual, "timestamp", self.start.isoformat())
+            wanted = And(wanted, since)
+        if self.end is not None:
+            wanted = And(wanted, compare(LessThan, "timestamp", self.end.isoformat()))
+        return wanted
+
+    @property
+    def where_sql(self) -> str:
+        """The rows wanted, as an SQL condition."""
+        terms = [f"symbol = {text_sql(self.symbol)}", f"exchange = {text_sql(self.exchange)}"]
+        if self.start is not None:
+            terms.append(f"timestamp >= TIMESTAMPTZ {text_sql(self.start.isoformat())}")
+        if self.end is not None:
+            terms.append(f"timestamp < TIMESTAMPTZ {text_sql(self.end.isoformat())}")
+        return " AND ".join(terms)
+
+
+def want(symbol: str, exchange: str, *, start: When | None, end: When | None) -> Wanted:
+    """Say what is wanted, a date meaning midnight at the venue.
+
+    Raises:
+        QueryError: a moment without a time zone, or an end before its start.
+    """
+    of_venue = zone(exchange)
+    first = None if start is None else _instant(start, of_venue, name="start")
+    last = None if end is None else _instant(end, of_venue, name="end")
+    if first is not None and last is not None and last < first:
+        raise QueryError(f"end={end} is before start={start}: a span is [start, end)")
+    return Wanted(symbol, exchange, first, last)
+
+
+def pick_exchange(symbol: str, exchange: str | None, *, held_at: Sequence[str]) -> str:
+    """Return the one venue that is meant.
+
+    Args:
+        held_at: the venues where the symbol is held, at least one.
+    Raises:
+        QueryError: there are several, or the one asked for is not among them.
+    """
+    venues = ", ".join(sorted(held_at))
+    if exchange is None:
+        if len(held_at) > 1:
+            raise QueryError(f"{symbol} is held at {venues}: say which one with exchange=")
+        return held_at[0]
+    if exchange not in held_at:
+        raise QueryError(f"{symbol} is not held at {exchange}, but at {venues}")
+    return exchange
+
+
+def no_such_symbol(symbol: str, *, table: str, held: Sequence[str]) -> QueryError:
+    """Return the error for a symbol that a table does not hold, naming those it does.
+
+    Args:
+        held: instruments as `exchange:symbol`, sorted; it is enough to give 11 of them.
+    """
+    if not held:
+        return QueryError(f"{symbol} is not in {table}, which holds nothing: load something first")
+    more = ", …" if len(held) > NAMED_AT_MOST else ""
+    return QueryError(
+        f"{symbol} is not in {table}, which holds {', '.join(held[:NAMED_AT_MOST])}{more}"
+    )
+
+
+def _instant(when: When, of_venue: ZoneInfo, *, name: str) -> datetime:
+    if not isinstance(when, date):
+        raise QueryError(f"{name}={when!r}: give a datetime with a time zone, or a date")
+    if not isinstance(when, datetime):
+        return datetime.combine(when, time(), of_venue).astimezone(UTC)
+    if when.tzinfo is None:
+        raise QueryError(
+            f"{name}={when.isoformat()} has no time zone: give one, for example tzinfo=UTC, "
+            "or a date, which means the venue's trading date"
+        )
+    return when.astimezone(UTC)

@@ -1,0 +1,82 @@
+"""What many tests share: ASX files to read, real services to talk to."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+from confluent_kafka.admin import AdminClient
+from hypothesis.configuration import set_hypothesis_home_dir
+
+from k2lib import K2
+from k2lib.ops.services import Services, down, up
+from k2lib.sources.samples import write_samples
+
+ASX_SAMPLE = os.environ.get("ASX_SAMPLE")
+CACHE = Path(__file__).resolve().parents[1] / "build" / "cache"
+
+# Examples are the same in every run, and no time limit fails one on a busy machine.
+hypothesis.settings.register_profile("k2", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("k2")
+set_hypothesis_home_dir(CACHE / "hypothesis")
+
+
+def pytest_report_header() -> str:
+    """Say which ASX files this run reads."""
+    if ASX_SAMPLE:
+        return f"ASX sample: the files in {ASX_SAMPLE} (ASX_SAMPLE)"
+    return "ASX sample: generated files; set ASX_SAMPLE=folder to test on real ones"
+
+
+@pytest.fixture(scope="session")
+def asx_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of ASX files: the one that `ASX_SAMPLE` names, else a generated one."""
+    if ASX_SAMPLE:
+        return Path(ASX_SAMPLE).resolve(strict=True)
+    folder = tmp_path_factory.mktemp("asx")
+    write_samples(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """Start real Kafka and the registry on free ports, once; stop them after the last test."""
+    home = tmp_path_factory.mktemp("services")
+    try:
+        yield up(home, kafka_port=0, registry_port=0, jar_cache=CACHE / "java")
+    finally:
+        down(home)
+
+
+@pytest.fixture(params=["embedded", pytest.param("services", marks=pytest.mark.stack)])
+def kafka_settings(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Return the settings of an empty Kafka: the embedded one, then the real one."""
+    if request.param == "embedded":
+        return {}
+    return request.getfixturevalue("empty_kafka")
+
+
+@pytest.fixture
+def empty_kafka(services: Services) -> dict[str, str]:
+    """Return the settings of the real Kafka, after deleting our topics."""
+    delete_topics(services.bootstrap)
+    return {
+        "kafka_bootstrap": services.bootstrap,
+        "schema_registry_url": services.registry_url,
+    }
+
+
+@pytest.fixture
+def k2(tmp_path: Path, kafka_settings: dict[str, str]) -> Iterator[K2]:
+    """Open a new home, on each kind of Kafka."""
+    with K2.open(home=tmp_path / "home", commit_interval_s=0.5, **kafka_settings) as opened:
+        yield opened
+
+
+def delete_topics(bootstrap: str) -> None:
+    """Delete all topics of ours, and wait until they are gone."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    ours = [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith("market.")]
+    for done in admin.delete_topics(ours).values() if ours else ():
+        done.result()

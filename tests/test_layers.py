@@ -1,0 +1,111 @@
+"""Imports point backwards along the way of the data; importing k2lib does nothing."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from itertools import chain
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in (ROOT / "k2lib").rglob("*.py")
+}
+BASE = {"errors", "events", "locks", "settings"}
+DATA = {"model", "sources", "resilience", "log", "lake", "query"}
+MAY_IMPORT = {
+    "errors": set(),
+    "events": {"errors"},
+    "locks": {"errors"},
+    "settings": {"errors"},
+    "model": {"errors"},
+    "resilience": {"errors"},
+    "sources": {"errors", "model", "resilience"},
+    "log": BASE | {"model", "resilience"},
+    "lake": BASE | {"model", "resilience", "log"},
+    "query": BASE | {"model", "log", "lake"},
+    "pipeline": BASE | DATA - {"query"},
+    "load": BASE | DATA | {"pipeline"},
+    "ops": BASE | DATA | {"pipeline", "load", "platform"},
+    "platform": BASE | DATA | {"pipeline", "load", "ops"},
+    "serve": BASE | DATA | {"load", "ops"},
+    "k2lib": BASE | DATA | {"platform"},
+    "cli": BASE | DATA | {"ops", "serve", "platform", "k2lib"},
+    "__main__": {"cli"},
+}
+QUIET = """
+import os, pathlib, signal, sys, threading
+handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+os.environ["K2_NO_SUCH_SETTING"] = "read at the edge only"
+import k2lib
+links = (os.path.realpath(link) for link in pathlib.Path("/proc/self/fd").iterdir())
+assert not [link for link in links if "socket:" in link], "a socket is open"
+assert threading.active_count() == 1, threading.enumerate()
+assert handlers == [signal.getsignal(number) for number in signal.valid_signals()]
+"""
+
+
+def _layer(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
+
+
+def _imports(path: Path) -> set[str]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {name for node in nodes for name in _targets(node) if name in SOURCES}
+
+
+def _targets(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if not isinstance(node, ast.ImportFrom):
+        return set()
+    inside = {f"{node.module}.{alias.name}" for alias in node.names} & SOURCES.keys()
+    return inside or {node.module or ""}
+
+
+def _relative(path: Path) -> list[int]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return [node.lineno for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
+
+
+def _run_at_import(node: ast.AST) -> list[ast.AST]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        return []
+    return [node, *chain.from_iterable(map(_run_at_import, ast.iter_child_nodes(node)))]
+
+
+def _reads_environment(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
+
+
+def test_imports_point_backwards_along_the_way_of_the_data() -> None:
+    wrong = {
+        f"{module} imports {target}"
+        for module, path in SOURCES.items()
+        for target in _imports(path)
+        if _layer(target) not in MAY_IMPORT[_layer(module)] | {_layer(module)}
+    }
+    assert not wrong
+
+
+def test_imports_go_in_no_circle() -> None:
+    graph = {module: _imports(path) - {module} for module, path in SOURCES.items()}
+    TopologicalSorter(graph).prepare()
+
+
+def test_imports_name_the_whole_module() -> None:
+    assert not {module: lines for module, path in SOURCES.items() if (lines := _relative(path))}
+
+
+def test_no_module_reads_the_environment_while_it_is_imported() -> None:
+    reading = {
+        module
+        for module, path in SOURCES.items()
+        if any(map(_reads_environment, _run_at_import(ast.parse(path.read_text()))))
+    }
+    assert not reading
+
+
+def test_importing_k2lib_opens_starts_and_installs_nothing() -> None:
+    subprocess.run([sys.executable, "-c", QUIET], check=True)

@@ -1,0 +1,167 @@
+"""The frame holds: pins agree, packages are declared, nothing of one machine is tracked."""
+
+import ast
+import json
+import re
+import resource
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from k2lib.ops.jars import JAVA_WANTED
+
+ROOT = Path(__file__).resolve().parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+OURS = {"k2lib", "bench", "tests", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+WITHOUT_IMPORT = {
+    "hatchling": "builds the wheel",
+    "ipykernel": "runs the notebooks",
+    "jupyterlab": "make lab",
+    "kaleido": "plotly writes PNG through it",
+    "mypy": "make check",
+    "pytz": "duckdb returns TIMESTAMPTZ through it",
+    "ruff": "make check",
+    "types-pyyaml": "mypy reads it",
+}
+OF_ONE_MACHINE = re.compile(rb"(?<![\w.~-])/(?:home|root|work|Users)/")
+OF_A_REGISTRY = re.compile(rb"index[-_]url|pypi\.org|pythonhosted\.org|repo1?\.maven")
+
+
+def _environment() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "environment.yml").read_text())
+
+
+def _job() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["ci"]
+
+
+def _oldest_python() -> str:
+    return PROJECT["requires-python"].removeprefix(">=")
+
+
+def _named(requirements: list[str]) -> set[str]:
+    return {_normal(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in requirements}
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def _declared(*extras: str) -> set[str]:
+    return _named([*PROJECT["dependencies"], *(line for name in extras for line in EXTRAS[name])])
+
+
+def _code(path: Path) -> str:
+    if path.suffix == ".py":
+        return path.read_text()
+    cells = json.loads(path.read_text())["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def _imported(folder: str, pattern: str = "*.py") -> set[str]:
+    return {
+        name.partition(".")[0]
+        for path in (ROOT / folder).rglob(pattern)
+        for node in ast.walk(ast.parse(_code(path)))
+        for name in _names(node)
+    }
+
+
+def _names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+
+
+def _undeclared(imported: set[str], declared: set[str]) -> set[str]:
+    foreign = imported - OURS - set(sys.stdlib_module_names)
+    known = packages_distributions()
+    return {name for name in foreign if not {_normal(d) for d in known.get(name, [])} & declared}
+
+
+def _kept_files() -> Iterator[tuple[str, bytes]]:
+    listing = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    git = ["git", "-c", "safe.directory=*", "-C", str(ROOT), *listing]
+    names = subprocess.run(git, check=True, capture_output=True, text=True).stdout
+    paths = {ROOT / name for name in names.split("\0") if name}
+    return ((str(p.relative_to(ROOT)), p.read_bytes()) for p in sorted(paths) if p.is_file())
+
+
+def _cpu_s(*command: str | Path) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_conda_environment_has_the_pins_of_the_project() -> None:
+    wanted = {f"python={_oldest_python()}", f"openjdk={JAVA_WANTED}", "maven", "redis-server"}
+    assert wanted <= {line for line in _environment()["dependencies"] if isinstance(line, str)}
+
+
+def test_conda_environment_installs_this_project_with_every_extra() -> None:
+    pip = next(line for line in _environment()["dependencies"] if isinstance(line, dict))
+    assert pip["pip"] == [f"-e .[{','.join(EXTRAS)}]"]
+
+
+def test_hosted_ci_runs_the_two_commands_of_the_readme() -> None:
+    commands = [step["run"] for step in _job()["steps"] if "run" in step]
+    assert commands == ["make demo", "make test"]
+
+
+def test_hosted_ci_and_tools_use_the_oldest_python() -> None:
+    assert _job()["container"].startswith(f"python:{_oldest_python()}-")
+    assert PYPROJECT["tool"]["mypy"]["python_version"] == _oldest_python()
+    assert PYPROJECT["tool"]["ruff"]["target-version"] == f"py{_oldest_python().replace('.', '')}"
+
+
+def test_what_k2lib_imports_is_declared_for_its_users() -> None:
+    assert not _undeclared(_imported("k2lib"), _declared("notebooks"))
+
+
+def test_what_tests_and_bench_import_is_declared() -> None:
+    imported = _imported("tests") | _imported("bench")
+    assert not _undeclared(imported, _declared(*EXTRAS))
+
+
+def test_what_notebooks_import_is_declared_for_their_readers() -> None:
+    assert not _undeclared(_imported("notebooks", "[!.]*.ipynb"), _declared("notebooks"))
+
+
+def test_what_is_declared_is_imported_or_has_a_reason() -> None:
+    folders = ("k2lib", "tests", "bench")
+    imported = _imported("notebooks", "[!.]*.ipynb").union(*map(_imported, folders))
+    known = packages_distributions()
+    used = {_normal(d) for name in imported for d in known.get(name, [])}
+    assert _declared(*EXTRAS) - used - set(WITHOUT_IMPORT) == set()
+
+
+@pytest.mark.parametrize("pattern", [OF_ONE_MACHINE, OF_A_REGISTRY])
+def test_no_kept_file_names_a_machine_or_a_registry(pattern: re.Pattern[bytes]) -> None:
+    found = {name: hit[0] for name, text in _kept_files() if (hit := pattern.search(text))}
+    assert not found
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_schemas_and_notebooks(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    subprocess.run(build, check=True, capture_output=True, cwd=ROOT)
+    packed = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    kept = [*ROOT.glob("schemas/*.avsc"), *ROOT.glob("notebooks/[!.]*.ipynb")]
+    assert {f"k2lib/{path.relative_to(ROOT)}" for path in kept} <= packed
+
+
+@pytest.mark.slow
+def test_help_takes_under_400_ms_of_cpu() -> None:
+    k2 = Path(sys.executable).with_name("k2")
+    assert min(_cpu_s(k2, "--help") for _ in range(3)) < 0.4

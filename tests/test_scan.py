@@ -1,0 +1,100 @@
+"""The files of a table at a snapshot, and the SQL over them."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from lake_rows import append, at, catalog_in, rows_table, trade
+from pyiceberg.catalog import Catalog
+from pyiceberg.expressions import EqualTo, GreaterThanOrEqual
+from pyiceberg.types import StringType
+
+from k2lib.lake.scan import PlanCache, compare, planned_files, relation_sql, table_sql
+from k2lib.model.schemas import TRADE
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return catalog_in(tmp_path)
+
+
+def test_plan_names_files_as_duckdb_reads_them(catalog: Catalog) -> None:
+    files = planned_files(append(catalog, [trade(1)]))
+    assert len(files) == 1
+    assert Path(files[0]).is_file()
+
+
+def test_plan_leaves_out_files_that_cannot_match(catalog: Catalog) -> None:
+    append(catalog, [trade(1), trade(2, timestamp=at(0) + timedelta(days=1))])
+    table = append(catalog, [trade(3, symbol="MWR")])
+    day = compare(GreaterThanOrEqual, "timestamp", "2014-03-11T00:00:00+00:00")
+    assert len(planned_files(table)) == 3
+    assert len(planned_files(table, row_filter=day)) == 1
+    assert len(planned_files(table, row_filter=compare(EqualTo, "symbol", "MWR"))) == 1
+
+
+def test_plan_of_an_older_snapshot_has_its_files_only(catalog: Catalog) -> None:
+    first = append(catalog, [trade(1)]).metadata.current_snapshot_id
+    table = append(catalog, [trade(2)])
+    assert len(planned_files(table, snapshot_id=first)) == 1
+
+
+def test_cache_plans_a_new_snapshot_again(catalog: Catalog) -> None:
+    plans = PlanCache()
+    before = plans.files(append(catalog, [trade(1)]))
+    table = append(catalog, [trade(2)])
+    assert len(plans.files(table)) == 2
+    assert plans.files(table) is plans.files(table)
+    assert len(before) == 1
+
+
+def test_cache_keeps_its_newest_plans(catalog: Catalog) -> None:
+    plans = PlanCache(limit=1)
+    table = append(catalog, [trade(1)])
+    before = plans.files(table)
+    plans.files(table, row_filter=compare(EqualTo, "symbol", "BHP"))
+    assert plans.files(table) is not before
+
+
+def test_no_files_are_a_relation_with_columns_and_types() -> None:
+    connection = duckdb.connect()
+    empty = connection.sql(relation_sql(connection, [], schema=TRADE.arrow))
+    kinds = dict(zip(empty.columns, map(str, empty.types), strict=True))
+    assert empty.to_arrow_table().num_rows == 0
+    assert empty.columns == TRADE.arrow.names
+    assert kinds["price"] == "DECIMAL(18,8)"
+    assert kinds["timestamp"] == "TIMESTAMP WITH TIME ZONE"
+    assert kinds["vendor_data"] == "MAP(VARCHAR, VARCHAR)"
+
+
+def test_relation_has_the_columns_in_the_order_of_the_schema(tmp_path: Path) -> None:
+    file = str(tmp_path / "it's.parquet")
+    pq.write_table(pa.table({"b": [1], "a": ["x"]}), file)
+    connection = duckdb.connect()
+    schema = pa.schema({"a": pa.string(), "b": pa.int64()})
+    assert connection.sql(relation_sql(connection, [file], schema=schema)).columns == ["a", "b"]
+
+
+def test_relation_gives_back_what_was_appended(catalog: Catalog) -> None:
+    rows = [trade(1), trade(2, vendor_data=None, trade_conditions=[])]
+    table = append(catalog, rows)
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    found = connection.sql(table_sql(connection, table, files=planned_files(table)))
+    assert found.to_arrow_table().cast(TRADE.arrow).sort_by("message_id") == rows_table(rows)
+
+
+def test_files_older_than_a_column_have_nulls_in_it(catalog: Catalog) -> None:
+    table = append(catalog, [trade(1)])
+    with table.update_schema() as update:
+        update.add_column("broker", StringType())
+    connection = duckdb.connect()
+    only_old = connection.sql(table_sql(connection, table, files=planned_files(table)))
+    assert only_old.columns == [*TRADE.arrow.names, "broker"]
+    table.append(rows_table([trade(2)]).append_column("broker", pa.array(["Z"])))
+    both = connection.sql(table_sql(connection, table, files=planned_files(table)))
+    found = both.order("message_id").project("broker").fetchall()
+    assert found == [(None,), ("Z",)]
