@@ -10,17 +10,18 @@ from typing import Final, Self
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
-from k2lib.errors import TransientError
+from k2lib.errors import ConfigError, TransientError
 from k2lib.events import Event, OnEvent, log_event
 from k2lib.lake.offsets import end_of, read_offsets
 from k2lib.lake.sink import Sink
 from k2lib.lake.tables import TABLES, TableSpec, load_table
+from k2lib.lake.writer import CATALOG_ERRORS
 from k2lib.log.cluster import Cluster, logs_of
 from k2lib.log.embedded import RECORD_OVERHEAD_BYTES, WINDOW_BYTES
 from k2lib.log.kafka import Kafka, open_kafka
 from k2lib.log.producer import SLICE_ROWS, BatchProducer
 from k2lib.log.reader import Place, TopicReader
-from k2lib.log.topics import topic_kind
+from k2lib.log.topics import DEAD_LETTERS, topic_kind
 from k2lib.model.schemas import RecordSchema
 from k2lib.settings import Settings
 
@@ -105,10 +106,17 @@ class Pipeline:
 
         Raises:
             OwnerError: another process owns the home.
+            ConfigError: the embedded broker without sinks would lose everything at its end.
         """
+        if target.cluster is None and not with_sinks:
+            raise ConfigError(
+                "without sinks the embedded broker loses all at its end: "
+                "`k2 up`, or set K2_KAFKA_BOOTSTRAP"
+            )
         self._catalog = catalog
         self._on_event = on_event
         self._landed = threading.Event()
+        self._has_sinks = with_sinks
         self._kafka = open_kafka(settings.home, target.cluster, target.registry_url)
         self._is_embedded = target.cluster is None
         self.cluster = self._kafka.cluster
@@ -132,7 +140,9 @@ class Pipeline:
 
         Raises:
             DeliveryError, TransientError: Kafka did not take them.
+            LossError, SchemaError: what ended a sink.
         """
+        self._sinks.check()
         for batch in rows.to_batches(max_chunksize=SLICE_ROWS):
             messages = self._producer.encode(topic, batch, schema, key=key)
             for window in _windows(messages) if self._is_embedded else [messages]:
@@ -158,12 +168,14 @@ class Pipeline:
         """
         self.flush()
         self._wait(self._high_watermarks(), stalled_s)
+        if DEAD_LETTERS in self._topics:
+            # Sinks have their own letters acknowledged before they commit past the records.
+            self._wait(self._high_watermarks(), stalled_s)
 
     def close(self) -> None:
         """Wait for the tables as `settle` does, then end sinks, producer and broker."""
         try:
-            if self._topics:
-                self.settle()
+            self.settle() if self._has_sinks else self.flush()
         finally:
             self._sinks.stop()
             self._watch.close()
@@ -195,24 +207,31 @@ class Pipeline:
         self._window = sent
 
     def _high_watermarks(self) -> Ends:
-        places = [place for topic in self._topics for place in self._watch.partitions(topic)]
+        places = [place for topic in sorted(self._topics) for place in self._watch.partitions(topic)]
         return {place: self._watch.watermarks(place)[1] for place in places}
 
     def _wait(self, ends: Ends, stalled_s: float) -> None:
         self._sinks.hurry(True)
         try:
-            missing, since = self._missing(ends), time.monotonic()
+            missing, since = self._still_missing(ends, dict(ends)), time.monotonic()
             while missing:
                 self._sinks.check()
                 if time.monotonic() - since > stalled_s:
                     raise TransientError(_told(missing, stalled_s))
                 self._landed.wait(LOOK_AGAIN_S)
                 self._landed.clear()
-                still = self._missing(ends)
+                still = self._still_missing(ends, missing)
                 since = since if still == missing else time.monotonic()
                 missing = still
         finally:
             self._sinks.hurry(False)
+
+    def _still_missing(self, ends: Ends, before: dict[Place, int]) -> dict[Place, int]:
+        """Return what is missing, or what was while the catalog or Kafka do not answer."""
+        try:
+            return self._missing(ends)
+        except (TransientError, *CATALOG_ERRORS):
+            return before
 
     def _missing(self, ends: Ends) -> dict[Place, int]:
         """Return how many records of each partition the tables do not have yet."""
@@ -229,6 +248,9 @@ class Pipeline:
         return {place: count for place, count in behind.items() if count > 0}
 
     def _heard(self, event: Event) -> None:
+        if event.name == "dead_letters_sent":
+            self._topics.add(DEAD_LETTERS)
+            self._sinks.look()
         if event.name == "batch_done":
             self._landed.set()
         self._on_event(event)

@@ -115,6 +115,7 @@ def test_the_benchmark_keeps_every_row(tmp_path: Path) -> None:
     assert len(result.table.snapshots()) <= 32
 
 
+@pytest.mark.slow
 def test_a_snapshot_in_use_can_be_read_for_ten_minutes_after_its_expiry(lake: Lake) -> None:
     lake.append()
     planned = [local(task.file.file_path) for task in lake.table.scan().plan_files()]
@@ -130,6 +131,7 @@ def test_a_snapshot_in_use_can_be_read_for_ten_minutes_after_its_expiry(lake: La
     assert not any(path.exists() for path in planned)
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_a_user_tagged_keeps_its_files(lake: Lake) -> None:
     lake.append(2)
     lake.tag(0)
@@ -140,6 +142,7 @@ def test_a_snapshot_that_a_user_tagged_keeps_its_files(lake: Lake) -> None:
     assert message_ids(lake.table, next(iter(lake.tagged))) == ids(range(2))
 
 
+@pytest.mark.slow
 def test_the_offsets_outlive_commits_that_have_none(lake: Lake) -> None:
     lake.append(3)
     for _ in range(24):
@@ -192,6 +195,7 @@ def test_another_writer_in_between_is_noticed(lake: Lake, tmp_path: Path) -> Non
         lake.maintenance.after_commit(lake.table)
 
 
+@pytest.mark.slow
 def test_running_it_again_finds_nothing_to_do(lake: Lake) -> None:
     commit_each(lake.table, range(30))
     assert lake.maintenance.run_now(lake.table).did_something

@@ -92,6 +92,7 @@ def test_a_broken_state_file_begins_the_wait_again(table: Table, state: Path) ->
     assert Sweep(state).run(table, Clock()()).waiting == 1
 
 
+@pytest.mark.slow
 def test_metadata_files_are_capped_by_the_catalog(tmp_path: Path) -> None:
     table = commit_each(trades_table(tmp_path), range(30))
     assert len(list(local(table.location()).glob("metadata/*.metadata.json"))) == 21

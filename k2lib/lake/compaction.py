@@ -14,14 +14,14 @@ from uuid import uuid4
 
 import duckdb
 import pyarrow as pa
-from pyiceberg.io.fileformat import FileFormatFactory
 from pyiceberg.io.pyarrow import PyArrowFileIO, schema_to_pyarrow
-from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestContent
+from pyiceberg.manifest import DataFile, ManifestContent
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot, ancestors_of
 from pyiceberg.typedef import Record
 
 from k2lib.errors import TransientError
+from k2lib.lake.files import write_file
 from k2lib.lake.offsets import SUMMARY_KEY
 from k2lib.lake.scan import table_sql
 from k2lib.lake.transaction import QuickTransaction
@@ -167,27 +167,10 @@ def _written(
 
 def _merge(table: Table, group: Sequence[DataFile], *, order: Sequence[str]) -> DataFile:
     folder = group[0].file_path.rpartition("/")[0]
-    output = table.io.new_output(f"{folder}/{uuid4()}.parquet")
-    writer = FileFormatFactory.get(FileFormat.PARQUET).create_writer(
-        output, table.schema(), table.properties
-    )
-    with writer:
-        for rows in _sorted_rows(table, group, order=order):
-            writer.write(rows)
-    statistics = writer.result()
-    _check_rows(table, group, written=statistics.record_count)
-    return DataFile.from_args(
-        content=DataFileContent.DATA,
-        file_path=output.location,
-        file_format=FileFormat.PARQUET,
-        partition=group[0].partition,
-        file_size_in_bytes=len(output),
-        sort_order_id=table.sort_order().order_id,
-        spec_id=group[0].spec_id,
-        equality_ids=None,
-        key_metadata=None,
-        **statistics.to_serialized_dict(),
-    )
+    rows = _sorted_rows(table, group, order=order)
+    merged = write_file(table, f"{folder}/{uuid4()}.parquet", rows, group[0].partition)
+    _check_rows(table, group, written=merged.record_count)
+    return merged
 
 
 def _check_rows(table: Table, group: Sequence[DataFile], *, written: int) -> None:

@@ -1,12 +1,13 @@
 """One run of a sink from the table's offsets: read, decode, set dead letters aside, append."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from k2lib.errors import LossError, SchemaError
+from k2lib.errors import LossError, SchemaError, TransientError
 from k2lib.events import Event, OnEvent
 from k2lib.lake.offsets import Range
 from k2lib.lake.tables import TableSpec
@@ -64,9 +65,12 @@ class Session:
 
         Raises:
             LossError: the log no longer has, or does not yet have, the offset to begin at.
+            TransientError: a topic was deleted and made again: begin again, at its first offset.
         """
         topics = [t for t in topics_of(self._admin) if topic_kind(t) == self._spec.kind]
-        self._logs = logs_of(self._cluster, self._admin, topics)
+        logs = logs_of(self._cluster, self._admin, topics)
+        self._check_logs(logs)
+        self._logs |= logs
         places = [place for topic in topics for place in self._reader.partitions(topic)]
         new = {place: self._start(place) for place in places if place not in self._next}
         if new:
@@ -104,11 +108,19 @@ class Session:
             "batch_done", added=added, doubles=rows.num_rows - added, dead_letters=len(done.letters)
         )
 
+    def _check_logs(self, logs: Mapping[str, str]) -> None:
+        """Refuse another log under a known name: what was read is the former's, not its own."""
+        for topic, log in self._logs.items():
+            if logs.get(topic, log) != log:
+                if self.pending.read:
+                    self.commit()
+                raise TransientError(f"{topic} was deleted and made again: it is now {logs[topic]}")
+
     def _decode(self, messages: Messages) -> None:
         rows, refused = decode(messages.values, self._spec.schema, writer=self._registry.text)
         self.pending.rows.append(rows)
         if refused and self._spec.kind in (DEAD_LETTERS.split(".")[1], GAPS.split(".")[1]):
-            place, offset = messages.places[refused[0].index]
+            place, offset = messages.position(refused[0].index)
             raise SchemaError(
                 f"{place.topic} {place.partition}:{offset} cannot be decoded: {refused[0].detail}. "
                 "Nothing is skipped in this topic: delete the record, or restore its schema"
@@ -128,6 +140,7 @@ class Session:
             )
         if end < low:
             self._lost(place, end, low)
+            self.pending.read[place] = (low, low)
         return max(end, low)
 
     def _lost(self, place: Place, end: int, low: int) -> None:
@@ -138,7 +151,7 @@ class Session:
             )
         position = f"{place.partition}:{end}-{low - 1}"
         detail = f"{low - end} records left the log before {self._spec.name} read them"
-        self.pending.letters.append(DeadLetter(place.topic, position, "lost", detail, b""))
+        self._produce_letters([DeadLetter(place.topic, position, "lost", detail, b"")])
 
     def _produce_letters(self, letters: list[DeadLetter]) -> None:
         if self._letters is None:
@@ -146,13 +159,14 @@ class Session:
         rows = dead_letter_rows(letters, datetime.now(UTC))
         self._letters.produce(DEAD_LETTERS, rows, DEAD_LETTER, key="source")
         self._letters.flush()
+        self._tell("dead_letters_sent", count=len(letters))
 
     def _tell(self, name: str, **fields: object) -> None:
         self._on_event(Event(name, {"table": self._spec.name, **fields}))
 
 
 def _letter(messages: Messages, refused: Refused) -> DeadLetter:
-    place, offset = messages.places[refused.index]
+    place, offset = messages.position(refused.index)
     raw = messages.values[refused.index] or b""
     return DeadLetter(
         place.topic, f"{place.partition}:{offset}", refused.reason, refused.detail, raw

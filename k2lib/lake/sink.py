@@ -10,7 +10,7 @@ from typing import Final
 
 from pyiceberg.catalog import Catalog
 
-from k2lib.errors import TransientError
+from k2lib.errors import DeliveryError, TransientError
 from k2lib.events import Event, OnEvent, log_event
 from k2lib.lake.maintenance import Maintenance
 from k2lib.lake.session import Session
@@ -18,7 +18,7 @@ from k2lib.lake.tables import TableSpec, ensure_table
 from k2lib.lake.writer import CATALOG_ERRORS, TableWriter
 from k2lib.locks import Lock, try_lock
 from k2lib.log.cluster import Cluster
-from k2lib.log.reader import TopicReader
+from k2lib.log.reader import MESSAGES, TopicReader
 from k2lib.log.registry import Registry
 
 LOOK_S: Final = 5.0
@@ -70,7 +70,7 @@ class Sink:
             while not stop.is_set():
                 try:
                     self._session(stop)
-                except (TransientError, *CATALOG_ERRORS) as exc:
+                except (TransientError, DeliveryError, *CATALOG_ERRORS) as exc:
                     self._on_event(
                         Event("sink_paused", {"table": self.spec.name, "reason": str(exc)})
                     )
@@ -88,7 +88,9 @@ class Sink:
         table = ensure_table(self._catalog, self.spec)
         writer = TableWriter(table, self.spec, on_event=self._on_event)
         state = self._run_folder / f"unreferenced-{self.spec.name}.json"
-        maintenance = Maintenance(self.spec, state=state, now=self._now)
+        upkeep = Maintenance(
+            self.spec, state=state, now=self._now, on_event=self._on_event
+        ).after_commit
         with TopicReader(self._cluster) as reader:
             session = Session(
                 self.spec,
@@ -99,10 +101,10 @@ class Sink:
                 accept_loss=self._accept_loss,
                 on_event=self._on_event,
             )
-            self._feed(session, stop, after_commit=lambda: maintenance.after_commit(writer.table))
+            self._feed(session, stop, lambda more: upkeep(writer.table, catching_up=more))
 
     def _feed(
-        self, session: Session, stop: threading.Event, *, after_commit: Callable[[], object]
+        self, session: Session, stop: threading.Event, after_commit: Callable[[bool], object]
     ) -> None:
         looked = float("-inf")
         while not stop.is_set():
@@ -113,10 +115,10 @@ class Sink:
             hurried = self.hurry.is_set()
             limit = self._max_rows - session.pending.n_messages
             n_read = session.read(HURRIED_POLL_S if hurried else POLL_S, limit=limit)
-            if session.pending.n_messages and self._is_due(session, idle=hurried and not n_read):
+            if session.pending.read and self._is_due(session, idle=hurried and not n_read):
                 session.commit()
-                after_commit()
-        if session.pending.n_messages:
+                after_commit(n_read >= MESSAGES)
+        if session.pending.read:
             session.commit()
 
     def _is_due(self, session: Session, *, idle: bool) -> bool:

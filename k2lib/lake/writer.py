@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, RESTError
 from pyiceberg.table import Table
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,8 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from k2lib.errors import ConfigError, StaleWriterError, TransientError
 from k2lib.events import Event, OnEvent
 from k2lib.lake.doubles import Doubles
+from k2lib.lake.files import write_files
 from k2lib.lake.offsets import SUMMARY_KEY, Range, advance, end_of, read_offsets, render
 from k2lib.lake.tables import TableSpec
+from k2lib.lake.transaction import QuickTransaction
 from k2lib.log.reader import Place
 
 CATALOG_ERRORS: Final = (SQLAlchemyError, RESTError, OSError, CommitStateUnknownException)
@@ -56,10 +57,11 @@ class TableWriter:
             StaleWriterError: the table moved on: nothing was added by this call.
             TransientError: the catalog failed, and the outcome is unknown: read the table again.
         """
+        known = self.table.metadata.current_snapshot_id
         try:
             self.table.refresh()
-            self._check_ends(read, logs)
-            new_rows = self._sorted(self._doubles.without(rows, self.table))
+            self._check_head(known)
+            new_rows = self._doubles.without(rows, self.table)
             self._commit(new_rows, render(advance(self._ends, logs, read)))
         except CommitFailedException as exc:
             raise StaleWriterError(
@@ -71,34 +73,27 @@ class TableWriter:
         self._ends = read_offsets(self.table)
         return int(new_rows.num_rows)
 
-    def _check_ends(self, read: Mapping[Place, Range], logs: Mapping[str, str]) -> None:
-        now = read_offsets(self.table)
-        for place in read:
-            there, known = (end_of(ends, logs[place.topic], place) for ends in (now, self._ends))
-            if there != known:
-                raise StaleWriterError(
-                    f"table {self._spec.name}: {place.topic} partition {place.partition} is read "
-                    f"up to {there}, this batch follows {known}"
-                )
+    def _check_head(self, known: int | None) -> None:
+        """Refuse a table that moved on or back: offsets and doubles were read before it did."""
+        now = self.table.metadata.current_snapshot_id
+        if now != known:
+            raise StaleWriterError(
+                f"table {self._spec.name}: another writer moved it to snapshot {now}, "
+                f"this batch follows {known}"
+            )
 
     def _commit(self, rows: pa.Table, offsets: str) -> None:
         began = time.monotonic()
-        transaction = self.table.transaction()
+        transaction = QuickTransaction(self.table)
+        files = write_files(self.table, self._spec, rows) if rows.num_rows else []
+        self._tell("files_written", files=len(files))
         summary = {SUMMARY_KEY: offsets}
-        if rows.num_rows:
-            transaction.append(rows, snapshot_properties=summary)
-        else:
-            with transaction.update_snapshot(snapshot_properties=summary).fast_append():
-                pass
-        self._tell("files_written", rows=rows.num_rows)
+        with transaction.update_snapshot(snapshot_properties=summary).merge_append() as update:
+            for file in files:
+                update.append_data_file(file)
+        self._tell("commit_begun", rows=rows.num_rows)
         transaction.commit_transaction()
         self._tell("commit_done", rows=rows.num_rows, seconds=time.monotonic() - began)
-
-    def _sorted(self, rows: pa.Table) -> pa.Table:
-        keys = [(name, "ascending", "at_start") for name in self._spec.order]
-        if not keys or not rows.num_rows:
-            return rows
-        return rows.take(pc.sort_indices(rows, sort_keys=keys))
 
     def _tell(self, name: str, **fields: object) -> None:
         self._on_event(Event(name, {"table": self._spec.name, **fields}))

@@ -55,6 +55,10 @@ class EmbeddedBroker:
 
     def close(self) -> None:
         """End the broker and free the home; other clients must be closed before."""
+        if self.client is not None:
+            self.client.purge()
+            self.client.close()
+            self.client = None
         self.registry.close()
         self._told.unlink(missing_ok=True)
         self._lock.release()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from k2lib.errors import TransientError
 from k2lib.log.cluster import TIMEOUT_S, Cluster
@@ -31,11 +31,16 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Messages:
-    """Messages as read: values in order, where each stood, and the offsets to read next."""
+    """Messages as read: their values in order, and the offsets to read next."""
 
     values: list[bytes | None]
-    places: list[tuple[Place, int]]
     ends: dict[Place, int]
+    raw: list[Message]
+
+    def position(self, index: int) -> tuple[Place, int]:
+        """Return where a message stood."""
+        message = self.raw[index]
+        return Place(message.topic() or "", message.partition() or 0), message.offset() or 0
 
 
 class TopicReader:
@@ -60,6 +65,8 @@ class TopicReader:
             found = self._client.list_topics(topic, timeout=TIMEOUT_S).topics[topic]
         except KafkaException as exc:
             raise TransientError(f"{topic}: no partitions: {exc.args[0].str()}") from exc
+        if found.error is not None:
+            raise TransientError(f"{topic}: no partitions: {found.error.str()}")
         return [Place(topic, number) for number in sorted(found.partitions)]
 
     def assign(self, starts: Mapping[Place, int]) -> None:
@@ -77,12 +84,9 @@ class TopicReader:
             if (error := message.error()) is not None:
                 place = f"{message.topic()} partition {message.partition()}"
                 raise TransientError(f"{place}: {error.str()}")
-        places: list[tuple[Place, Any]] = [
-            (Place(message.topic(), message.partition()), message.offset())  # type: ignore[arg-type]
-            for message in messages
-        ]
-        ends = {place: offset + 1 for place, offset in places}
-        return Messages([message.value() for message in messages], places, ends)
+        last: dict[Any, Any] = {(m.topic(), m.partition()): m.offset() for m in messages}
+        ends = {Place(*place): offset + 1 for place, offset in last.items()}
+        return Messages([message.value() for message in messages], ends, messages)
 
     def close(self) -> None:
         """Leave the cluster."""

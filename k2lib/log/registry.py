@@ -66,10 +66,13 @@ class Registry:
 
     def _look_up(self, schema_id: int) -> str:
         try:
-            return self._client.get_schema(schema_id).schema_str or ""
+            schema = self._client.get_schema(schema_id)
         except SchemaRegistryError as exc:
             if exc.http_status_code == NOT_FOUND:
                 raise RecordError(f"no schema has the id {schema_id}") from exc
             raise TransientError(f"the registry at {self.url}: {exc}") from exc
         except httpx.HTTPError as exc:
             raise TransientError(f"the registry at {self.url} does not answer: {exc}") from exc
+        if schema.schema_type != "AVRO" or schema.schema_str is None:
+            raise RecordError(f"the schema {schema_id} is {schema.schema_type}, not AVRO")
+        return schema.schema_str

@@ -3,14 +3,16 @@
 A message is the magic byte 0, the schema id in four bytes, and the Avro body, as every
 Confluent-style client writes and reads it. Bodies are made and read by whole columns with
 pyruhvro, which knows no `bytes`: its schema calls those fields strings (the same bytes on the
-wire), and decimals pass through as their big-endian bytes.
+wire), and decimals pass through as their big-endian bytes. It does not say where a body ends:
+the number read after each one shows that nothing else followed.
 """
 
 import io
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import cache
 from typing import Any, Final
 
@@ -27,6 +29,18 @@ HEADER_BYTES: Final = 5
 SINGLY: Final = 64
 DECIMAL_LIMIT: Final = 10**18
 LARGEST_DECIMAL_BYTES: Final = 8
+LARGEST: Final = {"decimal": Decimal("9999999999.99999999"), "int": 2**31 - 1}
+LONGEST_DETAIL: Final = 300
+END: Final = b"K2 ended"
+END_NUMBER: Final = struct.unpack("<d", END)[0]
+END_FIELD: Final = {"name": "k2_end", "type": "double"}
+# What fastavro raises on a broken body, or on a schema that is none.
+BROKEN: Final = (EOFError, ValueError, TypeError, LookupError, OverflowError, struct.error)
+# Microseconds and days of the years 1 to 9999: no other time can be shown in Python.
+CALENDAR: Final = {
+    "timestamp-micros": (-62_135_596_800_000_000, 253_402_300_799_999_999),
+    "date": (-719_162, 2_932_896),
+}
 
 
 @dataclass(frozen=True)
@@ -47,17 +61,20 @@ def encode(batch: pa.RecordBatch, schema: RecordSchema, *, schema_id: int) -> li
     """Encode every row of a batch as one framed Avro message, in order.
 
     Raises:
-        RecordError: a field that cannot be null holds a null.
+        RecordError: a null where none may be, or a text that is no symbol of its enum.
     """
     for field in schema.fields:
-        if not field.nullable and batch.column(field.name).null_count:
+        if _has_forbidden_null(batch.column(field.name), field):
             raise RecordError(f"{schema.name}: {field.name} is null in a row, and must not be")
     arrays = [_as_wire(batch.column(field.name), field) for field in schema.fields]
     fields = [
         pa.field(f.name, a.type, f.nullable) for f, a in zip(schema.fields, arrays, strict=True)
     ]
     wire = pa.record_batch(arrays, schema=pa.schema(fields))
-    bodies = pyruhvro.serialize_record_batch(wire, _wire_schema(schema.text), 1)
+    try:
+        bodies = pyruhvro.serialize_record_batch(wire, _wire_schema(schema.text), 1)
+    except ValueError as exc:
+        raise RecordError(f"{schema.name}: {exc}") from exc
     prefix = header(schema_id)
     return [prefix + body for chunk in bodies for body in chunk.to_pylist()]
 
@@ -91,8 +108,10 @@ def _decode_columns(
     for prefix in {message[:HEADER_BYTES] for message in messages if message is not None}:
         if not _same_schema(writer(_schema_id(prefix)), schema.text):
             raise ValueError("written with an older schema")
-    bodies = [message[HEADER_BYTES:] for message in messages]  # type: ignore[index]
-    wire = pyruhvro.deserialize_array(bodies, _wire_schema(schema.text))
+    bodies = [message[HEADER_BYTES:] + END for message in messages]  # type: ignore[index]
+    wire = pyruhvro.deserialize_array(bodies, _wire_schema(schema.text, ended=True))
+    if (wire.column(END_FIELD["name"]).to_numpy() != END_NUMBER).any():
+        raise ValueError("bytes follow a record")
     arrays = [
         _from_wire(wire.column(field.name), field, arrow.type)
         for field, arrow in zip(schema.fields, schema.arrow, strict=True)
@@ -106,17 +125,19 @@ def _decode_each(
     messages: Sequence[bytes | None], schema: RecordSchema, writer: Callable[[int], str]
 ) -> tuple[pa.Table, list[Refused]]:
     """The way for few messages with a bad one or an older schema among them: slower."""
-    tables: list[pa.Table] = []
+    records: list[dict[str, Any]] = []
     refused: list[Refused] = []
     for index, message in enumerate(messages):
         try:
             record = decode_one(message, schema, writer=writer)
-            tables.append(pa.Table.from_pylist([record], schema=schema.arrow))
         except RecordError as exc:
-            refused.append(Refused(index, "undecodable", str(exc)))
-        except (ValueError, TypeError, pa.ArrowException) as exc:
-            refused.append(Refused(index, "overflow", str(exc)))
-    return pa.concat_tables([schema.arrow.empty_table(), *tables]), refused
+            refused.append(Refused(index, "undecodable", str(exc)[:LONGEST_DETAIL]))
+            continue
+        if (detail := _overflow(record, schema)) is None:
+            records.append(record)
+        else:
+            refused.append(Refused(index, "overflow", detail))
+    return pa.Table.from_pylist(records, schema=schema.arrow), refused
 
 
 def decode_one(
@@ -131,24 +152,17 @@ def decode_one(
         raise RecordError("the message has no value")
     schema_id = _schema_id(message[:HEADER_BYTES])
     text = writer(schema_id)
+    body = io.BytesIO(message[HEADER_BYTES:])
     try:
-        record = fastavro.schemaless_reader(
-            io.BytesIO(message[HEADER_BYTES:]), json.loads(text), schema.parsed
-        )
-    except (
-        EOFError,
-        ValueError,
-        TypeError,
-        IndexError,
-        KeyError,
-        OverflowError,
-        struct.error,
-    ) as exc:
+        record = fastavro.schemaless_reader(body, _parsed(text), _parsed(schema.text))
+    except BROKEN as exc:
         raise RecordError(f"schema {schema_id} does not fit the body: {exc!r}") from exc
     except fastavro.read.SchemaResolutionError as exc:
         raise RecordError(f"schema {schema_id} cannot be read as {schema.name}: {exc}") from exc
     if not isinstance(record, dict):
         raise RecordError(f"schema {schema_id} is not a record")
+    if n_left := len(body.read()):
+        raise RecordError(f"{n_left} bytes follow the record")
     return record
 
 
@@ -164,10 +178,15 @@ def _same_schema(first: str, second: str) -> bool:
 
 
 @cache
-def _wire_schema(text: str) -> str:
+def _parsed(text: str) -> Any:
+    return fastavro.parse_schema(json.loads(text))
+
+
+@cache
+def _wire_schema(text: str, *, ended: bool = False) -> str:
     parsed = json.loads(text)
     fields = [{**f, "type": _bytes_as_string(f["type"])} for f in parsed["fields"]]
-    return json.dumps({**parsed, "fields": fields})
+    return json.dumps({**parsed, "fields": [*fields, END_FIELD] if ended else fields})
 
 
 def _bytes_as_string(avro: AvroType) -> AvroType:
@@ -175,6 +194,21 @@ def _bytes_as_string(avro: AvroType) -> AvroType:
         return [_bytes_as_string(branch) for branch in avro]
     kind = avro["type"] if isinstance(avro, dict) else avro
     return "string" if kind == "bytes" else avro
+
+
+def _has_forbidden_null(array: pa.Array, field: Field) -> bool:
+    if array.null_count and not field.nullable:
+        return True
+    inside = {"array": ["values"], "map": ["keys", "items"]}.get(field.kind, [])
+    return any(getattr(array, name).null_count for name in inside)
+
+
+def _overflow(record: Mapping[str, Any], schema: RecordSchema) -> str | None:
+    for field in (field for field in schema.fields if field.kind in LARGEST):
+        value = record[field.name]
+        if value is not None and abs(value) > LARGEST[field.kind]:
+            return f"{field.name} {value} does not fit {schema.arrow.field(field.name).type}"
+    return None
 
 
 def _as_wire(array: pa.Array, field: Field) -> pa.Array:
@@ -193,7 +227,15 @@ def _from_wire(array: pa.Array, field: Field, wanted: pa.DataType) -> pa.Array:
         return _bytes_to_decimal(array, wanted)
     if field.kind == "bytes":
         return pa.Array.from_buffers(wanted, len(array), array.buffers(), offset=array.offset)
+    if field.kind in CALENDAR and not _in_calendar(array, field.kind):
+        raise ValueError("a time outside the years 1 to 9999")
     return array if array.type.equals(wanted) else array.cast(wanted)
+
+
+def _in_calendar(array: pa.Array, kind: str) -> bool:
+    numbers = np.frombuffer(array.buffers()[1] or b"", f"i{array.type.bit_width // 8}")
+    first, last = CALENDAR[kind]
+    return bool(numbers.min(initial=0) >= first and numbers.max(initial=0) <= last)
 
 
 def _decimal_to_bytes(array: pa.Array) -> pa.Array:

@@ -182,7 +182,8 @@ def _identities(typed: pl.DataFrame, start: str, parts: list[str]) -> pa.Array:
         *(_identity_part(typed, name) for name in parts),
         separator="|",
     )
-    numbered = typed.select(text=text).with_columns(k=_occurrence("text"))
+    texts = typed.select(text=text)
+    numbered = texts.with_columns(_occurrence(texts["text"]))
     return _strings(
         numbered.select(message_ids(pl.concat_str("text", "k", separator="|"))).to_series()
     )
@@ -194,11 +195,13 @@ def _identity_part(typed: pl.DataFrame, name: str) -> pl.Expr:
     return pl.col(name).to_physical().cast(pl.Int64).cast(pl.String).fill_null("")
 
 
-def _occurrence(name: str) -> pl.Expr:
-    """Number equal rows 0, 1, … in file order; only those that repeat are grouped."""
-    repeats = pl.col(name).is_duplicated()
-    number = pl.int_range(pl.len()).over(pl.when(repeats).then(pl.col(name)))
-    return pl.when(repeats).then(number).otherwise(0)
+def _occurrence(texts: pl.Series) -> pl.Series:
+    """Number equal texts 0, 1, … in their order; only those whose hash repeats are grouped."""
+    repeats = texts.hash().is_duplicated()
+    grouped = texts.filter(repeats).to_frame("text").select(pl.int_range(pl.len()).over("text"))
+    numbers = np.zeros(len(texts), np.int64)
+    numbers[repeats.to_numpy()] = grouped.to_series().to_numpy()
+    return pl.Series("k", numbers)
 
 
 def _table(
