@@ -17,8 +17,7 @@ from k2lib.lake.sink import Sink
 from k2lib.lake.tables import TABLES, TableSpec, load_table
 from k2lib.lake.writer import CATALOG_ERRORS
 from k2lib.log.cluster import Cluster, logs_of
-from k2lib.log.embedded import RECORD_OVERHEAD_BYTES, WINDOW_BYTES
-from k2lib.log.kafka import Kafka, open_kafka
+from k2lib.log.kafka import RECORD_OVERHEAD_BYTES, Kafka, open_kafka
 from k2lib.log.producer import SLICE_ROWS, BatchProducer
 from k2lib.log.reader import Place, TopicReader
 from k2lib.log.topics import DEAD_LETTERS, topic_kind
@@ -118,7 +117,6 @@ class Pipeline:
         self._landed = threading.Event()
         self._has_sinks = with_sinks
         self._kafka = open_kafka(settings.home, target.cluster, target.registry_url)
-        self._is_embedded = target.cluster is None
         self.cluster = self._kafka.cluster
         self._producer = BatchProducer(
             self.cluster, self._kafka.registry, client=self._kafka.client
@@ -127,6 +125,7 @@ class Pipeline:
         self._admin = self.cluster.admin()
         self._topics: set[str] = set()
         self._window: Ends = {}
+        self._ahead = 0
         specs = TABLES.values() if with_sinks else ()
         self._sinks = SinkThreads(
             make_sinks(specs, catalog, self._kafka, settings, on_event=self._heard)
@@ -145,11 +144,11 @@ class Pipeline:
         self._sinks.check()
         for batch in rows.to_batches(max_chunksize=SLICE_ROWS):
             messages = self._producer.encode(topic, batch, schema, key=key)
-            for window in _windows(messages) if self._is_embedded else [messages]:
-                self._producer.send(topic, window)
+            for part, size in _parts(messages, self._kafka.window_bytes):
+                if self._has_sinks:
+                    self._pace(size)
+                self._producer.send(topic, part)
                 self._follow(topic)
-                if self._is_embedded:
-                    self._pace()
 
     def flush(self) -> None:
         """Wait until Kafka has everything produced so far.
@@ -200,14 +199,19 @@ class Pipeline:
         self._kafka.tell()
         self._sinks.look()
 
-    def _pace(self) -> None:
-        self._producer.flush()
-        sent = self._high_watermarks()
-        self._wait(self._window, STALLED_S)
-        self._window = sent
+    def _pace(self, size: int) -> None:
+        """Keep at most two windows ahead of the tables, so that the log never drops the unread."""
+        self._ahead += size
+        if self._ahead > self._kafka.window_bytes:
+            self._producer.flush()
+            sent = self._high_watermarks()
+            self._wait(self._window, STALLED_S)
+            self._window, self._ahead = sent, size
 
     def _high_watermarks(self) -> Ends:
-        places = [place for topic in sorted(self._topics) for place in self._watch.partitions(topic)]
+        places = [
+            place for topic in sorted(self._topics) for place in self._watch.partitions(topic)
+        ]
         return {place: self._watch.watermarks(place)[1] for place in places}
 
     def _wait(self, ends: Ends, stalled_s: float) -> None:
@@ -304,18 +308,21 @@ def _table(place: Place) -> str:
     return TABLE_OF[topic_kind(place.topic) or ""].name
 
 
-def _windows(messages: list[dict[str, bytes]]) -> Iterator[list[dict[str, bytes]]]:
-    """Cut the messages into windows of at most `WINDOW_BYTES` as the broker stores them."""
-    window: list[dict[str, bytes]] = []
+def _parts(
+    messages: list[dict[str, bytes]], limit: int
+) -> Iterator[tuple[list[dict[str, bytes]], int]]:
+    """Cut the messages into parts of at most `limit` bytes as the broker stores them."""
+    part: list[dict[str, bytes]] = []
     size = 0
     for message in messages:
-        size += len(message["key"]) + len(message["value"]) + RECORD_OVERHEAD_BYTES
-        if window and size > WINDOW_BYTES:
-            yield window
-            window, size = [], len(message["value"])
-        window.append(message)
-    if window:
-        yield window
+        stored = len(message["key"]) + len(message["value"]) + RECORD_OVERHEAD_BYTES
+        if part and size + stored > limit:
+            yield part, size
+            part, size = [], 0
+        part.append(message)
+        size += stored
+    if part:
+        yield part, size
 
 
 def _told(missing: Mapping[Place, int], stalled_s: float) -> str:

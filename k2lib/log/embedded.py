@@ -15,7 +15,6 @@ from k2lib.log.producer import OPTIONS
 from k2lib.log.registry import Registry
 
 WINDOW_BYTES: Final = 1_500_000
-RECORD_OVERHEAD_BYTES: Final = 24
 
 
 class EmbeddedBroker:
@@ -24,6 +23,8 @@ class EmbeddedBroker:
     The broker keeps about 5 MB a partition and forgets the oldest silently: who produces
     waits for the sink after every `WINDOW_BYTES`, so that at most two windows are unread.
     """
+
+    window_bytes = WINDOW_BYTES
 
     def __init__(self, home: Path) -> None:
         """Take the home and start the broker.

@@ -1,7 +1,7 @@
 """The Kafka that a process writes to: a cluster with its registry, or the embedded broker."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from confluent_kafka import Producer
 
@@ -9,10 +9,17 @@ from k2lib.log.cluster import Cluster
 from k2lib.log.embedded import EmbeddedBroker
 from k2lib.log.registry import Registry
 
+RECORD_OVERHEAD_BYTES: Final = 24
+WINDOW_BYTES: Final = 128 * 1024 * 1024
+
 
 class Kafka(Protocol):
-    """What writing needs; `client` is the broker's own producer where the broker lives in it."""
+    """What writing needs; `client` is the broker's own producer where the broker lives in it.
 
+    A loader stays within two `window_bytes` of the tables: far below what the log keeps.
+    """
+
+    window_bytes: int
     cluster: Cluster
     registry: Registry
     client: Producer | None
@@ -26,6 +33,8 @@ class Kafka(Protocol):
 
 class RemoteKafka:
     """A cluster and its registry, wherever they run."""
+
+    window_bytes = WINDOW_BYTES
 
     def __init__(self, cluster: Cluster, registry_url: str) -> None:
         self.cluster = cluster
