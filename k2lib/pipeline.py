@@ -14,7 +14,7 @@ from k2lib.errors import ConfigError, TransientError
 from k2lib.events import Event, OnEvent, log_event
 from k2lib.lake.offsets import end_of, read_offsets
 from k2lib.lake.sink import Sink
-from k2lib.lake.tables import TABLES, TableSpec, load_table
+from k2lib.lake.tables import TABLES, TableSpec, check_schema, load_table
 from k2lib.lake.writer import CATALOG_ERRORS
 from k2lib.log.cluster import Cluster, logs_of
 from k2lib.log.kafka import RECORD_OVERHEAD_BYTES, Kafka, open_kafka
@@ -139,9 +139,12 @@ class Pipeline:
 
         Raises:
             DeliveryError, TransientError: Kafka did not take them.
-            LossError, SchemaError: what ended a sink.
+            SchemaError: the schema cannot read what the table holds; nothing was produced.
+            LossError: what ended a sink.
         """
         self._sinks.check()
+        if topic not in self._topics:
+            self._check_schema(topic, schema)
         for batch in rows.to_batches(max_chunksize=SLICE_ROWS):
             messages = self._producer.encode(topic, batch, schema, key=key)
             for part, size in _parts(messages, self._kafka.window_bytes):
@@ -190,6 +193,12 @@ class Pipeline:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _check_schema(self, topic: str, schema: RecordSchema) -> None:
+        """Before the first record: what Kafka has taken, the sink could only refuse to store."""
+        table = load_table(self._catalog, TABLE_OF[topic_kind(topic) or ""].name)
+        if table is not None:
+            check_schema(table, schema)
 
     def _follow(self, topic: str) -> None:
         if topic in self._topics:

@@ -106,6 +106,17 @@ def ensure_table(catalog: Catalog, spec: TableSpec) -> Table:
     return _evolve_table(table, spec)
 
 
+def check_schema(table: Table, schema: RecordSchema) -> None:
+    """Refuse a schema that cannot read what the table's last one wrote.
+
+    Raises:
+        SchemaError: names field and reason.
+    """
+    before = table.properties[AVRO_SCHEMA_PROPERTY]
+    if before != schema.text:
+        check_compatible(schema.text, before, subject=f"table {table.name()[-1]}")
+
+
 def load_table(catalog: Catalog, name: str) -> Table | None:
     """Load a table as it stands, or None where nothing was ever written to it."""
     try:
@@ -133,10 +144,9 @@ def _create_table(catalog: Catalog, spec: TableSpec) -> Table:
 
 
 def _evolve_table(table: Table, spec: TableSpec) -> Table:
-    before = table.properties[AVRO_SCHEMA_PROPERTY]
-    if before == spec.schema.text:
+    check_schema(table, spec.schema)
+    if table.properties[AVRO_SCHEMA_PROPERTY] == spec.schema.text:
         return table
-    check_compatible(spec.schema.text, before, subject=f"table {spec.name}")
     with table.transaction() as transaction:
         with transaction.update_schema() as update:
             update.union_by_name(spec.schema.iceberg)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
+import duckdb
 import pyarrow as pa
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, RESTError
 from pyiceberg.table import Table
@@ -18,7 +19,13 @@ from k2lib.lake.tables import TableSpec
 from k2lib.lake.transaction import QuickTransaction
 from k2lib.log.reader import Place
 
-CATALOG_ERRORS: Final = (SQLAlchemyError, RESTError, OSError, CommitStateUnknownException)
+CATALOG_ERRORS: Final = (
+    SQLAlchemyError,
+    RESTError,
+    OSError,
+    CommitStateUnknownException,
+    duckdb.IOException,
+)
 RETRIES: Final = "commit.retry.num-retries"
 
 

@@ -35,14 +35,14 @@ class Cluster:
         return AdminClient(self.client())
 
 
-def topics_of(admin: AdminClient) -> list[str]:
+def topics_of(admin: AdminClient, *, timeout_s: float = TIMEOUT_S) -> list[str]:
     """Return the names of all topics.
 
     Raises:
         TransientError: the cluster does not answer.
     """
     try:
-        return sorted(admin.list_topics(timeout=TIMEOUT_S).topics)
+        return sorted(admin.list_topics(timeout=timeout_s).topics)
     except KafkaException as exc:
         raise TransientError(f"Kafka does not answer: {exc.args[0].str()}") from exc
 

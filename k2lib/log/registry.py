@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-import httpx
+import httpx2
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
@@ -61,7 +61,7 @@ class Registry:
             if exc.http_status_code == INCOMPATIBLE:
                 raise SchemaError(f"{subject}: the registry refuses the schema: {exc}") from exc
             raise TransientError(f"{subject}: the registry at {self.url}: {exc}") from exc
-        except httpx.HTTPError as exc:
+        except httpx2.HTTPError as exc:
             raise TransientError(f"the registry at {self.url} does not answer: {exc}") from exc
 
     def _look_up(self, schema_id: int) -> str:
@@ -71,7 +71,7 @@ class Registry:
             if exc.http_status_code == NOT_FOUND:
                 raise RecordError(f"no schema has the id {schema_id}") from exc
             raise TransientError(f"the registry at {self.url}: {exc}") from exc
-        except httpx.HTTPError as exc:
+        except httpx2.HTTPError as exc:
             raise TransientError(f"the registry at {self.url} does not answer: {exc}") from exc
         if schema.schema_type != "AVRO" or schema.schema_str is None:
             raise RecordError(f"the schema {schema_id} is {schema.schema_type}, not AVRO")

@@ -1,0 +1,82 @@
+"""Rows per CPU-second of the whole way on real Kafka, beside the dict way and the stages alone."""
+
+import shutil
+from pathlib import Path
+
+from confluent_kafka.admin import AdminClient
+
+from bench.measure import Figure, in_child, machine, median_of
+from k2lib.ops.services import down, up
+from k2lib.sources.samples import write_samples
+
+ROUNDS = 1
+DICT_ROWS = 100_000
+
+
+def run(build: Path, *, trades_per_day: int = 150_000, days: int = 6) -> list[str]:
+    """Measure in rounds, one way after the other, and return the report's lines."""
+    home, sample = build / "homes" / "bench", build / "samples" / "bench"
+    write_samples(sample, companies=2, days=days, trades_per_day=trades_per_day, quotes_per_day=12)
+    services = up(home, kafka_port=0, registry_port=0)
+    try:
+        rounds = [_round(home, sample, services.bootstrap) for _ in range(ROUNDS)]
+    finally:
+        down(home)
+    return [machine(), *_report(rounds)]
+
+
+def _round(home: Path, sample: Path, bootstrap: str) -> dict[str, list[Figure]]:
+    _empty(home, bootstrap)
+    loaded = in_child("bench.column_way", "load", str(sample), home=home)
+    rows = loaded[0].rows
+    ours = loaded + in_child("bench.column_way", "sink", str(rows), home=home)
+    again = in_child("bench.column_way", "load", str(sample), home=home)
+    again += in_child("bench.column_way", "sink", str(rows), home=home)
+    stages = in_child("bench.stages", str(sample), home=home)
+    _empty(home, bootstrap)
+    dicts = in_child("bench.dict_way", "load", str(sample), str(DICT_ROWS), home=home)
+    dicts += in_child("bench.dict_way", "sink", str(DICT_ROWS), home=home)
+    return {"ours": ours, "again": again, "stages": stages, "dicts": dicts}
+
+
+def _report(rounds: list[dict[str, list[Figure]]]) -> list[str]:
+    middle = {way: _middle([one[way] for one in rounds]) for way in rounds[0]}
+    cost = {way: sum(f.us_per_row for f in figures) for way, figures in middle.items()}
+    titles = {
+        "ours": "k2lib, files → Kafka → lake",
+        "again": "k2lib, the same rows a second time: every one a double",
+        "stages": "the stages alone",
+        "dicts": "a dict per row (confluent serializers, from_pylist)",
+    }
+    lines = []
+    for way, figures in middle.items():
+        lines += [f"{titles[way]}: {cost[way]:.2f} CPU µs/row", *(f"  {one}" for one in figures)]
+    ratios = [
+        [sum(f.us_per_row for f in one[way]) / sum(f.us_per_row for f in one[base])]
+        for one in rounds
+        for way, base in (("dicts", "ours"), ("stages", "ours"), ("ours", "again"))
+    ]
+    names = ("times the dict way", "of the sum of the stages", "second load of the first")
+    for place, name in enumerate(names):
+        values = sorted(value for (value,) in ratios[place::3])
+        told = ", ".join(f"{value:.2f}" for value in values)
+        lines.append(f"{values[len(values) // 2]:.2f} {name} (rounds: {told})")
+    return lines
+
+
+def _middle(runs: list[list[Figure]]) -> list[Figure]:
+    by_stage = zip(*runs, strict=True)
+    return [median_of(list(figures), lambda figure: figure.us_per_row) for figures in by_stage]
+
+
+def _empty(home: Path, bootstrap: str) -> None:
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    ours = [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith("market.")]
+    for done in admin.delete_topics(ours).values() if ours else ():
+        done.result()
+    shutil.rmtree(home / "warehouse", ignore_errors=True)
+    (home / "catalog.db").unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    print("\n".join(run(Path("build"))))

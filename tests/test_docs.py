@@ -1,0 +1,239 @@
+"""The documents tell the truth: fields, reasons, settings, commands, links and the tour."""
+
+import ast
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from k2lib.cli import app
+from k2lib.errors import SchemaError
+from k2lib.model.identity import NAMESPACE, message_id
+from k2lib.model.schemas import TRADE, RecordSchema, check_compatible, load_schema
+from k2lib.settings import PREFIX, Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCHEMA_DOC = (ROOT / "docs" / "schema-design-v2.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+SCHEMAS = [load_schema(path.stem) for path in sorted((ROOT / "schemas").glob("*.avsc"))]
+REASON_ARGUMENT = {"Refused": 1, "DeadLetter": 2}
+KNOWN_SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields}
+
+
+def _section(text: str, title: str) -> str:
+    found = re.search(rf"^#+ {re.escape(title)}$(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"no section {title}"
+    return found[1]
+
+
+def _rows(section: str) -> list[list[str]]:
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines[2:]]
+    return [[cell.strip() for cell in row] for row in cells]
+
+
+def _code(kind: str, text: str = README) -> str:
+    return "\n".join(re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+
+
+def _spelt(avro: Any) -> str:
+    """Say an Avro type as the tables of the document do; a union's null has its own column."""
+    if isinstance(avro, list):
+        return _spelt(next(branch for branch in avro if branch != "null"))
+    if isinstance(avro, str):
+        return avro
+    match avro.get("logicalType", avro["type"]):
+        case "decimal":
+            return f"decimal({avro['precision']},{avro['scale']})"
+        case "array":
+            return f"array<{avro['items']}>"
+        case "map":
+            return f"map<{avro['values']}>"
+        case other:
+            return str(other)
+
+
+def _returns_reason(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef) and "tuple[str, str]" in ast.unparse(
+        node.returns or ast.Constant("")
+    )
+
+
+def _reason_nodes(node: ast.AST) -> Iterator[ast.expr]:
+    if _returns_reason(node):
+        returns = (one.value for one in ast.walk(node) if isinstance(one, ast.Return))
+        yield from (value.elts[0] for value in returns if isinstance(value, ast.Tuple))
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in REASON_ARGUMENT:
+        yield node.args[REASON_ARGUMENT[ast.unparse(node.func)]]
+
+
+def _reasons_in_code() -> set[str]:
+    trees = (ast.parse(path.read_text()) for path in (ROOT / "k2lib").rglob("*.py"))
+    nodes = (found for tree in trees for node in ast.walk(tree) for found in _reason_nodes(node))
+    return {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
+
+
+def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not hasattr(command, "commands"):
+        yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _commands(inner, (*path, name))
+
+
+ALL_ROWS = _rows(SCHEMA_DOC)
+COMMANDS = dict(_commands(get_command(app)))
+
+
+def _mentioned() -> list[list[str]]:
+    spans = re.findall(r"`(k2 [^`]+)`", README)
+    lines = [line for line in _code("sh").splitlines() if line.startswith("k2 ")]
+    return [shlex.split(text)[1:] for text in [*spans, *lines]]
+
+
+def _command_of(words: list[str]) -> tuple[str, ...]:
+    return next((path for path in COMMANDS if tuple(words[: len(path)]) == path), ())
+
+
+def _options(path: tuple[str, ...]) -> set[str]:
+    return {option for parameter in COMMANDS[path].params for option in parameter.opts}
+
+
+def _k2(*words: str) -> str:
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.fixture
+def tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the section of the tour, in an empty folder and without settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    return _section(README, "A tour in five minutes")
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.name)
+def test_every_field_is_documented_with_type_and_nullability(schema: RecordSchema) -> None:
+    documented = [tuple(row[:3]) for row in _rows(_section(SCHEMA_DOC, schema.parsed["name"]))]
+    assert documented == [
+        (field["name"], _spelt(field["type"]), "yes" if isinstance(field["type"], list) else "no")
+        for field in schema.parsed["fields"]
+    ]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.name)
+def test_every_symbol_of_an_enum_is_documented(schema: RecordSchema) -> None:
+    for field in schema.parsed["fields"]:
+        if _spelt(field["type"]) == "enum":
+            told = " ".join(" ".join(row[3:]) for row in ALL_ROWS if row[0] == field["name"])
+            assert set(field["type"]["symbols"]) <= set(re.findall(r"\w+", told))
+
+
+def test_documented_reasons_are_those_of_the_code() -> None:
+    documented = {row[0] for row in _rows(_section(SCHEMA_DOC, "Dead letters"))}
+    assert documented == _reasons_in_code()
+
+
+def test_documented_identities_are_what_the_code_makes() -> None:
+    section = _section(SCHEMA_DOC, "Identity")
+    examples = [row for row in _rows(section) if row[0].startswith("`")]
+    made = {text: f"`{message_id(text.strip('`').replace(chr(92), ''))}`" for text, _ in examples}
+    assert made == dict(examples)
+    assert str(NAMESPACE) in section and len(examples) == 4
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"name": "liquidity", "type": "string"}, {"name": "quantity", "type": "string"}],
+    ids=lambda field: field["name"],
+)
+def test_refusals_in_the_document_are_what_the_code_says(changed: dict[str, str]) -> None:
+    fields = [f for f in TRADE.parsed["fields"] if f["name"] != changed["name"]]
+    reader = json.dumps({**TRADE.parsed, "fields": [*fields, changed]})
+    with pytest.raises(SchemaError) as refused:
+        check_compatible(reader, TRADE.text, subject="table trades_v2")
+    assert str(refused.value) in _code("text", SCHEMA_DOC).splitlines()
+
+
+def test_every_setting_stands_in_the_readme_with_its_default() -> None:
+    rows = {
+        row[0].strip("`"): row[1].strip("`") for row in _rows(_section(README, "Where it runs"))
+    }
+    assert {name for name in rows if name.startswith(PREFIX)} == KNOWN_SETTINGS
+    for name, field in Settings.model_fields.items():
+        if field.default is not None:
+            assert rows[PREFIX + name.upper()] == f"{field.default}".removesuffix(".0")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_document_names_an_unknown_setting(document: Path) -> None:
+    named = set(re.findall(r"\bK2_[A-Z0-9_]+[A-Z0-9]", document.read_text(encoding="utf-8")))
+    assert named <= KNOWN_SETTINGS
+
+
+def test_every_command_of_the_readme_exists_with_its_options() -> None:
+    for words in _mentioned():
+        path = _command_of(words)
+        assert path, f"k2 {' '.join(words)}: no such command"
+        assert {word for word in words if word.startswith("--")} <= _options(path)
+
+
+def test_every_command_stands_in_the_readme() -> None:
+    assert {_command_of(words) for words in _mentioned()} == set(COMMANDS)
+
+
+def test_every_option_that_the_readme_names_exists() -> None:
+    known = set().union(*map(_options, COMMANDS))
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) <= known
+
+
+def test_the_commands_said_to_report_as_json_do() -> None:
+    sentence = re.search(r"^(`load`.*) take `--json`", README, re.MULTILINE)
+    assert sentence
+    told = set(re.findall(r"`(\w+)`", sentence[1]))
+    assert {path[0] for path in COMMANDS if "--json" in _options(path)} == told
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert targets
+    assert set(re.findall(r"`make (\w+)", README)) <= set(targets[1].split())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_relative_link_leads_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        linked = (document.parent / path) if path else document
+        assert linked.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {title.lower().replace(" ", "-") for title in titles}
+
+
+def test_every_folder_of_the_readme_exists() -> None:
+    names = [name for row in _rows(_section(README, "What lies where")) for name in row[0].split()]
+    assert all((ROOT / name.strip("`,")).is_dir() for name in names)
+
+
+@pytest.mark.slow
+def test_the_tour_of_the_readme_runs_and_prints_what_it_shows(tour: str) -> None:
+    printed = [_k2(*shlex.split(line)[1:]) for line in _code("sh", tour).splitlines()]
+    assert _code("text", tour) in printed
+    names: dict[str, Any] = {}
+    exec(_code("python", tour), names)
+    assert all(file.already_there == file.rows for file in names["report"].files)
+    assert names["daily"]["trades"].sum() == 4000 >= names["bars"]["trades"].sum() > 0
+    assert 0 < len(names["day"]) < 4000
+    assert 0 < len(names["before"]) <= 4000
+    assert len(names["spread"]) == 3
