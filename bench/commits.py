@@ -3,7 +3,6 @@
 Run: python -m bench.commits [commits]
 """
 
-import json
 import statistics
 import sys
 import tempfile
@@ -23,11 +22,13 @@ from pyiceberg.table import Table
 from k2lib.events import Event
 from k2lib.lake.maintenance import Maintenance
 from k2lib.lake.tables import TABLES, ensure_table, open_catalog
-from k2lib.lake.transaction import QuickTransaction
+from k2lib.lake.writer import TableWriter
+from k2lib.log.reader import Place
 from k2lib.model.schemas import TRADE
 from k2lib.settings import Settings
 
 ROWS = 1000
+PLACE = Place("market.equities.trades.asx_sim", 0)
 EVERY = timedelta(seconds=2)
 WINDOW = 100
 SYMBOLS = np.array(["BHP", "CBA", "MWR", "RIO", "WBC"])
@@ -94,6 +95,7 @@ def run(home: Path, commits: int) -> Result:
     """Commit so many times into a new table in `home`."""
     spec = TABLES["trades_v2"]
     table = ensure_table(open_catalog(Settings(home=home)), spec)
+    writer = TableWriter(table, spec, on_event=lambda event: None)
     clock = Clock(datetime.now(UTC))
     result = Result(table, [])
     maintenance = Maintenance(
@@ -102,20 +104,17 @@ def run(home: Path, commits: int) -> Result:
     for first in range(0, commits * ROWS, ROWS):
         rows = trades(first)
         began = time.perf_counter()
-        _commit(table, rows, end=first + ROWS)
-        table = maintenance.after_commit(table)
+        writer.append(rows, {PLACE: (first, first + ROWS)}, {PLACE.topic: "bench/0"})
+        maintenance.after_commit(writer.table)
         result.seconds.append(time.perf_counter() - began)
         clock.advance(EVERY)
     return result
 
 
-def main(commits: int = 2000) -> Result:
-    """Run, print the figures and return them; the table is gone afterwards."""
+def measured(commits: int = 2000) -> list[str]:
+    """Run in a folder of its own and return the report's lines."""
     with tempfile.TemporaryDirectory(prefix="k2-bench-") as folder:
-        result = run(Path(folder), commits)
-        for line in report(result):
-            print(line)
-    return result
+        return list(report(run(Path(folder), commits)))
 
 
 def report(result: Result) -> Iterator[str]:
@@ -133,13 +132,6 @@ def report(result: Result) -> Iterator[str]:
         yield f"{kind} files left: {count}"
     for name in ("rows_rewritten", "files_deleted", "snapshots_expired"):
         yield f"{name}: {sum(int(str(event.fields[name])) for event in result.events)}"
-
-
-def _commit(table: Table, rows: pa.Table, *, end: int) -> None:
-    offsets = json.dumps({"bench/0": {"market.equities.trades.asx_sim": {"0": [0, end]}}})
-    transaction = QuickTransaction(table)
-    transaction.append(rows, snapshot_properties={"k2.offsets": offsets})
-    transaction.commit_transaction()
 
 
 def _figures(seconds: list[float]) -> str:
@@ -161,4 +153,4 @@ def _files(table: Table) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
+    print("\n".join(measured(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)))

@@ -1,0 +1,22 @@
+"""All benchmarks, about a quarter of an hour; the report goes to the screen and build/bench.txt."""
+
+from pathlib import Path
+
+from bench import commits, memory, throughput
+
+
+def main() -> None:
+    """Run them one after the other."""
+    build = Path("build")
+    parts = {
+        "Throughput": throughput.run(build),
+        "Commits": commits.measured(),
+        "Memory": memory.run(build),
+    }
+    lines = [line for title, part in parts.items() for line in (f"# {title}", *part, "")]
+    (build / "bench.txt").write_text("\n".join(lines), encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
