@@ -40,13 +40,18 @@ def asx_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+def services_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the home in which the real Kafka and the registry run."""
+    return tmp_path_factory.mktemp("services")
+
+
+@pytest.fixture(scope="session")
+def services(services_home: Path) -> Iterator[Services]:
     """Start real Kafka and the registry on free ports, once; stop them after the last test."""
-    home = tmp_path_factory.mktemp("services")
     try:
-        yield up(home, kafka_port=0, registry_port=0, jar_cache=CACHE / "java")
+        yield up(services_home, kafka_port=0, registry_port=0, jar_cache=CACHE / "java")
     finally:
-        down(home)
+        down(services_home)
 
 
 @pytest.fixture(params=["embedded", pytest.param("services", marks=pytest.mark.stack)])
@@ -60,6 +65,11 @@ def kafka_settings(request: pytest.FixtureRequest) -> dict[str, str]:
 @pytest.fixture
 def empty_kafka(services: Services) -> dict[str, str]:
     """Return the settings of the real Kafka, after deleting our topics."""
+    return emptied(services)
+
+
+def emptied(services: Services) -> dict[str, str]:
+    """Delete our topics and return the Kafka's settings."""
     delete_topics(services.bootstrap)
     return {
         "kafka_bootstrap": services.bootstrap,
