@@ -13,7 +13,7 @@ from k2lib.model.dead_letters import dead_letter_rows
 from k2lib.model.schemas import DEAD_LETTER, QUOTE, REFERENCE, TRADE
 from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
-from k2lib.sources.asx_files import AsxFile, Batch, find_files, read_file
+from k2lib.sources.asx_files import AsxFile, Batch, file_kind, find_files, read_file
 from k2lib.sources.asx_reference import ReferenceData, find_reference, read_reference
 
 SCHEMAS: Final = {"trades": TRADE, "quotes": QUOTE, "reference": REFERENCE}
@@ -67,6 +67,7 @@ class _Load:
         stamp = self._stamp()
         self.reports[stamp] = FileReport(file.name)
         try:
+            self.reports[stamp] = FileReport(file.name, file_kind(file))
             data = self._reference(reference or find_reference(file.paths[0]))
             instrument = data.instrument(file.company_id)
             for batch in read_file(file, instrument, ingested=stamp):

@@ -1,10 +1,10 @@
 """The settings of one run: read once at the edge, passed on as an argument from there."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from k2lib.errors import ConfigError
@@ -14,9 +14,14 @@ KUBERNETES_PREFIXES = ("K2_PORT", "K2_SERVICE_")
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, with defaults for one machine; `K2_<NAME>` sets `<name>`."""
+    """Everything that can be set, with defaults for one machine; `K2_<NAME>` sets `<name>`.
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    An empty variable counts as not set, as compose files pass it on.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
+    )
 
     home: Path = Path(".k2")
     kafka_bootstrap: str | None = None
@@ -29,26 +34,39 @@ class Settings(BaseSettings):
     s3_access_key_id: str | None = None
     s3_secret_access_key: SecretStr | None = None
     s3_region: str | None = None
-    commit_interval_s: float = Field(default=2.0, gt=0)
+    commit_interval_s: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     commit_rows: int = Field(default=400_000, gt=0)
     kafka_port: int = Field(default=19092, gt=0, lt=65536)
     registry_port: int = Field(default=18081, gt=0, lt=65536)
+
+    @field_validator("home")
+    @classmethod
+    def _can_be_a_folder(cls, home: Path) -> Path:
+        there = next(path for path in (home, *home.parents) if path.exists())
+        if not there.is_dir():
+            raise ValueError(f"{there} is not a folder")
+        return home
 
 
 def read_settings(explicit: Mapping[str, object] | None = None) -> Settings:
     """Read the settings: explicit values first, then `K2_*` of the environment, then the defaults.
 
     Raises:
-        ConfigError: an unknown `K2_*` name, or a value that does not fit; the message names it.
+        ConfigError: an unknown name, or a value that does not fit; the message names it.
     """
-    known = [PREFIX + name.upper() for name in Settings.model_fields]
-    unknown = sorted(name for name in os.environ if _is_ours(name) and name not in known)
-    if unknown:
-        raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
+    explicit = dict(explicit or {})
+    _check_names(filter(_is_ours, os.environ), [PREFIX + n.upper() for n in Settings.model_fields])
+    _check_names(explicit, list(Settings.model_fields))
     try:
-        return Settings.model_validate(dict(explicit or {}))
+        return Settings.model_validate(explicit)
     except ValidationError as exc:
         raise ConfigError(_told(exc)) from exc
+
+
+def _check_names(names: Iterable[str], known: Sequence[str]) -> None:
+    unknown = sorted(name for name in names if name not in known)
+    if unknown:
+        raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
 
 
 def _is_ours(name: str) -> bool:
@@ -57,6 +75,7 @@ def _is_ours(name: str) -> bool:
 
 def _told(exc: ValidationError) -> str:
     return "; ".join(
-        f"{PREFIX}{str(error['loc'][0]).upper()}={error.get('input')!r}: {error['msg']}"
+        f"{PREFIX}{str(error['loc'][0]).upper()}={error.get('input')!r}: "
+        + error["msg"].removeprefix("Value error, ")
         for error in exc.errors()
     )

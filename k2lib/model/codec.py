@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache
+from operator import itemgetter
 from typing import Any, Final
 
 import fastavro
@@ -26,6 +27,7 @@ from k2lib.errors import RecordError
 from k2lib.model.schemas import AvroType, Field, RecordSchema
 
 HEADER_BYTES: Final = 5
+PREFIX: Final = itemgetter(slice(HEADER_BYTES))
 SINGLY: Final = 64
 DECIMAL_LIMIT: Final = 10**18
 LARGEST_DECIMAL_BYTES: Final = 8
@@ -34,8 +36,9 @@ LONGEST_DETAIL: Final = 300
 END: Final = b"K2 ended"
 END_NUMBER: Final = struct.unpack("<d", END)[0]
 END_FIELD: Final = {"name": "k2_end", "type": "double"}
-# What fastavro raises on a broken body, or on a schema that is none.
+# What fastavro raises on a broken body; on a schema that is none, or another record's.
 BROKEN: Final = (EOFError, ValueError, TypeError, LookupError, OverflowError, struct.error)
+UNFIT: Final = (fastavro.read.SchemaResolutionError, fastavro.schema.SchemaParseException)
 # Microseconds and days of the years 1 to 9999: no other time can be shown in Python.
 CALENDAR: Final = {
     "timestamp-micros": (-62_135_596_800_000_000, 253_402_300_799_999_999),
@@ -105,7 +108,7 @@ def decode(
 def _decode_columns(
     messages: Sequence[bytes | None], schema: RecordSchema, writer: Callable[[int], str]
 ) -> pa.Table:
-    for prefix in {message[:HEADER_BYTES] for message in messages if message is not None}:
+    for prefix in set(map(PREFIX, messages)):  # type: ignore[arg-type]
         if not _same_schema(writer(_schema_id(prefix)), schema.text):
             raise ValueError("written with an older schema")
     bodies = [message[HEADER_BYTES:] + END for message in messages]  # type: ignore[index]
@@ -155,10 +158,8 @@ def decode_one(
     body = io.BytesIO(message[HEADER_BYTES:])
     try:
         record = fastavro.schemaless_reader(body, _parsed(text), _parsed(schema.text))
-    except BROKEN as exc:
-        raise RecordError(f"schema {schema_id} does not fit the body: {exc!r}") from exc
-    except fastavro.read.SchemaResolutionError as exc:
-        raise RecordError(f"schema {schema_id} cannot be read as {schema.name}: {exc}") from exc
+    except (*BROKEN, *UNFIT) as exc:
+        raise RecordError(f"schema {schema_id} does not fit {schema.name}: {exc!r}") from exc
     if not isinstance(record, dict):
         raise RecordError(f"schema {schema_id} is not a record")
     if n_left := len(body.read()):
@@ -197,10 +198,9 @@ def _bytes_as_string(avro: AvroType) -> AvroType:
 
 
 def _has_forbidden_null(array: pa.Array, field: Field) -> bool:
-    if array.null_count and not field.nullable:
-        return True
     inside = {"array": ["values"], "map": ["keys", "items"]}.get(field.kind, [])
-    return any(getattr(array, name).null_count for name in inside)
+    nulls = (getattr(array, name).null_count for name in inside)
+    return bool(array.null_count and not field.nullable) or any(nulls)
 
 
 def _overflow(record: Mapping[str, Any], schema: RecordSchema) -> str | None:
@@ -235,7 +235,7 @@ def _from_wire(array: pa.Array, field: Field, wanted: pa.DataType) -> pa.Array:
 def _in_calendar(array: pa.Array, kind: str) -> bool:
     numbers = np.frombuffer(array.buffers()[1] or b"", f"i{array.type.bit_width // 8}")
     first, last = CALENDAR[kind]
-    return bool(numbers.min(initial=0) >= first and numbers.max(initial=0) <= last)
+    return bool(first <= numbers.min(initial=0) and numbers.max(initial=0) <= last)
 
 
 def _decimal_to_bytes(array: pa.Array) -> pa.Array:

@@ -119,7 +119,7 @@ def load_schema(name: str) -> RecordSchema:
 
 
 def check_compatible(reader: str, writer: str, *, subject: str) -> None:
-    """Refuse a schema that cannot read what was written with the one before.
+    """Refuse a schema that cannot read what was written with the one before, or fill its table.
 
     Args:
         reader: Avro text of the new schema.
@@ -127,13 +127,16 @@ def check_compatible(reader: str, writer: str, *, subject: str) -> None:
         subject: what the schemas describe, for the message.
     Raises:
         SchemaError: names every field and the reason.
-    Source: Apache Avro specification, "Schema Resolution".
+    Source: Apache Avro specification, "Schema Resolution"; Apache Iceberg, "Schema Evolution".
     """
-    refusals = [
-        f"field {field['name']}: {reason}"
-        for field in json.loads(reader)["fields"]
-        if (reason := _refusal(field, json.loads(reader), writer=json.loads(writer)))
-    ]
+    new, old = json.loads(reader), json.loads(writer)
+    names = {field["name"] for field in new["fields"]}
+    reasons = {field["name"]: _refusal(field, new, writer=old) for field in new["fields"]} | {
+        field.name: "it is gone, but its column must have a value"
+        for field in map(_field, old["fields"])
+        if field.name not in names and not field.nullable
+    }
+    refusals = [f"field {name}: {reason}" for name, reason in reasons.items() if reason]
     if refusals:
         raise SchemaError(
             f"{subject}: the schema is not backward compatible: {'; '.join(refusals)}. "
@@ -148,8 +151,10 @@ def _refusal(field: dict[str, Any], reader: dict[str, Any], *, writer: dict[str,
 
     before = {f["name"]: _field(f) for f in writer["fields"]}.get(field["name"])
     now = _field(field)
-    if before and before.kind != now.kind:
-        return f"its type changes from {before.kind} to {now.kind}"
+    if before and _full_kind(before) != _full_kind(now):
+        return f"its type changes from {_full_kind(before)} to {_full_kind(now)}"
+    if before is None and not now.nullable and "default" in field:
+        return "it must be nullable with default null: the rows stored before have no value"
     only = json.dumps({**reader, "fields": [field]})
     verdict = ReaderWriterCompatibilityChecker().get_compatibility(
         parse(only), parse(json.dumps(writer))
@@ -177,6 +182,13 @@ def _kind(avro: AvroType) -> str:
     if isinstance(avro, str):
         return avro
     return str(avro.get("logicalType", avro["type"]))
+
+
+def _full_kind(field: Field) -> str:
+    # avro's check looks at the bytes below a decimal only.
+    if field.kind == "decimal":
+        return f"decimal({field.avro['precision']},{field.avro['scale']})"
+    return field.kind
 
 
 def _arrow_type(avro: AvroType) -> pa.DataType:

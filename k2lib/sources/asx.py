@@ -26,9 +26,11 @@ COLUMNS: Final = {
 }
 SCHEMAS: Final = {"trades": TRADE, "quotes": QUOTE}
 NUMBERS: Final = ("price", "volume", "bid", "ask", "bid_volume", "ask_volume")
-DATE: Final = r"^\d{2}/\d{2}/\d{4}$"
-TIME: Final = r"^([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}$"
-FITS: Final = r"^0*\d{1,10}(\.\d{1,8}0*)?$"
+# [0-9], because \d means the digits of all scripts.
+DATE: Final = r"^[0-9]{2}/[0-9]{2}/(19|20)[0-9]{2}$"
+TIME: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}$"
+FITS: Final = r"^0*[0-9]{1,10}(\.[0-9]{1,8}0*)?$"
+NUMBER: Final = r"[0-9]+(\.[0-9]+)?"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Instrument:
 
 @dataclass(frozen=True)
 class Parsed:
-    """Rows of one chunk of lines in file order, and the lines that cannot pass."""
+    """Rows of one chunk of lines, and the lines that cannot pass, both in file order."""
 
     rows: pa.Table
     bad_lines: list[BadLine]
@@ -71,6 +73,7 @@ def parse(
         bad_lines.append(BadLine(line, raw, *_why(texts.row(index, named=True))))
     typed = typed.filter(good)
     rows = _trades(typed, instrument) if kind == "trades" else _quotes(typed, instrument)
+    bad_lines.sort(key=lambda bad: bad.number)
     return Parsed(_table(rows, typed, SCHEMAS[kind], instrument, ingested), bad_lines)
 
 
@@ -117,9 +120,9 @@ def _why(row: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _why_number(name: str, text: str) -> tuple[str, str]:
-    if re.fullmatch(r"-\d+(\.\d+)?", text):
+    if re.fullmatch(f"-{NUMBER}", text):
         return "negative", f"{name} {text} is negative"
-    if re.fullmatch(r"\d+(\.\d+)?", text):
+    if re.fullmatch(NUMBER, text):
         return "overflow", f"{name} {text} does not fit decimal(18,8)"
     return "bad_number", f"{name} {text!r} is not a number"
 

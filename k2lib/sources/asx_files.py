@@ -1,12 +1,12 @@
 """ASX files to batches: which files a path means, and each read in chunks of bounded memory."""
 
 import glob
-import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from string import digits
 from typing import Final
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ from k2lib.sources.asx_reference import FOLDER
 from k2lib.sources.lines import BadLine, find_lines, usual_columns
 
 CHUNK_BYTES: Final = 24 * 1024 * 1024
+HEAD_BYTES: Final = 64 * 1024
 TIME_PREFIX: Final = len("03/10/2014,10:00:06.717")
 
 
@@ -31,7 +32,7 @@ class AsxFile:
     @property
     def name(self) -> str:
         """The file's name as a report shows it, with its folder."""
-        return " + ".join(f"{path.parent.name}/{path.name}" for path in self.paths)
+        return " + ".join(map(_shown, self.paths))
 
     @property
     def company_id(self) -> str:
@@ -40,10 +41,10 @@ class AsxFile:
         Raises:
             SourceError: it begins with none.
         """
-        digits = re.match(r"\d+", self.paths[0].name)
-        if digits is None:
+        company_id = _leading_digits(self.paths[0])
+        if not company_id:
             raise SourceError(f"{self.name}: the name must begin with the company id: 7078.csv")
-        return digits.group()
+        return company_id
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ def find_files(paths: Sequence[str | Path], *, parts: bool = False) -> list[AsxF
         return files
     together: dict[tuple[str, str], list[Path]] = {}
     for file in files:
-        key = (file.paths[0].parent.name, file.company_id)
-        together.setdefault(key, []).extend(file.paths)
+        path = file.paths[0]
+        key = (path.parent.name, _leading_digits(path) or str(path))
+        together.setdefault(key, []).append(path)
     return [AsxFile(tuple(group)) for group in together.values()]
 
 
@@ -119,20 +121,30 @@ def file_kind(file: AsxFile) -> str:
     """Return `trades` (7 columns) or `quotes` (6 columns), by what most lines have.
 
     Raises:
-        SourceError: the file is missing, empty, or has neither.
+        SourceError: a part is missing, empty, has neither, or another number than the first.
     """
+    kinds = [_part_kind(path) for path in file.paths]
+    if len(set(kinds)) > 1:
+        raise SourceError(f"{file.name}: parts of one file are of one kind, not {', '.join(kinds)}")
+    return kinds[0]
+
+
+def _part_kind(path: Path) -> str:
+    name = _shown(path)
+    if path.is_dir():
+        raise SourceError(f"{name}: no .csv file in this folder")
     try:
-        with file.paths[0].open("rb") as opened:
-            head = opened.read(64 * 1024)
+        with path.open("rb") as opened:
+            head = opened.read(HEAD_BYTES)
     except OSError as exc:
-        raise SourceError(f"{file.name}: cannot be read: {exc.strerror}") from exc
+        raise SourceError(f"{name}: cannot be read: {exc.strerror}") from exc
     if not head.strip():
-        raise SourceError(f"{file.name}: the file is empty")
+        raise SourceError(f"{name}: the file is empty")
     columns = usual_columns(find_lines(head))
     for kind, names in COLUMNS.items():
         if columns == len(names):
             return kind
-    raise SourceError(f"{file.name}: {columns} columns; trades have 7, quotes have 6")
+    raise SourceError(f"{name}: {columns} columns; trades have 7, quotes have 6")
 
 
 def _rest(
@@ -190,6 +202,14 @@ def _cut(data: bytes) -> int:
     while start > 0 and data[start : start + TIME_PREFIX] == prefix:
         cut, start = start, data.rfind(b"\n", 0, start - 1) + 1
     return cut
+
+
+def _shown(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def _leading_digits(path: Path) -> str:
+    return path.name[: len(path.name) - len(path.name.lstrip(digits))]
 
 
 def _expand(path: Path) -> list[Path]:

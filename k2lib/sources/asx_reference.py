@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from k2lib.sources.asx import Instrument
 
 FOLDER: Final = "reference-data"
 COMPANY_COLUMNS: Final = 6
+NO_RECORDS: Final = "--- NO RECORDS TO REPORT ---"
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,12 @@ def read_reference(folder: Path) -> ReferenceData:
         SourceError: the file is missing or malformed; the message names the line.
     """
     path = folder / "company_info.csv"
-    lines = csv.reader(io.StringIO(_text(path)))
-    next(lines, None)
+    (_, header), *lines = _csv_lines(path)
+    if header[0] != "company_id":
+        raise SourceError(f"{path}, line 1: begins with {header[0]!r}, company_id expected")
     companies: dict[str, Company] = {}
-    for number, fields in enumerate(lines, start=2):
-        if len(fields) != COMPANY_COLUMNS or "|" in "".join(fields):
-            raise SourceError(f"{path}, line {number}: {len(fields)} columns, 6 without | expected")
+    for number, fields in lines:
+        _check_company(fields, place=f"{path}, line {number}")
         if fields[0] in companies:
             raise SourceError(f"{path}, line {number}: company id {fields[0]} stands there twice")
         companies[fields[0]] = Company(*fields)
@@ -120,7 +122,11 @@ def read_reference(folder: Path) -> ReferenceData:
 
 
 def read_corporate_actions(folder: Path) -> CorporateActions:
-    """Read dividends, splits and mergers; amounts and ratios as decimals, dates as dates."""
+    """Read dividends, splits and mergers: amounts as decimals, dates as dates, ratios as text.
+
+    Raises:
+        SourceError: a file is missing or malformed; the message names it.
+    """
     companies = read_reference(folder).companies
     symbols = {company_id: company.symbol for company_id, company in companies.items()}
     return CorporateActions(
@@ -129,14 +135,17 @@ def read_corporate_actions(folder: Path) -> CorporateActions:
 
 
 def _actions(path: Path, symbols: dict[str, str]) -> pl.DataFrame:
-    lines = [line for line in csv.reader(io.StringIO(_text(path))) if line]
-    names = [name.strip().lower().replace(" ", "_") for name in lines[0]]
-    records = [line for line in lines[1:] if len(line) == len(names)]
-    frame = pl.DataFrame(records, schema=dict.fromkeys(names, pl.String), orient="row")
-    return frame.select(
-        pl.col("company_id").replace_strict(symbols, default=None).alias("symbol"),
-        *(_action_column(name) for name in names),
-    )
+    (_, header), *lines = _csv_lines(path)
+    names = [name.strip().lower().replace(" ", "_") for name in header]
+    records = [fields for _, fields in lines if fields != [NO_RECORDS]]
+    try:
+        frame = pl.DataFrame(records, schema=dict.fromkeys(names, pl.String), orient="row")
+        return frame.select(
+            pl.col("company_id").replace_strict(symbols, default=None).alias("symbol"),
+            *(_action_column(name) for name in names),
+        )
+    except pl.exceptions.PolarsError as exc:
+        raise SourceError(f"{path}: {str(exc).splitlines()[0]}") from exc
 
 
 def _action_column(name: str) -> pl.Expr:
@@ -158,9 +167,33 @@ def _fields(company: Company) -> tuple[str, ...]:
     )
 
 
+def _check_company(fields: list[str], *, place: str) -> None:
+    if len(fields) != COMPANY_COLUMNS or "|" in "".join(fields):
+        raise SourceError(f"{place}: {len(fields)} columns, {COMPANY_COLUMNS} without | expected")
+    if not fields[0] or not fields[1]:
+        raise SourceError(f"{place}: company id or symbol is empty")
+
+
 def _exchange(folder: Path) -> str:
     marker = folder / "exchange.txt"
-    return marker.read_text(encoding="utf-8").strip() if marker.is_file() else "ASX"
+    if not marker.is_file():
+        return "ASX"
+    exchange = _text(marker).strip()
+    if not re.fullmatch("[A-Z0-9_]+", exchange):
+        raise SourceError(f"{marker}: {exchange!r} is no name of a venue (A-Z, 0-9, _)")
+    return exchange
+
+
+def _csv_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the lines that are not blank, each with its number."""
+    reader = csv.reader(io.StringIO(_text(path)))
+    try:
+        lines = [(reader.line_num, fields) for fields in reader if fields]
+    except csv.Error as exc:
+        raise SourceError(f"{path}, line {reader.line_num}: {exc}") from exc
+    if not lines:
+        raise SourceError(f"{path}: the file is empty")
+    return lines
 
 
 def _text(path: Path) -> str:

@@ -50,8 +50,9 @@ def find_lines(data: bytes) -> Lines:
 
 
 def usual_columns(lines: Lines) -> int:
-    """Return the number of columns that most lines have; 0 where there is no line."""
-    return int(np.bincount(lines.commas).argmax()) + 1 if len(lines.commas) else 0
+    """Return the number of columns that most lines have, blank ones apart; 0 without a line."""
+    commas = lines.commas[~_blank(lines)]
+    return int(np.bincount(commas).argmax()) + 1 if len(commas) else 0
 
 
 def to_columns(
@@ -62,9 +63,7 @@ def to_columns(
     Returns:
         The good rows in file order, their line numbers, and the bad lines; blank lines are neither.
     """
-    blank = np.zeros(len(lines.starts), np.bool_)
-    for index in np.flatnonzero(lines.ends - lines.starts <= 1):
-        blank[index] = not lines.raw(int(index))
+    blank = _blank(lines)
     wrong = ~blank & (lines.commas != len(names) - 1)
     broken = ~blank & ~wrong & _not_utf8(lines)
     bad = [
@@ -74,6 +73,13 @@ def to_columns(
     good = ~(blank | wrong | broken)
     numbers = np.flatnonzero(good) + first_line
     return _read(_only(lines, good), names), numbers, bad
+
+
+def _blank(lines: Lines) -> npt.NDArray[np.bool_]:
+    blank = np.zeros(len(lines.starts), np.bool_)
+    for index in np.flatnonzero(lines.ends - lines.starts <= 1):
+        blank[index] = not lines.raw(int(index))
+    return blank
 
 
 def _why(lines: Lines, index: int, columns: int) -> tuple[str, str]:
