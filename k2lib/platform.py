@@ -31,14 +31,16 @@ def choose_kafka(settings: Settings) -> Target:
     """Choose the Kafka: the one in the settings, else what `k2 up` left running, else embedded.
 
     Raises:
-        ConfigError: a Kafka without a schema registry.
+        ConfigError: a Kafka without a schema registry, or with an option it does not know.
     """
     options = read_properties(settings.kafka_config)
     bootstrap = settings.kafka_bootstrap or options.pop("bootstrap.servers", None)
     if bootstrap is not None:
         if settings.schema_registry_url is None:
             raise ConfigError(f"Kafka at {bootstrap}: set K2_SCHEMA_REGISTRY_URL too")
-        return Target("yours", Cluster(bootstrap, options), settings.schema_registry_url)
+        cluster = Cluster(bootstrap, options)
+        cluster.admin()  # a client that is made and dropped: a wrong option is refused here
+        return Target("yours", cluster, settings.schema_registry_url)
     local = services.running(settings.home)
     if local is not None:
         return Target("local services", Cluster(local.bootstrap), local.registry_url)

@@ -36,6 +36,24 @@ def test_a_properties_file_chooses_the_kafka_and_its_options(tmp_path: Path) -> 
     )
 
 
+def test_an_option_that_kafka_does_not_know_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "client.properties"
+    path.write_text("bogus.option=1\n")
+    kafka = {"kafka_bootstrap": "127.0.0.1:1", "schema_registry_url": "http://127.0.0.1:2"}
+    with pytest.raises(ConfigError, match="bogus.option"):
+        choose_kafka(read_settings({"home": tmp_path, "kafka_config": path, **kafka}))
+
+
+def test_a_catalog_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="K2_CATALOG_URI"):
+        K2.open(home=tmp_path, catalog_uri="foo://bar")
+
+
+def test_a_home_that_cannot_be_made_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be made"):
+        K2.open(home="/proc/none")
+
+
 def test_a_kafka_without_a_registry_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="K2_SCHEMA_REGISTRY_URL"):
         choose_kafka(read_settings({"home": tmp_path, "kafka_bootstrap": "127.0.0.1:1"}))

@@ -12,6 +12,7 @@ from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField,
 from pyiceberg.table import Table
 from pyiceberg.table.sorting import SortField, SortOrder
 from pyiceberg.transforms import DayTransform, IdentityTransform
+from sqlalchemy.exc import SQLAlchemyError
 
 from k2lib.errors import ConfigError
 from k2lib.model.schemas import (
@@ -79,17 +80,24 @@ TABLES: Final = {
 
 
 def open_catalog(settings: Settings) -> Catalog:
-    """Open the catalog named by the settings: by default SQLite and files in the home."""
+    """Open the catalog named by the settings: by default SQLite and files in the home.
+
+    Raises:
+        ConfigError: the home cannot be made, or there is no such catalog.
+    """
     options = _catalog_file(settings.catalog_config)
     home = settings.home.resolve()
     if settings.catalog_uri:
         options["uri"] = settings.catalog_uri
         options.setdefault("type", "rest" if settings.catalog_uri.startswith("http") else "sql")
     elif "uri" not in options:
-        home.mkdir(parents=True, exist_ok=True)
+        _make(home)
         options |= {"type": "sql", "uri": f"sqlite:///{home / 'catalog.db'}"}
     warehouse = settings.warehouse or options.get("warehouse") or f"file://{home / 'warehouse'}"
-    return load_catalog(CATALOG, **{**options, "warehouse": warehouse, **_s3_options(settings)})
+    try:
+        return load_catalog(CATALOG, **{**options, "warehouse": warehouse, **_s3_options(settings)})
+    except (ValueError, SQLAlchemyError, OSError) as exc:
+        raise ConfigError(f"no catalog at {options['uri']} (K2_CATALOG_URI): {exc}") from exc
 
 
 def ensure_table(catalog: Catalog, spec: TableSpec) -> Table:
@@ -154,13 +162,20 @@ def _evolve_table(table: Table, spec: TableSpec) -> Table:
     return table
 
 
+def _make(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"K2_HOME={home}: cannot be made: {exc.strerror}") from exc
+
+
 def _catalog_file(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as exc:
-        raise ConfigError(f"K2_CATALOG_CONFIG={path}: {exc}") from exc
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise ConfigError(f"K2_CATALOG_CONFIG={path}: cannot be read: {exc}") from exc
     if not isinstance(options, Mapping):
         raise ConfigError(f"K2_CATALOG_CONFIG={path}: must hold `name: value` lines")
     return {str(name): str(value) for name, value in options.items()}

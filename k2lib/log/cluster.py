@@ -31,8 +31,15 @@ class Cluster:
         }
 
     def admin(self) -> AdminClient:
-        """Return a new admin client."""
-        return AdminClient(self.client())
+        """Return a new admin client.
+
+        Raises:
+            ConfigError: librdkafka does not know one of the options.
+        """
+        try:
+            return AdminClient(self.client())
+        except KafkaException as exc:
+            raise ConfigError(f"options for Kafka at {self.bootstrap}: {exc.args[0].str()}") from exc
 
 
 def topics_of(admin: AdminClient, *, timeout_s: float = TIMEOUT_S) -> list[str]:
@@ -74,8 +81,8 @@ def read_properties(path: Path | None) -> dict[str, str]:
         return {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as exc:
-        raise ConfigError(f"K2_KAFKA_CONFIG={path}: {exc.strerror}") from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"K2_KAFKA_CONFIG={path}: cannot be read: {exc}") from exc
     stated = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     for line in stated:
         if "=" not in line:
