@@ -239,9 +239,25 @@ def demo(
     build: Annotated[Path, typer.Option(help="All of the demo's files go here.")] = Path("build"),
 ) -> None:
     """Run the main job: files through Kafka into the lake, twice, proved; then the notebooks."""
-    from k2lib.ops.demo import run_demo
+    from k2lib.ops.demo import demo_samples, run_demo
+    from k2lib.ops.notebooks import run_notebooks
+    from k2lib.serve.demo_report import print_demo
+    from k2lib.serve.terminal import load_progress, notebook_progress
 
-    if not run_demo(asx, build=build):
+    folder = asx or demo_samples(build)
+    with load_progress([folder], times=2) as on_progress:
+        report = run_demo(folder, home=build / "homes" / "demo", on_progress=on_progress)
+    print_demo(report)
+    with notebook_progress() as on_cell:
+        index = run_notebooks(
+            [],
+            parameters={"asx": str(folder)},
+            output=build / "notebooks",
+            homes=build / "homes",
+            on_progress=on_cell,
+        )
+    typer.echo(f"open {index}")
+    if not report.agree:
         raise typer.Exit(1)
 
 

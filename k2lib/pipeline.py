@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -13,11 +13,11 @@ from pyiceberg.catalog import Catalog
 from k2lib.errors import ConfigError, TransientError
 from k2lib.events import Event, OnEvent, log_event
 from k2lib.lake.offsets import end_of, read_offsets
-from k2lib.lake.sink import Sink
-from k2lib.lake.tables import TABLES, TableSpec, check_schema, load_table
+from k2lib.lake.sink_threads import LOOK_AGAIN_S, SinkThreads, make_sinks
+from k2lib.lake.tables import TABLES, check_schema, load_table
 from k2lib.lake.writer import CATALOG_ERRORS
 from k2lib.log.cluster import Cluster, logs_of
-from k2lib.log.kafka import RECORD_OVERHEAD_BYTES, Kafka, open_kafka
+from k2lib.log.kafka import RECORD_OVERHEAD_BYTES, open_kafka
 from k2lib.log.producer import SLICE_ROWS, BatchProducer
 from k2lib.log.reader import Place, TopicReader
 from k2lib.log.topics import DEAD_LETTERS, topic_kind
@@ -25,7 +25,6 @@ from k2lib.model.schemas import RecordSchema
 from k2lib.settings import Settings
 
 STALLED_S: Final = 30.0
-LOOK_AGAIN_S: Final = 0.05
 TABLE_OF: Final = {spec.kind: spec for spec in TABLES.values()}
 
 Ends = Mapping[Place, int]
@@ -42,51 +41,6 @@ class Target:
     def __str__(self) -> str:
         where = self.cluster.bootstrap if self.cluster else "in this process"
         return f"Kafka {self.mode} ({where})"
-
-
-class SinkThreads:
-    """A thread for every sink; a sink that dies is noticed by whoever waits for it."""
-
-    def __init__(self, sinks: list[Sink]) -> None:
-        self._sinks = sinks
-        self._stop = threading.Event()
-        self._failures: list[BaseException] = []
-        self._threads = [
-            threading.Thread(target=self._run, args=(sink,), name=f"sink-{sink.spec.name}")
-            for sink in sinks
-        ]
-
-    def start(self) -> None:
-        """Start all threads."""
-        for thread in self._threads:
-            thread.start()
-
-    def check(self) -> None:
-        """Raise what ended a sink, if anything did."""
-        if self._failures:
-            raise self._failures[0]
-
-    def look(self) -> None:
-        """Let the sinks look for new topics now."""
-        for sink in self._sinks:
-            sink.look.set()
-
-    def hurry(self, yes: bool) -> None:
-        """Let the sinks commit what there is as soon as nothing more arrives, or at leisure."""
-        for sink in self._sinks:
-            sink.hurry.set() if yes else sink.hurry.clear()
-
-    def stop(self) -> None:
-        """Let the sinks commit what they have read, and wait for them."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, sink: Sink) -> None:
-        try:
-            sink.run(self._stop)
-        except Exception as exc:  # noqa: BLE001 - a thread's end must reach those who wait for it
-            self._failures.append(exc)
 
 
 class Pipeline:
@@ -130,7 +84,11 @@ class Pipeline:
         self._sinks = SinkThreads(
             make_sinks(specs, catalog, self._kafka, settings, on_event=self._heard)
         )
-        self._sinks.start()
+        try:
+            self._sinks.start()
+        except BaseException:
+            self._end()
+            raise
 
     def produce(
         self, topic: str, rows: pa.Table, schema: RecordSchema, *, key: str = "symbol"
@@ -179,9 +137,12 @@ class Pipeline:
         try:
             self.settle() if self._has_sinks else self.flush()
         finally:
-            self._sinks.stop()
-            self._watch.close()
-            self._kafka.close()
+            self._end()
+
+    def _end(self) -> None:
+        self._sinks.stop()
+        self._watch.close()
+        self._kafka.close()
 
     def __enter__(self) -> Self:
         return self
@@ -221,7 +182,8 @@ class Pipeline:
         places = [
             place for topic in sorted(self._topics) for place in self._watch.partitions(topic)
         ]
-        return {place: self._watch.watermarks(place)[1] for place in places}
+        marks = {place: self._watch.watermarks(place) for place in places}
+        return {place: high for place, (low, high) in marks.items() if low < high}
 
     def _wait(self, ends: Ends, stalled_s: float) -> None:
         self._sinks.hurry(True)
@@ -267,50 +229,6 @@ class Pipeline:
         if event.name == "batch_done":
             self._landed.set()
         self._on_event(event)
-
-
-def make_sinks(
-    specs: Iterable[TableSpec],
-    catalog: Catalog,
-    kafka: Kafka,
-    settings: Settings,
-    *,
-    accept_loss: bool = False,
-    on_event: OnEvent = log_event,
-) -> list[Sink]:
-    """Return a sink for each table, not yet running."""
-    return [
-        Sink(
-            spec,
-            catalog=catalog,
-            cluster=kafka.cluster,
-            registry=kafka.registry,
-            run_folder=settings.home / "run",
-            interval_s=settings.commit_interval_s,
-            max_rows=settings.commit_rows,
-            accept_loss=accept_loss,
-            on_event=on_event,
-        )
-        for spec in specs
-    ]
-
-
-def run_sinks(sinks: list[Sink]) -> None:
-    """Run sinks until Ctrl-C; what they have read by then is committed.
-
-    Raises:
-        LossError, SchemaError: what ended a sink.
-    """
-    threads = SinkThreads(sinks)
-    threads.start()
-    try:
-        while True:
-            threads.check()
-            time.sleep(LOOK_AGAIN_S)
-    except KeyboardInterrupt:
-        return
-    finally:
-        threads.stop()
 
 
 def _table(place: Place) -> str:

@@ -13,12 +13,13 @@ from pyiceberg.table import Table
 
 from k2lib.errors import ConfigError, QueryError
 from k2lib.events import OnEvent, log_event
+from k2lib.lake.sink_threads import make_sinks, run_sinks
 from k2lib.lake.tables import TABLES, load_table, open_catalog
 from k2lib.load import LoadReport, load_asx
 from k2lib.log.cluster import Cluster, read_properties
 from k2lib.log.kafka import RemoteKafka
 from k2lib.ops import services
-from k2lib.pipeline import Pipeline, Target, make_sinks, run_sinks
+from k2lib.pipeline import Pipeline, Target
 from k2lib.query import as_of, bars
 from k2lib.query.as_of import AsOf
 from k2lib.query.engine import Engine, Params
@@ -255,9 +256,11 @@ class K2:
     def close(self) -> None:
         """Wait until the tables have what was written, then end everything that was started."""
         pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None:
-            pipeline.close()
-        self.engine.close()
+        try:
+            if pipeline is not None:
+                pipeline.close()
+        finally:
+            self.engine.close()
 
     def __enter__(self) -> Self:
         return self

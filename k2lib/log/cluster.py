@@ -39,7 +39,9 @@ class Cluster:
         try:
             return AdminClient(self.client())
         except KafkaException as exc:
-            raise ConfigError(f"options for Kafka at {self.bootstrap}: {exc.args[0].str()}") from exc
+            raise ConfigError(
+                f"options for Kafka at {self.bootstrap}: {exc.args[0].str()}"
+            ) from exc
 
 
 def topics_of(admin: AdminClient, *, timeout_s: float = TIMEOUT_S) -> list[str]:

@@ -42,7 +42,9 @@ def create_topics(admin: AdminClient, topics: Iterable[str]) -> None:
         NewTopic(topic, num_partitions=PARTITIONS, replication_factor=-1, config=RETENTION)
         for topic in topics
     ]
-    for topic, made in admin.create_topics(wanted, operation_timeout=10, request_timeout=10).items():
+    for topic, made in admin.create_topics(
+        wanted, operation_timeout=10, request_timeout=10
+    ).items():
         try:
             made.result()
         except KafkaException as exc:

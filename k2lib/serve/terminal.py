@@ -37,10 +37,10 @@ def progress() -> Progress:
 
 
 @contextmanager
-def load_progress(paths: Sequence[Path]) -> Iterator[Callable[[str, int], None]]:
-    """Show how many bytes of the files are read and produced."""
+def load_progress(paths: Sequence[Path], *, times: int = 1) -> Iterator[Callable[[str, int], None]]:
+    """Show how many bytes of the files are read and produced, if they are loaded `times` times."""
     files = [path for file in find_files(paths) for path in file.paths]
-    total = sum(path.stat().st_size for path in files if path.is_file())
+    total = times * sum(path.stat().st_size for path in files if path.is_file())
     with progress() as display:
         task = display.add_task("loading", total=total)
 
