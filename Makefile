@@ -12,6 +12,9 @@ PYTHON ?=
 ASX    ?=
 PYTEST ?=
 
+# A file's tests share what they set up, so they stay together on one of the two processes.
+TWO    := -n 2 --dist loadfile
+
 VENV   := build/venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -21,6 +24,7 @@ comma  := ,
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export IPYTHONDIR                    := $(CACHE)/ipython
 export JUPYTER_RUNTIME_DIR           := $(CACHE)/jupyter
+export POLARS_ICEBERG_PLANNER        := pyiceberg
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -33,13 +37,13 @@ demo: $(STAMP)-notebooks
 	$(BIN)/k2 demo $(if $(ASX),--asx "$(ASX)")
 
 test: $(STAMP)-dev debian
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest $(TWO) $(PYTEST)
 
 check: $(STAMP)-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not stack and not slow" $(PYTEST)
+	$(BIN)/python -m pytest $(TWO) -m "not stack and not slow" $(PYTEST)
 
 notebooks: $(STAMP)-dev
 	$(BIN)/k2 notebooks --in-place

@@ -22,8 +22,8 @@ from k2lib.model.codec import decode, encode
 from k2lib.model.schemas import TRADE
 from k2lib.platform import choose_kafka
 from k2lib.settings import Settings, read_settings
-from k2lib.sources.asx_files import find_files, read_file
-from k2lib.sources.asx_reference import read_reference
+from k2lib.sources.asx.files import find_files, read_file
+from k2lib.sources.asx.reference import read_reference
 
 TOPIC = "market.equities.trades.stages"
 

@@ -217,7 +217,7 @@ def notebooks(
     ),
 ) -> None:
     """Run the notebooks and write them with an index page, readable without a network."""
-    from k2lib.ops.notebooks import parse_parameters, run_notebooks
+    from k2lib.serve.notebooks.runs import parse_parameters, run_notebooks
     from k2lib.serve.terminal import notebook_progress
 
     with notebook_progress() as on_progress:
@@ -239,9 +239,9 @@ def demo(
     build: Annotated[Path, typer.Option(help="All of the demo's files go here.")] = Path("build"),
 ) -> None:
     """Run the main job: files through Kafka into the lake, twice, proved; then the notebooks."""
-    from k2lib.ops.demo import demo_samples, run_demo
-    from k2lib.ops.notebooks import run_notebooks
+    from k2lib.serve.demo import demo_samples, run_demo
     from k2lib.serve.demo_report import print_demo
+    from k2lib.serve.notebooks.runs import run_notebooks
     from k2lib.serve.terminal import load_progress, notebook_progress
 
     folder = asx or demo_samples(build)

@@ -13,8 +13,8 @@ from k2lib.model.dead_letters import dead_letter_rows
 from k2lib.model.schemas import DEAD_LETTER, QUOTE, REFERENCE, TRADE
 from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
-from k2lib.sources.asx_files import AsxFile, Batch, file_kind, find_files, read_file
-from k2lib.sources.asx_reference import ReferenceData, find_reference, read_reference
+from k2lib.sources.asx.files import AsxFile, Batch, file_kind, find_files, read_file
+from k2lib.sources.asx.reference import ReferenceData, find_reference, read_reference
 
 SCHEMAS: Final = {"trades": TRADE, "quotes": QUOTE, "reference": REFERENCE}
 OnProgress = Callable[[str, int], None]

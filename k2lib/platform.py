@@ -25,7 +25,7 @@ from k2lib.query.as_of import AsOf
 from k2lib.query.engine import Engine, Params
 from k2lib.query.instruments import When
 from k2lib.settings import Settings, read_settings
-from k2lib.sources.asx_reference import CorporateActions, read_corporate_actions
+from k2lib.sources.asx.reference import CorporateActions, read_corporate_actions
 
 
 def choose_kafka(settings: Settings) -> Target:

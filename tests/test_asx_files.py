@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from k2lib import K2
 from k2lib.errors import SourceError
 from k2lib.model.schemas import REFERENCE, TRADE
-from k2lib.sources.asx import Instrument
-from k2lib.sources.asx_files import AsxFile, Batch, file_kind, find_files, read_file
-from k2lib.sources.asx_reference import find_reference, read_corporate_actions, read_reference
+from k2lib.sources.asx.files import AsxFile, Batch, file_kind, find_files, read_file
+from k2lib.sources.asx.reference import find_reference, read_corporate_actions, read_reference
+from k2lib.sources.asx.rows import Instrument
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 XYZ = Instrument("9009", "XYZ", "ASX", "AU000000XYZ9")

@@ -23,8 +23,8 @@ from k2lib.errors import RecordError
 from k2lib.model.codec import SINGLY, Refused, decode, encode, header
 from k2lib.model.dead_letters import DeadLetter, dead_letter_rows
 from k2lib.model.schemas import DEAD_LETTER, GAP, QUOTE, REFERENCE, TRADE, RecordSchema
-from k2lib.sources.asx_files import find_files, read_file
-from k2lib.sources.asx_reference import ReferenceData, read_reference
+from k2lib.sources.asx.files import find_files, read_file
+from k2lib.sources.asx.reference import ReferenceData, read_reference
 
 STORED = (TRADE, QUOTE, REFERENCE, DEAD_LETTER, GAP)
 NOW = datetime(2026, 3, 10, 12, 30, 15, 123456, tzinfo=UTC)

@@ -15,7 +15,12 @@ from typer.testing import CliRunner
 
 from k2lib.cli import app
 from k2lib.errors import ConfigError, K2Error
-from k2lib.ops.notebooks import known_parameters, notebooks_folder, parse_parameters, run_notebooks
+from k2lib.serve.notebooks.runs import (
+    known_parameters,
+    notebooks_folder,
+    parse_parameters,
+    run_notebooks,
+)
 
 KEPT = sorted(notebooks_folder().glob("[!.]*.ipynb"))
 MOST_BYTES = 500_000

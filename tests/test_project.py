@@ -26,9 +26,11 @@ OURS = {"k2lib", "bench", "tests", *(path.stem for path in (ROOT / "tests").glob
 WITHOUT_IMPORT = {
     "hatchling": "builds the wheel",
     "ipykernel": "runs the notebooks",
+    "ipywidgets": "plotly's FigureWidget in JupyterLab",
     "jupyterlab": "make lab",
     "kaleido": "plotly writes PNG through it",
     "mypy": "make check",
+    "pytest-xdist": "make runs the tests on two cores with it",
     "pytz": "duckdb returns TIMESTAMPTZ through it",
     "ruff": "make check",
     "types-pyyaml": "mypy reads it",

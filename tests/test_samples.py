@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from k2lib.errors import ConfigError
 from k2lib.sources.samples import FileSummary, SampleSummary, write_samples
-from k2lib.sources.samples_companies import company_of, isin_of
-from k2lib.sources.samples_draws import Draws, Pieces, apart, sizes_up_to
-from k2lib.sources.samples_trades import make_day
+from k2lib.sources.samples.companies import company_of, isin_of
+from k2lib.sources.samples.draws import Draws, Pieces, apart, sizes_up_to
+from k2lib.sources.samples.trades import make_day
 
 Row = list[str]
 SYDNEY = ZoneInfo("Australia/Sydney")

@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -81,7 +82,7 @@ def test_home_without_services_has_none_running(tmp_path: Path) -> None:
 
 
 def test_up_is_refused_while_an_embedded_owner_lives(tmp_path: Path) -> None:
-    with EmbeddedBroker(tmp_path), pytest.raises(OwnerError) as told:
+    with closing(EmbeddedBroker(tmp_path)), pytest.raises(OwnerError) as told:
         up(tmp_path)
     assert f"process {os.getpid()} serves {tmp_path} with its embedded broker" in str(told.value)
     assert services.running(tmp_path) is None

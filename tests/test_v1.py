@@ -14,8 +14,8 @@ from asx_facts import SYDNEY
 
 from k2lib.model.schemas import QUOTE, TRADE, load_schema
 from k2lib.model.v1 import quote_v2, trade_v2
-from k2lib.sources.asx_files import find_files, read_file
-from k2lib.sources.asx_reference import find_reference, read_reference
+from k2lib.sources.asx.files import find_files, read_file
+from k2lib.sources.asx.reference import find_reference, read_reference
 
 READ_AT = datetime(2026, 3, 14, 12, tzinfo=UTC)
 ROWS = 2_000

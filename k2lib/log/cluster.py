@@ -83,8 +83,10 @@ def read_properties(path: Path | None) -> dict[str, str]:
         return {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"K2_KAFKA_CONFIG={path}: cannot be read: {exc}") from exc
+    except OSError as exc:
+        raise ConfigError(f"K2_KAFKA_CONFIG={path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"K2_KAFKA_CONFIG={path}: is not UTF-8 text: {exc}") from exc
     stated = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     for line in stated:
         if "=" not in line:

@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from k2lib.load import LoadReport
-from k2lib.ops.demo import DemoReport, Figures
+from k2lib.serve.demo import DemoReport, Figures
 from k2lib.serve.terminal import out
 
 NUMBERS = ("CSV", "Kafka", "Iceberg", "ids", "turnover", "dead", "again")

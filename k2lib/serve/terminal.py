@@ -15,7 +15,7 @@ from k2lib.load import LoadReport
 from k2lib.ops.maintain import Maintained
 from k2lib.ops.services import Status
 from k2lib.ops.status import HomeStatus
-from k2lib.sources.asx_files import find_files
+from k2lib.sources.asx.files import find_files
 
 
 def out() -> Console:

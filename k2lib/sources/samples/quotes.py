@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from k2lib.sources.samples_draws import (
+from k2lib.sources.samples.draws import (
     MINUTE,
     SESSION_END,
     Columns,

@@ -14,7 +14,7 @@ import pyarrow as pa
 from k2lib.errors import SourceError
 from k2lib.model.identity import message_id
 from k2lib.model.schemas import REFERENCE
-from k2lib.sources.asx import Instrument
+from k2lib.sources.asx.rows import Instrument
 
 FOLDER: Final = "reference-data"
 COMPANY_COLUMNS: Final = 6

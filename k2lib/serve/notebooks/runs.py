@@ -10,9 +10,9 @@ from k2lib.errors import ConfigError, K2Error
 from k2lib.ops.reset import reset_home
 
 try:
-    from k2lib.ops.notebook_kernel import run_notebook
-    from k2lib.ops.notebook_outputs import check_png, rewrite
-    from k2lib.ops.notebook_pages import write_index, write_page
+    from k2lib.serve.notebooks.kernel import run_notebook
+    from k2lib.serve.notebooks.outputs import check_png, rewrite
+    from k2lib.serve.notebooks.pages import write_index, write_page
 except ModuleNotFoundError as exc:
     raise ConfigError(f"no {exc.name}: notebooks need pip install 'k2lib[notebooks]'") from exc
 
@@ -26,7 +26,7 @@ KINDS: Final = {str: "text", bool: "true or false", int: "a whole number", float
 
 def notebooks_folder() -> Path:
     """Return the folder of the notebooks: in the package when installed, else beside it."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     installed = package / "notebooks"
     return installed if installed.is_dir() else package.parent / "notebooks"
 

@@ -16,7 +16,7 @@ from k2lib.log.reader import TopicReader
 from k2lib.log.topics import topic_kind
 from k2lib.ops.reset import reset_home
 from k2lib.platform import K2
-from k2lib.sources.asx_files import AsxFile, find_files
+from k2lib.sources.asx.files import AsxFile, find_files
 from k2lib.sources.samples import write_samples
 
 DAYS: Final = 5

@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 
 from k2lib.errors import ConfigError
-from k2lib.sources.samples_companies import MOST_COMPANIES, company_of, write_reference
-from k2lib.sources.samples_draws import Columns, Company, Ints
-from k2lib.sources.samples_quotes import Quotes
-from k2lib.sources.samples_trades import Trades, make_day
+from k2lib.sources.samples.companies import MOST_COMPANIES, company_of, write_reference
+from k2lib.sources.samples.draws import Columns, Company, Ints
+from k2lib.sources.samples.quotes import Quotes
+from k2lib.sources.samples.trades import Trades, make_day
 
 EXCHANGE = "ASX_SIM"
 SYDNEY = ZoneInfo("Australia/Sydney")

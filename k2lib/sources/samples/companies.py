@@ -3,7 +3,7 @@
 from datetime import date, timedelta
 from pathlib import Path
 
-from k2lib.sources.samples_draws import Company
+from k2lib.sources.samples.draws import Company
 
 FIRST_ID = 9001
 MOST_COMPANIES = 500

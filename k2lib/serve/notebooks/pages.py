@@ -12,7 +12,7 @@ import plotly.io  # type: ignore[import-untyped]
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from k2lib.ops.notebook_outputs import FIGURE, figures
+from k2lib.serve.notebooks.outputs import FIGURE, figures
 
 PLOTLY_JS: Final = "plotly.js"
 TEMPLATE: Final = """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from k2lib.sources.samples_draws import (
+from k2lib.sources.samples.draws import (
     MINUTE,
     Columns,
     Company,
@@ -21,7 +21,7 @@ from k2lib.sources.samples_draws import (
     sizes_up_to,
     tick_of,
 )
-from k2lib.sources.samples_quotes import Quotes, quotes_of_day
+from k2lib.sources.samples.quotes import Quotes, quotes_of_day
 
 CODES = (0, 25, 2, 27, 5, 8, 26)
 MID_CODES = (25, 27, 5, 26)

@@ -1,0 +1,1 @@
+"""Notebooks run by papermill, and the pages made of them."""

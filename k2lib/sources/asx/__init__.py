@@ -1,0 +1,1 @@
+"""ASX files: lines to columns to v2 rows, with the companies they belong to."""
