@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.filesize import decimal as size_text
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -23,6 +24,11 @@ def out() -> Console:
     return Console()
 
 
+def err() -> Console:
+    """Return the console of standard error."""
+    return Console(stderr=True, highlight=False)
+
+
 def progress() -> Progress:
     """Return a progress display on standard error."""
     return Progress(
@@ -31,7 +37,7 @@ def progress() -> Progress:
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=err(),
         transient=True,
     )
 
@@ -60,12 +66,12 @@ def samples_progress() -> Iterator[Callable[[str, int], None]]:
 @contextmanager
 def working(what: str) -> Iterator[Callable[[str], None]]:
     """Show that something goes on, and which step it has come to."""
-    with Console(stderr=True).status(what) as display:
+    with err().status(what) as display:
         yield display.update
 
 
 def print_load(report: LoadReport) -> None:
-    """Print a line for every file, and the sum."""
+    """Print a line for every file."""
     table = Table("file", "kind", title=f"Loaded in {report.seconds:.1f} s", title_justify="left")
     for name in ("rows", "new", "already there", "dead letters"):
         table.add_column(name, justify="right")
@@ -73,15 +79,14 @@ def print_load(report: LoadReport) -> None:
         there = file.already_there
         new = "?" if there is None else f"{file.rows - there:,}"
         known = "?" if there is None else f"{there:,}"
-        table.add_row(file.file, file.kind, f"{file.rows:,}", new, known, f"{file.dead_letters:,}")
+        counts = (f"{file.rows:,}", new, known, f"{file.dead_letters:,}")
+        table.add_row(escape(file.file), file.kind, *counts)
     out().print(table)
     for file in report.files:
         if file.error is not None:
-            Console(stderr=True).print(f"[red]not loaded[/red] {file.error}", highlight=False)
+            err().print(f"not loaded: {file.error}", markup=False, soft_wrap=True)
     if report.interrupted:
-        Console(stderr=True).print(
-            "interrupted: what is listed is in the lake; load again for the rest"
-        )
+        err().print("interrupted: what is listed is in the lake; load again for the rest")
 
 
 def print_commit(event: Event) -> None:
