@@ -93,7 +93,7 @@ class Pipeline:
     def produce(
         self, topic: str, rows: pa.Table, schema: RecordSchema, *, key: str = "symbol"
     ) -> None:
-        """Queue the rows; with the embedded broker, wait until the tables have all but the last.
+        """Queue the rows, waiting while the tables are two windows behind.
 
         Raises:
             DeliveryError, TransientError: Kafka did not take them.
