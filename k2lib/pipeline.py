@@ -4,12 +4,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
+from k2lib.closing import Closing
 from k2lib.errors import ConfigError, TransientError
 from k2lib.events import Event, OnEvent, log_event
 from k2lib.lake.offsets import end_of, read_offsets
@@ -43,7 +43,7 @@ class Target:
         return f"Kafka {self.mode} ({where})"
 
 
-class Pipeline:
+class Pipeline(Closing):
     """Everything one process needs to write; a context manager."""
 
     def __init__(
@@ -143,17 +143,6 @@ class Pipeline:
         self._sinks.stop()
         self._watch.close()
         self._kafka.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _check_schema(self, topic: str, schema: RecordSchema) -> None:
         """Before the first record: what Kafka has taken, the sink could only refuse to store."""

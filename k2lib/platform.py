@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import polars as pl
 from pyiceberg.table import Table
 
+from k2lib.closing import Closing
 from k2lib.errors import ConfigError, QueryError
 from k2lib.events import OnEvent, log_event
 from k2lib.lake.sink_threads import make_sinks, run_sinks
@@ -48,7 +48,7 @@ def choose_kafka(settings: Settings) -> Target:
     return Target("embedded")
 
 
-class K2:
+class K2(Closing):
     """Loads and reads market data; a context manager.
 
     Reading needs no Kafka. The first write starts producer and sinks, and with the embedded
@@ -261,14 +261,3 @@ class K2:
                 pipeline.close()
         finally:
             self.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

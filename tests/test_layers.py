@@ -12,9 +12,10 @@ SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "k2lib").rglob("*.py")
 }
-BASE = {"errors", "events", "locks", "settings"}
+BASE = {"closing", "errors", "events", "locks", "settings"}
 DATA = {"model", "sources", "resilience", "log", "lake", "query"}
 MAY_IMPORT = {
+    "closing": set(),
     "errors": set(),
     "events": {"errors"},
     "locks": {"errors"},

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
+from k2lib.closing import Closing
 from k2lib.errors import TransientError
 from k2lib.log.cluster import TIMEOUT_S, Cluster
 
@@ -43,7 +43,7 @@ class Messages:
         return Place(message.topic() or "", message.partition() or 0), message.offset() or 0
 
 
-class TopicReader:
+class TopicReader(Closing):
     """Reads the partitions assigned to it, each from its own offset."""
 
     def __init__(self, cluster: Cluster) -> None:
@@ -91,14 +91,3 @@ class TopicReader:
     def close(self) -> None:
         """Leave the cluster."""
         self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

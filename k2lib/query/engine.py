@@ -5,8 +5,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import duckdb
 import polars as pl
@@ -15,6 +14,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import BooleanExpression, EqualTo
 from pyiceberg.table import Table
 
+from k2lib.closing import Closing
 from k2lib.errors import QueryError
 from k2lib.lake.scan import (
     ALL_ROWS,
@@ -58,7 +58,7 @@ class Selection:
     sql: str
 
 
-class Engine:
+class Engine(Closing):
     """Answers from the lake; threads may ask at the same time.
 
     In SQL, `lake.<table>` is a table as it is stored; `trades_v2`, `quotes_v2`, `reference_v2` and
@@ -74,17 +74,6 @@ class Engine:
         self._connection = duckdb.connect()
         for statement in SETTINGS:
             self._connection.execute(statement)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the memory that queries took."""
