@@ -30,6 +30,7 @@ WITHOUT_IMPORT = {
     "jupyterlab": "make lab",
     "kaleido": "plotly writes PNG through it",
     "mypy": "make check",
+    "pandas": "frames become pandas' with it, and plotly express wants it",
     "pytest-xdist": "make runs the tests on two cores with it",
     "pytz": "duckdb returns TIMESTAMPTZ through it",
     "ruff": "make check",
