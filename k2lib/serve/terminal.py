@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.filesize import decimal as size_text
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from k2lib.events import Event
 from k2lib.load import LoadReport
@@ -72,7 +72,8 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
 
 def print_load(report: LoadReport) -> None:
     """Print a line for every file."""
-    table = Table("file", "kind", title=f"Loaded in {report.seconds:.1f} s", title_justify="left")
+    title = f"Loaded in {report.seconds:.1f} s"
+    table = Table(Column("file", overflow="fold"), "kind", title=title, title_justify="left")
     for name in ("rows", "new", "already there", "dead letters"):
         table.add_column(name, justify="right")
     for file in report.files:
