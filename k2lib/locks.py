@@ -3,33 +3,27 @@
 import fcntl
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from k2lib.closing import Closing
 
 
-class Lock:
-    """A held lock; `release()`, or the end of its process, frees it."""
+class Lock(Closing):
+    """A held lock; `close()`, or the end of its process, frees it."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor: int | None = descriptor
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Free the lock; a second time does nothing."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
+def writer_lock(home: Path) -> Path:
+    """Return the lock of the one process that writes a home through an embedded broker."""
+    return home / "run" / "writer.lock"
 
 
 def try_lock(path: Path) -> Lock | None:

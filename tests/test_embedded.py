@@ -233,7 +233,7 @@ def test_nothing_is_left_behind(home: Path) -> None:
     for name in ("writer", "sink-trades_v2"):
         lock = try_lock(home / "run" / f"{name}.lock")
         assert lock is not None
-        lock.release()
+        lock.close()
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "closing": set(),
     "errors": set(),
     "events": {"errors"},
-    "locks": {"errors"},
+    "locks": {"closing", "errors"},
     "settings": {"errors"},
     "model": {"errors"},
     "resilience": {"errors"},

@@ -43,8 +43,8 @@ def path(tmp_path: Path) -> Path:
 def test_a_lock_is_held_once_in_a_process_until_released(path: Path) -> None:
     lock = try_lock(path)
     assert lock is not None and try_lock(path) is None
-    lock.release()
-    lock.release()
+    lock.close()
+    lock.close()
     with try_lock(path) or pytest.fail("not free"):
         assert try_lock(path) is None
 
@@ -64,7 +64,7 @@ def test_the_death_of_its_process_frees_a_lock(path: Path) -> None:
         child.kill()
     lock = try_lock(path)
     assert lock is not None
-    lock.release()
+    lock.close()
 
 
 def test_a_lock_that_nobody_ever_took_has_no_holder(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from confluent_kafka import Producer
 
 from k2lib.errors import OwnerError
-from k2lib.locks import Lock, lock_holder, try_lock
+from k2lib.locks import Lock, lock_holder, try_lock, writer_lock
 from k2lib.log.cluster import TIMEOUT_S, Cluster
 from k2lib.log.producer import OPTIONS
 from k2lib.log.registry import Registry
@@ -62,11 +62,11 @@ class EmbeddedBroker:
             self.client = None
         self.registry.close()
         self._told.unlink(missing_ok=True)
-        self._lock.release()
+        self._lock.close()
 
 
 def _own(home: Path) -> Lock:
-    path = home / "run" / "writer.lock"
+    path = writer_lock(home)
     lock = try_lock(path)
     if lock is None:
         raise OwnerError(

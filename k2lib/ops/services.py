@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from k2lib.errors import ConfigError, OwnerError
-from k2lib.locks import Lock, lock_holder, try_lock
+from k2lib.locks import Lock, lock_holder, try_lock, writer_lock
 from k2lib.ops import ledger as ledgers
 from k2lib.ops.jars import Jars, default_cache, jars
 from k2lib.ops.ledger import Entry, Ledger
@@ -214,7 +214,7 @@ def _lock(home: Path) -> Path:
 
 
 def _without_embedded_owner(home: Path) -> Lock:
-    path = home / "run" / "writer.lock"
+    path = writer_lock(home)
     lock = try_lock(path)
     if lock is None:
         raise OwnerError(

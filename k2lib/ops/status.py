@@ -7,7 +7,7 @@ from typing import Any
 from pyiceberg.table import Table
 
 from k2lib.lake.tables import TABLES, load_table, open_catalog
-from k2lib.locks import lock_holder, try_lock
+from k2lib.locks import lock_holder, try_lock, writer_lock
 from k2lib.ops.services import Status
 from k2lib.ops.services import status as services_status
 from k2lib.settings import Settings
@@ -54,13 +54,13 @@ def read_status(settings: Settings) -> HomeStatus:
 
 def writer_pid(home: Path) -> int | None:
     """Return the pid of the process that owns the home's embedded broker, if one does."""
-    path = home / "run" / "writer.lock"
+    path = writer_lock(home)
     if not path.exists():
         return None
     lock = try_lock(path)
     if lock is None:
         return lock_holder(path)
-    lock.release()
+    lock.close()
     return None
 
 
