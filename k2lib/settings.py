@@ -38,6 +38,11 @@ class Settings(BaseSettings):
     commit_rows: int = Field(default=400_000, gt=0)
     kafka_port: int = Field(default=19092, gt=0, lt=65536)
     registry_port: int = Field(default=18081, gt=0, lt=65536)
+    redis_url: SecretStr | None = None
+    binance_ws_urls: str | None = None
+    binance_rest_urls: str | None = None
+    metrics_port: int | None = Field(default=None, ge=0, lt=65536)
+    alert_webhook_url: SecretStr | None = None
 
     @field_validator("home")
     @classmethod

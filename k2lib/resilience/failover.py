@@ -1,0 +1,115 @@
+"""Which of several hosts to try next."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
+
+from k2lib.errors import ConfigError
+from k2lib.resilience.breaker import Breaker, Circuit, Memory
+
+
+def ignore_change(url: str, state: Circuit) -> None:
+    """Listen to no change of a breaker."""
+
+
+class Hosts:
+    """Hosts in order of preference, with a breaker, a rest and perhaps a ban each.
+
+    A change of a breaker, also that a rest is over, is told within the next call.
+
+    Args:
+        urls: the most wanted first.
+        clock: seconds; comparable from one process to the next where memories are kept.
+        memories: what an earlier process knew, by URL; of other URLs nothing is taken.
+        on_change: told the URL and its breaker's new state, once a change.
+    Raises:
+        ConfigError: there is no URL.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        clock: Callable[[], float],
+        memories: Mapping[str, Memory] = MappingProxyType({}),
+        on_change: Callable[[str, Circuit], None] = ignore_change,
+    ) -> None:
+        if not urls:
+            raise ConfigError("there is no host to connect to; give at least one URL")
+        self._clock = clock
+        self._on_change = on_change
+        self._breakers = {url: Breaker(clock=clock, memory=memories.get(url)) for url in urls}
+        self._told = dict.fromkeys(urls, Circuit.CLOSED)
+        self._rests: dict[str, float] = {}
+        self._banned: dict[str, str] = {}
+        # The hosts that failed since the last success, the newest failure last.
+        self._failed: dict[str, None] = {}
+
+    @property
+    def banned(self) -> Mapping[str, str]:
+        """Return the reasons of the banned hosts, by URL."""
+        return MappingProxyType(self._banned)
+
+    @property
+    def breakers(self) -> Mapping[str, Breaker]:
+        """Return the breakers, by URL."""
+        return MappingProxyType(self._breakers)
+
+    def pick(self, *, without: Collection[str] = ()) -> str | None:
+        """Choose the host of the next attempt, not one of `without`; None where none may be tried.
+
+        One that has not failed since the last success comes first, then one whose breaker is
+        closed, then the one whose failure is the oldest, then the order of the URLs.
+        """
+        self._tell_changes()
+        wanted = sorted(filter(self._open_to_try, self._breakers), key=self._rank)
+        chosen = (url for url in wanted if url not in without and self._breakers[url].allows())
+        return next(chosen, None)
+
+    def opens_in_s(self) -> float | None:
+        """Say in how many seconds a host may be tried, 0 for now; None if all are banned."""
+        self._tell_changes()
+        now = self._clock()
+        times = [self._opens_at(url) for url in self._breakers if url not in self._banned]
+        return max(0.0, min(times) - now) if times else None
+
+    def all_tried(self) -> bool:
+        """Say whether each host that may be tried now has failed since the last success."""
+        return all(url in self._failed for url in self._breakers if self._open_to_try(url))
+
+    def failed(self, url: str) -> None:
+        """Count a failed attempt."""
+        self._breakers[url].failed()
+        self._failed.pop(url, None)
+        self._failed[url] = None
+        self._tell_changes()
+
+    def succeeded(self, url: str) -> None:
+        """Count a success, best when data has come, not when only a connection stands."""
+        self._breakers[url].succeeded()
+        self._failed.clear()
+        self._tell_changes()
+
+    def ban(self, url: str, reason: str) -> None:
+        """Never choose this host again in this run."""
+        self._banned.setdefault(url, reason)
+
+    def rest(self, url: str, seconds: float) -> None:
+        """Leave this host alone for so long, as it asked; a longer rest it has stays."""
+        self._rests[url] = max(self._rests.get(url, 0.0), self._clock() + seconds)
+
+    def _open_to_try(self, url: str) -> bool:
+        return url not in self._banned and self._opens_at(url) <= self._clock()
+
+    def _opens_at(self, url: str) -> float:
+        return max(self._rests.get(url, 0.0), self._breakers[url].retry_at or 0.0)
+
+    def _rank(self, url: str) -> tuple[bool, bool, int]:
+        failed = url in self._failed
+        age = list(self._failed).index(url) if failed else 0
+        return (failed, self._breakers[url].state is not Circuit.CLOSED, age)
+
+    def _tell_changes(self) -> None:
+        for url, breaker in self._breakers.items():
+            if breaker.state is not self._told[url]:
+                self._told[url] = breaker.state
+                self._on_change(url, breaker.state)

@@ -1,0 +1,59 @@
+"""Noticing a stream that has fallen silent, and one that came back."""
+
+import math
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Watchdog(Generic[Key]):
+    """Tell once of each watched key that was silent for `limit_s`, and once of its return."""
+
+    def __init__(self, limit_s: float, *, clock: Callable[[], float]) -> None:
+        self._limit_s = limit_s
+        self._clock = clock
+        self._last: dict[Key, float] = {}
+        self._due: dict[Key, float] = {}
+        self._missing: set[Key] = set()
+        self._back: list[Key] = []
+
+    def watch(self, key: Key) -> None:
+        """Begin to watch; again, as after a reconnect: let it be told again if still silent."""
+        now = self._clock()
+        self._last.setdefault(key, now)
+        self._due[key] = now + self._limit_s
+
+    def forget(self, key: Key) -> None:
+        """Watch the key no longer."""
+        self._last.pop(key, None)
+        self._due.pop(key, None)
+        self._missing.discard(key)
+        self._back = [other for other in self._back if other != key]
+
+    def seen(self, key: Key) -> None:
+        """Count data of the key; of one that is not watched nothing is kept."""
+        if key not in self._last:
+            return
+        now = self._clock()
+        self._last[key] = now
+        self._due[key] = now + self._limit_s
+        if key in self._missing:
+            self._missing.remove(key)
+            self._back.append(key)
+
+    def stale(self) -> list[tuple[Key, float]]:
+        """Return the keys that fell silent, and for how many seconds, each once.
+
+        One whose return was not yet told by `resumed` waits for that.
+        """
+        now = self._clock()
+        silent = [key for key, due in self._due.items() if due <= now and key not in self._back]
+        self._missing.update(silent)
+        self._due.update(dict.fromkeys(silent, math.inf))
+        return [(key, now - self._last[key]) for key in silent]
+
+    def resumed(self) -> list[Key]:
+        """Return the keys that were told stale and had data again, each once."""
+        back, self._back = self._back, []
+        return back
