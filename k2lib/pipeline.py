@@ -15,6 +15,7 @@ from k2lib.events import Event, OnEvent, log_event
 from k2lib.lake.offsets import end_of, read_offsets
 from k2lib.lake.sink_threads import LOOK_AGAIN_S, SinkThreads, make_sinks
 from k2lib.lake.tables import TABLES, check_schema, load_table
+from k2lib.lake.unread import unread
 from k2lib.lake.writer import CATALOG_ERRORS
 from k2lib.log.cluster import Cluster, logs_of
 from k2lib.log.kafka import RECORD_OVERHEAD_BYTES, open_kafka
@@ -69,6 +70,7 @@ class Pipeline(Closing):
         self._catalog = catalog
         self._on_event = on_event
         self._landed = threading.Event()
+        self._producing = threading.Lock()
         self._has_sinks = with_sinks
         self._kafka = open_kafka(settings.home, target.cluster, target.registry_url)
         self.cluster = self._kafka.cluster
@@ -93,7 +95,7 @@ class Pipeline(Closing):
     def produce(
         self, topic: str, rows: pa.Table, schema: RecordSchema, *, key: str = "symbol"
     ) -> None:
-        """Queue the rows, waiting while the tables are two windows behind.
+        """Queue the rows, waiting while the tables are two windows behind; threads take turns.
 
         Raises:
             DeliveryError, TransientError: Kafka did not take them.
@@ -101,15 +103,16 @@ class Pipeline(Closing):
             LossError: what ended a sink.
         """
         self._sinks.check()
-        if topic not in self._topics:
-            self._check_schema(topic, schema)
-        for batch in rows.to_batches(max_chunksize=SLICE_ROWS):
-            messages = self._producer.encode(topic, batch, schema, key=key)
-            for part, size in _parts(messages, self._kafka.window_bytes):
-                if self._has_sinks:
-                    self._pace(size)
-                self._producer.send(topic, part)
-                self._follow(topic)
+        with self._producing:
+            if topic not in self._topics:
+                self._check_schema(topic, schema)
+            for batch in rows.to_batches(max_chunksize=SLICE_ROWS):
+                messages = self._producer.encode(topic, batch, schema, key=key)
+                for part, size in _parts(messages, self._kafka.window_bytes):
+                    if self._has_sinks:
+                        self._pace(size)
+                    self._producer.send(topic, part)
+                    self._follow(topic)
 
     def flush(self) -> None:
         """Wait until Kafka has everything produced so far.
@@ -131,6 +134,13 @@ class Pipeline(Closing):
         if DEAD_LETTERS in self._topics:
             # Sinks have their own letters acknowledged before they commit past the records.
             self._wait(self._high_watermarks(), stalled_s)
+
+    def unread(self, topic: str, schema: RecordSchema) -> pa.Table:
+        """Return what the topic has and its table has not yet; see `lake.unread`."""
+        table = load_table(self._catalog, TABLE_OF[topic_kind(topic) or ""].name)
+        return unread(
+            topic, schema, table=table, cluster=self.cluster, registry=self._kafka.registry
+        )
 
     def close(self) -> None:
         """Wait for the tables as `settle` does, then end sinks, producer and broker."""

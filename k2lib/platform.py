@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -12,20 +12,28 @@ from pyiceberg.table import Table
 
 from k2lib.closing import Closing
 from k2lib.errors import ConfigError, QueryError
-from k2lib.events import OnEvent, log_event
+from k2lib.events import Event, OnEvent, log_event
+from k2lib.feed.live import Feed
+from k2lib.feed.options import FeedOptions
+from k2lib.feed.status import FeedStatus
+from k2lib.feed.told import told_path
 from k2lib.lake.sink_threads import make_sinks, run_sinks
 from k2lib.lake.tables import TABLES, load_table, open_catalog
 from k2lib.load import LoadReport, load_asx
 from k2lib.log.cluster import Cluster, read_properties
 from k2lib.log.kafka import RemoteKafka
 from k2lib.ops import services
+from k2lib.ops.watch import Watch
 from k2lib.pipeline import Pipeline, Target
 from k2lib.query import as_of, bars
 from k2lib.query.as_of import AsOf
+from k2lib.query.contiguity import contiguity
 from k2lib.query.engine import Engine, Params
 from k2lib.query.instruments import When
 from k2lib.settings import Settings, read_settings
 from k2lib.sources.asx.reference import CorporateActions, read_corporate_actions
+from k2lib.sources.binance.venues import Venue, binance
+from k2lib.state import State, open_state
 
 
 def choose_kafka(settings: Settings) -> Target:
@@ -46,6 +54,18 @@ def choose_kafka(settings: Settings) -> Target:
     if local is not None:
         return Target("local services", Cluster(local.bootstrap), local.registry_url)
     return Target("embedded")
+
+
+def choose_venue(settings: Settings) -> Venue:
+    """Return Binance at its own hosts, or at those of the settings.
+
+    Raises:
+        ConfigError: an address that is none, or one kind of address without the other.
+    """
+    ws, rest = settings.binance_ws_urls, settings.binance_rest_urls
+    if (ws is None) != (rest is None):
+        raise ConfigError("set K2_BINANCE_WS_URLS and K2_BINANCE_REST_URLS together, or neither")
+    return binance() if ws is None or rest is None else binance(ws.split(","), rest.split(","))
 
 
 class K2(Closing):
@@ -69,6 +89,9 @@ class K2(Closing):
         self._with_sinks = with_sinks
         self._on_event = on_event
         self._pipeline: Pipeline | None = None
+        self._feeds: list[Feed] = []
+        self._state: State | None = None
+        self._watch: Watch | None = None
         logging.getLogger("k2lib").info("%s", self)
 
     @classmethod
@@ -93,14 +116,26 @@ class K2(Closing):
             OwnerError: with the embedded broker, another process writes this home.
         """
         if self._pipeline is None:
+            self._watch = self.watch
             self._pipeline = Pipeline(
                 self.catalog,
                 settings=self.settings,
                 target=self.kafka,
                 with_sinks=self._with_sinks,
-                on_event=self._on_event,
+                on_event=self._heard,
             )
         return self._pipeline
+
+    @property
+    def watch(self) -> Watch:
+        """Metrics and alerts, started when first asked for, or with the first write.
+
+        Raises:
+            ConfigError: the port for metrics is in use, or the webhook's address is none.
+        """
+        if self._watch is None:
+            self._watch = Watch(self.settings)
+        return self._watch
 
     def load_asx(
         self,
@@ -127,6 +162,67 @@ class K2(Closing):
             parts=parts,
             on_progress=on_progress,
         )
+
+    def feed(
+        self,
+        symbols: Sequence[str],
+        *,
+        venue: Venue | None = None,
+        options: FeedOptions | None = None,
+    ) -> Feed:
+        """Start a live feed of trades; `close()` of the feed, or of this, ends it.
+
+        Args:
+            symbols: the venue's names, for example BTCUSDT.
+            venue: Binance, or what the settings name, without it.
+        Raises:
+            ConfigError: no such symbol.
+            TransientError: the venue cannot be reached.
+        """
+        pipeline = self.pipeline
+        if self._state is None:
+            url = self.settings.redis_url
+            self._state = open_state(
+                None if url is None else url.get_secret_value(), on_event=self._heard
+            )
+        feed = Feed(
+            venue or choose_venue(self.settings),
+            symbols,
+            pipeline=pipeline,
+            engine=self.engine,
+            state=self._state,
+            told=told_path(self.settings.home),
+            options=options,
+            on_event=self._heard,
+        )
+        self._feeds.append(feed)
+        return feed
+
+    def stream_binance(
+        self,
+        symbols: Sequence[str],
+        *,
+        seconds: float | None = None,
+        venue: Venue | None = None,
+        options: FeedOptions | None = None,
+    ) -> FeedStatus:
+        """Stream live trades for so long, or until Ctrl-C, and wait until the lake has them.
+
+        Returns:
+            Where the feed stood at its end; `contiguity()` says what the lake has of it.
+        Raises:
+            ConfigError, TransientError: as `feed`; or what ended it.
+        """
+        with self.feed(symbols, venue=venue, options=options) as feed:
+            with suppress(KeyboardInterrupt):
+                feed.wait(seconds)
+            status = feed.status()
+        self.pipeline.settle() if self._with_sinks else self.pipeline.flush()
+        return status
+
+    def contiguity(self, exchange: str | None = None) -> pl.DataFrame:
+        """Count the trade ids of each symbol in the lake; see `query.contiguity`."""
+        return contiguity(self.engine, exchange)
 
     def sink(
         self,
@@ -255,9 +351,20 @@ class K2(Closing):
 
     def close(self) -> None:
         """Wait until the tables have what was written, then end everything that was started."""
+        feeds, self._feeds = self._feeds, []
+        for feed in feeds:
+            feed.close()
         pipeline, self._pipeline = self._pipeline, None
         try:
             if pipeline is not None:
                 pipeline.close()
         finally:
+            for part in (self._state, self._watch):
+                if part is not None:
+                    part.close()
             self.engine.close()
+
+    def _heard(self, event: Event) -> None:
+        if self._watch is not None:
+            self._watch.heard(event)
+        self._on_event(event)

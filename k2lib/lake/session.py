@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from k2lib.errors import LossError, SchemaError, TransientError
 from k2lib.events import Event, OnEvent
@@ -104,6 +105,10 @@ class Session:
             self._produce_letters(done.letters)
         rows = pa.concat_tables([self._spec.schema.arrow.empty_table(), *done.rows])
         added = self._writer.append(rows, done.read, self._logs)
+        if added and "ingestion_timestamp" in rows.column_names:
+            oldest = pc.min(rows["ingestion_timestamp"]).as_py()
+            seconds = (datetime.now(UTC) - oldest).total_seconds()
+            self._tell("rows_visible", seconds=seconds)
         self._tell(
             "batch_done", added=added, doubles=rows.num_rows - added, dead_letters=len(done.letters)
         )

@@ -1,5 +1,6 @@
 """The lake's tables: what they are, and the catalog they stand in."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from k2lib.settings import Settings
 
 CATALOG: Final = "k2"
 NAMESPACE: Final = "market_data"
+# The sinks of a process begin together, and a catalog may not know how to create twice at once.
+MAKING: Final = threading.Lock()
 AVRO_SCHEMA_PROPERTY: Final = "k2.avro-schema"
 ORDER: Final = (
     "timestamp",
@@ -106,7 +109,8 @@ def ensure_table(catalog: Catalog, spec: TableSpec) -> Table:
     Raises:
         SchemaError: the schema of today cannot read what the table's last one wrote.
     """
-    catalog.create_namespace_if_not_exists(NAMESPACE)
+    with MAKING:
+        catalog.create_namespace_if_not_exists(NAMESPACE)
     try:
         table = catalog.load_table((NAMESPACE, spec.name))
     except NoSuchTableError:

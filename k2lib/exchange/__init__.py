@@ -1,0 +1,9 @@
+"""A Binance look-alike without a network: invented trades, served the way Binance does."""
+
+from k2lib.exchange.archive import write_archive
+from k2lib.exchange.market import Truth
+from k2lib.exchange.offline import OfflineExchange
+from k2lib.exchange.running import run
+from k2lib.exchange.sequence import Sequence
+
+__all__ = ["OfflineExchange", "Sequence", "Truth", "run", "write_archive"]

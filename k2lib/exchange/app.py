@@ -1,0 +1,260 @@
+"""What a host answers over HTTP: stream connections, REST, archive and control."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import WSMsgType, web
+
+from k2lib.errors import ConfigError
+from k2lib.exchange.archive import Archive
+from k2lib.exchange.commands import Subscriptions, answer, too_many
+from k2lib.exchange.connection import POLICY, Connection
+from k2lib.exchange.faults import FAULTS, Options
+from k2lib.exchange.frames import PONG, frame, text_frame
+from k2lib.exchange.host import Host
+from k2lib.exchange.limits import Refusal, Weights
+from k2lib.exchange.queries import RestError
+from k2lib.exchange.rest import Request, weight_of
+from k2lib.exchange.rest import answer as rest_answer
+
+EXCHANGE = "BINANCE_SIM"
+HEADER = "X-K2-Exchange"
+_LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
+_MICROS = "microsecond"
+_WEIGHT = "X-MBX-USED-WEIGHT-1M"
+_BODIES = {
+    418: {"code": -1003, "msg": "Way too many requests; IP banned."},
+    429: {"code": -1003, "msg": "Too many requests; wait before the next one."},
+    451: {"code": 0, "msg": "Service unavailable from a restricted location."},
+}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Exchange(Protocol):
+    """What the hosts share."""
+
+    weights: Weights
+    archive: Archive
+
+    def now(self) -> float:
+        """Return the exchange's time, in seconds since the epoch."""
+
+    def befall(self, name: str, host: int | None, options: Options) -> None:
+        """Let a fault happen."""
+
+    def state(self) -> dict[str, Any]:
+        """Return the faults that hold."""
+
+    def truths(self) -> dict[str, Any]:
+        """Return the ids made, by symbol."""
+
+
+def application(host: Host, exchange: Exchange) -> web.Application:
+    """Return the application of one host."""
+    desk = _Desk(host, exchange)
+    app = web.Application(middlewares=[_loopback_only, desk.refuse])
+    app.on_response_prepare.append(_sign)
+    app.add_routes(
+        [
+            web.get("/ws", desk.stream),
+            web.get("/ws/{names:.*}", desk.stream),
+            web.get("/stream", desk.stream),
+            web.get("/api/v3/{name:.*}", desk.rest),
+            web.get("/data/spot/{path:.*}", desk.file),
+            web.get("/control/truth", desk.truth),
+            web.get("/control/faults", desk.faults),
+            web.post("/control/faults", desk.befall),
+        ]
+    )
+    return app
+
+
+async def _sign(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[HEADER] = EXCHANGE
+
+
+@web.middleware
+async def _loopback_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    # A web page elsewhere that points its own name here must not get to speak with us.
+    if request.host.rpartition(":")[0] not in _LOOPBACK and request.host not in _LOOPBACK:
+        return web.Response(status=403, text="This server answers to loopback names only.\n")
+    return await handler(request)
+
+
+class _Desk:
+    """The handlers of one host."""
+
+    def __init__(self, host: Host, exchange: Exchange) -> None:
+        self._host = host
+        self._exchange = exchange
+
+    @web.middleware
+    async def refuse(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse what a fault refuses, and who tries too often."""
+        kind = _kind(request)
+        now = self._exchange.now()
+        refusal = self._refusal(kind, now)
+        if refusal is not None:
+            return _refused(refusal)
+        if kind == "ws" and not self._host.attempts.allows(now):
+            return _refused(Refusal(429, int(self._host.limits.attempts_s)))
+        return await handler(request)
+
+    def _refusal(self, kind: str, now: float) -> Refusal | None:
+        held = self._host.conditions.find("refuse", now=now)
+        if held is None or not held.options.get(kind):
+            return None
+        self._host.conditions.use("refuse", now=now)
+        told = held.options["retry_after_s"]
+        left = 1.0 if held.ends_at is None else held.ends_at - now
+        return Refusal(held.options["status"], max(1, round(left if told is None else told)))
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Open a stream connection and serve it until it ends."""
+        subscriptions = Subscriptions(
+            frozenset(self._host.market.books),
+            self._host.limits.streams,
+            combined=request.path == "/stream",
+        )
+        if too_many(_names(request), subscriptions):
+            return web.json_response({"code": 2, "msg": "too many streams"}, status=400)
+        opened_at = self._exchange.now()
+        ws = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=1 << 20)
+        await ws.prepare(request)
+        connection = Connection(
+            ws,
+            _transport(request),
+            subscriptions=subscriptions,
+            micros=request.query.get("timeUnit", "").lower() == _MICROS,
+            limits=self._host.limits,
+            now=opened_at,
+        )
+        self._host.admit(connection, now=opened_at)
+        try:
+            await self._serve(ws, connection)
+        finally:
+            self._host.connections.discard(connection)
+        return ws
+
+    async def _serve(self, ws: web.WebSocketResponse, connection: Connection) -> None:
+        while True:
+            message = await ws.receive()
+            if message.type not in (WSMsgType.TEXT, WSMsgType.PING, WSMsgType.PONG):
+                return
+            if not connection.took(self._exchange.now()):
+                await connection.close(POLICY, "Too many requests")
+                return
+            _respond(message.type, message.data, connection)
+
+    async def rest(self, request: web.Request) -> web.Response:
+        """Answer a REST request, unless it is one too many."""
+        name, now = request.match_info["name"], self._exchange.now()
+        weights = self._exchange.weights
+        refusal = weights.take(weight_of(name, request.query), now=now)
+        response = _refused(refusal) if refusal else self._answer(name, request, now)
+        response.headers[_WEIGHT] = str(weights.used)
+        return response
+
+    def _answer(self, name: str, request: web.Request, now: float) -> web.Response:
+        conditions = self._host.conditions
+        missing = conditions.find("rest_missing", now=now)
+        asked = Request(
+            self._host.market,
+            request.query,
+            int(now * 1e6),
+            micros=request.headers.get("X-MBX-TIME-UNIT", "").lower() == _MICROS,
+            weight_per_minute=self._host.limits.weight_per_minute,
+            missing=None if missing is None else missing.options,
+            market_data_only=conditions.find("market_data_only", now=now) is not None,
+        )
+        try:
+            text = rest_answer(name, asked)
+        except RestError as exc:
+            if exc.status >= 500:
+                conditions.use("rest_missing", now=now)
+            return web.json_response(exc.body, status=exc.status)
+        return web.Response(text=text, content_type="application/json")
+
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        """Give out a file of the archive, whole or damaged as the faults have it."""
+        path, now = request.match_info["path"], self._exchange.now()
+        conditions = self._host.conditions
+        found: Path | None = await asyncio.to_thread(self._exchange.archive.file, path, now)
+        if found is None:
+            return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")
+        content = await asyncio.to_thread(found.read_bytes)
+        if path.endswith(".CHECKSUM"):
+            if conditions.use("archive_checksum", now=now):
+                content = b"0" * 64 + content[64:]
+        elif conditions.use("archive_truncated", now=now):
+            content = content[: len(content) // 2]
+        return web.Response(body=content, content_type="application/octet-stream")
+
+    async def truth(self, _request: web.Request) -> web.Response:
+        """Tell which ids were made."""
+        return web.json_response(self._exchange.truths())
+
+    async def faults(self, _request: web.Request) -> web.Response:
+        """Tell which faults there are, and which hold."""
+        return web.json_response({"active": self._exchange.state(), "known": dict(FAULTS)})
+
+    async def befall(self, request: web.Request) -> web.Response:
+        """Let the fault happen that the body names."""
+        if request.content_type != "application/json":
+            return web.json_response({"error": "send application/json"}, status=415)
+        try:
+            name, host, options = _asked(await request.text())
+            self._exchange.befall(name, host, options)
+        except ConfigError as exc:
+            return web.json_response({"error": str(exc)}, status=400)
+        return web.json_response({"active": self._exchange.state()})
+
+
+def _asked(text: str) -> tuple[str, int | None, Options]:
+    try:
+        body = json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise ConfigError(f"not JSON ({exc}): send an object such as {{'name': 'cut'}}") from exc
+    if not isinstance(body, dict) or not isinstance(body.get("name"), str):
+        raise ConfigError("no fault named: send an object such as {'name': 'cut', 'host': 0}")
+    return body.pop("name"), body.pop("host", None), body
+
+
+def _kind(request: web.Request) -> str:
+    top = request.path.split("/")[1]
+    return {"ws": "ws", "stream": "ws", "api": "rest"}.get(top, "")
+
+
+def _names(request: web.Request) -> list[str]:
+    text: str = request.match_info.get("names") or request.query.get("streams", "")
+    return [name for name in text.split("/") if name]
+
+
+def _transport(request: web.Request) -> asyncio.Transport:
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client went away during the handshake")
+    return transport
+
+
+def _respond(kind: WSMsgType, data: Any, connection: Connection) -> None:
+    if kind is WSMsgType.TEXT:
+        connection.send(text_frame(answer(data, connection.subscriptions)))
+    elif kind is WSMsgType.PING:
+        connection.send(frame(bytes(data), PONG))
+    else:
+        connection.ponged(bytes(data))
+
+
+def _refused(refusal: Refusal) -> web.Response:
+    body = _BODIES.get(refusal.status)
+    if body is None:
+        response = web.Response(status=refusal.status, text="<html>no</html>")
+    else:
+        response = web.json_response(body, status=refusal.status)
+    if refusal.status in (418, 429):
+        response.headers["Retry-After"] = str(refusal.retry_after_s)
+    return response

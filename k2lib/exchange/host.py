@@ -1,0 +1,213 @@
+"""One host of the exchange: its connections, its listening socket and its faults."""
+
+import asyncio
+import socket
+import ssl
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from k2lib.errors import ConfigError
+from k2lib.exchange.batch import Batch
+from k2lib.exchange.connection import GOING_AWAY, Connection
+from k2lib.exchange.faults import Condition, Conditions, Options
+from k2lib.exchange.frames import broken_frames
+from k2lib.exchange.limits import Limits, Recent
+from k2lib.exchange.market import Market
+from k2lib.exchange.shaping import Shaper
+
+ADDRESS = "127.0.0.1"
+_BACKLOG = 128
+
+
+class Host:
+    """Connections, conditions and shapers of one host; all in the exchange's own thread."""
+
+    def __init__(self, market: Market, limits: Limits, *, ssl_context: ssl.SSLContext | None):
+        self.market = market
+        self.limits = limits
+        self.conditions = Conditions()
+        self.connections: set[Connection] = set()
+        self.attempts = Recent(limits.attempts, limits.attempts_s)
+        self._ssl = ssl_context
+        self._shapers: defaultdict[str, Shaper] = defaultdict(Shaper)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._holder = socket.socket()
+        self._server: asyncio.Server | None = None
+        self._factory: Any = None
+        self._listening = False
+        self._ticked_at: float | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that this host has, listening or not."""
+        port: int = self._holder.getsockname()[1]
+        return port
+
+    def bind(self, port: int) -> None:
+        """Take a port for as long as the host lives.
+
+        Raises:
+            ConfigError: something else has it.
+        """
+        # A socket that never listens keeps the port ours while connections are refused.
+        try:
+            self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._holder.bind((ADDRESS, port))
+        except (OSError, OverflowError) as exc:
+            raise ConfigError(f"cannot listen on {ADDRESS}:{port} ({exc}): choose a port") from exc
+
+    def unbind(self) -> None:
+        """Give the port back."""
+        self._holder.close()
+
+    async def listen(self, factory: Any = None) -> None:
+        """Accept connections; the factory makes the protocol that speaks with each."""
+        self._factory = factory or self._factory
+        self._listening = True
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                self._factory, ADDRESS, self.port, ssl=self._ssl, backlog=_BACKLOG
+            )
+        except OSError as exc:
+            message = f"cannot listen on {ADDRESS}:{self.port} ({exc}): choose a port"
+            raise ConfigError(message) from exc
+
+    def tick(self, now: float) -> None:
+        """Do what time brings: pings, ends of faults, what was held back."""
+        passed = 0.0 if self._ticked_at is None else now - self._ticked_at
+        self._ticked_at = now
+        most = self._allowance(passed, now)
+        for connection in list(self.connections):
+            end = connection.upkeep(now)
+            if end is not None:
+                self._later(connection.close(*end))
+            connection.flush(most)
+        if not self._listening and self.conditions.find("refused", now=now) is None:
+            self._listening = True
+            self._later(self.listen())
+
+    def publish(self, batch: Batch) -> None:
+        """Show trades on the streams, as the faults of this host let them be seen."""
+        shaper = self._shapers.get(batch.book.instrument.symbol)
+        if shaper is not None:
+            batch = batch.shown_as(shaper.shape(batch.trades))
+        for connection in list(self.connections):
+            connection.publish(batch)
+
+    def fault(self, name: str, options: Options, *, now: float) -> None:
+        """Let a fault befall this host; its options are complete and checked."""
+        if name in _AT_ONCE:
+            _AT_ONCE[name](self, options, now)
+        else:
+            self.conditions.begin(name, options, now=now)
+
+    def admit(self, connection: Connection, *, now: float) -> None:
+        """Take a new connection; a stall may be meant for it too."""
+        self.connections.add(connection)
+        stall = self.conditions.find("stall", now=now)
+        if stall is not None and stall.options["new"]:
+            connection.stall(stall.ends_at)
+
+    def waiting(self, now: float) -> list[Condition]:
+        """Return the faults that hold now."""
+        return self.conditions.active(now)
+
+    async def end(self) -> None:
+        """Let go of everything."""
+        for connection in list(self.connections):
+            connection.reset()
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.unbind()
+
+    def _allowance(self, passed: float, now: float) -> int | None:
+        if self.conditions.find("burst", now=now) is not None:
+            return 0
+        slow = self.conditions.find("slow", now=now)
+        return None if slow is None else max(1, int(slow.options["bytes_per_s"] * passed))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _end_all(self, code: int, reason: str) -> None:
+        for connection in list(self.connections):
+            self._later(connection.close(code, reason))
+
+    def _cut(self, _options: Options, _now: float) -> None:
+        for connection in list(self.connections):
+            connection.reset()
+
+    def _close(self, options: Options, _now: float) -> None:
+        self._end_all(options["code"], "closed on request")
+
+    def _expire(self, _options: Options, _now: float) -> None:
+        self._end_all(GOING_AWAY, "connection has reached its longest life")
+
+    def _shutdown(self, options: Options, now: float) -> None:
+        for connection in list(self.connections):
+            connection.tell_shutdown(now, after_s=options["s"])
+
+    def _stall(self, options: Options, now: float) -> None:
+        held = self.conditions.begin("stall", options, now=now)
+        for connection in list(self.connections):
+            connection.stall(held.ends_at)
+
+    def _garbage(self, options: Options, _now: float) -> None:
+        symbol = next(iter(self.market.books))
+        for connection in list(self.connections):
+            for broken in broken_frames(options["n"], symbol):
+                connection.send(broken)
+
+    def _duplicate(self, options: Options, _now: float) -> None:
+        self._shape("duplicate", options)
+
+    def _reorder(self, options: Options, _now: float) -> None:
+        self._shape("reorder", options)
+
+    def _skip(self, options: Options, _now: float) -> None:
+        self._shape("skip", options)
+
+    def _shape(self, name: str, options: Options) -> None:
+        for book in self.market.chosen(options["symbol"]):
+            self._shapers[book.instrument.symbol].add(name, options["n"])
+
+    def _refused(self, options: Options, now: float) -> None:
+        self.conditions.begin("refused", options, now=now)
+        self._listening = False
+        if self._server is not None:
+            self._server.close()
+        if options["cut"]:
+            self._cut(options, now)
+
+    def _heal(self, _options: Options, now: float) -> None:
+        self.conditions.clear()
+        for symbol, shaper in self._shapers.items():
+            held = shaper.clear()
+            if held is not None:
+                self.publish(Batch(self.market.books[symbol], held, None))
+        for connection in list(self.connections):
+            connection.wake(now)
+            connection.close_at = None
+
+
+# What these do is done at once, or counted elsewhere; the other faults are conditions.
+_AT_ONCE: dict[str, Callable[[Host, Options, float], None]] = {
+    "cut": Host._cut,
+    "close": Host._close,
+    "expire": Host._expire,
+    "shutdown": Host._shutdown,
+    "stall": Host._stall,
+    "garbage": Host._garbage,
+    "duplicate": Host._duplicate,
+    "reorder": Host._reorder,
+    "skip": Host._skip,
+    "refused": Host._refused,
+    "heal": Host._heal,
+}

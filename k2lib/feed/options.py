@@ -1,0 +1,31 @@
+"""How a feed runs: every time and size that may be set, with the defaults of a production feed."""
+
+from dataclasses import dataclass, field
+
+from k2lib.sources.binance.stream import StreamLimits
+
+
+@dataclass(frozen=True)
+class FeedOptions:
+    """How a feed runs.
+
+    `linger_s` and `enough`: fewer frames than `enough` wait that long for others. `grace_s`: how
+    long a hole may come from disorder. `most_ids`: a larger gap is left to the archive.
+    `upgrade_s`: how often single trades are asked for where only aggregates were to be had.
+    `first_connection_s`: how long the first connection may take.
+    """
+
+    quotes: bool = False
+    limits: StreamLimits = field(default_factory=StreamLimits)
+    queue_frames: int = 100_000
+    linger_s: float = 0.005
+    enough: int = 100
+    grace_s: float = 0.5
+    most_ids: int = 1_000_000
+    upgrade_s: float = 60.0
+    first_connection_s: float = 60.0
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of streams wanted of every symbol."""
+        return ("trade", "quote") if self.quotes else ("trade",)

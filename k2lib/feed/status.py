@@ -1,0 +1,243 @@
+"""Where a feed stands, for people to look at: kept up to date from its events."""
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+import pyarrow as pa
+
+from k2lib.events import Event
+
+TAPE_ROWS: Final = 50
+RATE_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class TapeRow:
+    """One trade on the tape."""
+
+    timestamp: datetime
+    price: Decimal
+    quantity: Decimal
+    side: str
+
+
+@dataclass(frozen=True)
+class SymbolStatus:
+    """One symbol: `trades_per_s` over the last five seconds, `lag_s` now minus event time."""
+
+    symbol: str
+    trades: int = 0
+    quotes: int = 0
+    trades_per_s: float = 0.0
+    lag_s: float | None = None
+    last_price: Decimal | None = None
+    last_side: str | None = None
+    last_time: datetime | None = None
+    is_stale: bool = False
+    repeated: int = 0
+    gaps_open: int = 0
+    gaps_closed: int = 0
+    backfilled: int = 0
+    tape: tuple[TapeRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """One stream host; `banned` says why it is not tried again."""
+
+    url: str
+    breaker: str = "closed"
+    connected: bool = False
+    banned: str | None = None
+
+
+@dataclass(frozen=True)
+class FeedStatus:
+    """One look at a feed.
+
+    `state` is starting, connecting, live, waiting (for the next attempt), stopped or failed;
+    `reason` says why it waits, stopped or failed; `delay_s` is how long it waits.
+    """
+
+    at: datetime
+    exchange: str
+    state: str
+    host: str | None
+    reason: str
+    delay_s: float
+    reconnects: int
+    queue_depth: int
+    queue_limit: int
+    queue_waited_s: float
+    dead_letters: int
+    symbols: tuple[SymbolStatus, ...]
+    hosts: tuple[HostStatus, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain values; times and prices become text where JSON is written."""
+        return asdict(self)
+
+
+@dataclass
+class _Symbol:
+    """What is counted of one symbol."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    arrivals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=5000))
+    tape: deque[TapeRow] = field(default_factory=lambda: deque(maxlen=TAPE_ROWS))
+    lag_s: float | None = None
+    is_stale: bool = False
+
+
+class Board:
+    """Listens to a feed's events and shows where it stands; threads may look at any time."""
+
+    def __init__(self, exchange: str, symbols: Sequence[str], hosts: Sequence[str]) -> None:
+        self._exchange = exchange
+        self._symbols = {symbol: _Symbol() for symbol in symbols}
+        self._hosts = {url: HostStatus(url) for url in hosts}
+        self._connected: Counter[str] = Counter()
+        self._facts: dict[str, Any] = {"state": "starting", "reason": "", "delay_s": 0.0}
+        self._queue: dict[str, Any] = {"depth": 0, "limit": 0, "waited_s": 0.0}
+        self._reconnects = 0
+        self._dead_letters = 0
+        self._lock = threading.Lock()
+
+    def heard(self, event: Event) -> None:
+        """Take note of an event; one that says nothing of the feed is ignored."""
+        handler = getattr(self, f"_on_{event.name}", None)
+        if handler is not None:
+            with self._lock:
+                handler(event.fields)
+
+    def show(self, trades: pa.Table) -> None:
+        """Put the newest of these trades on the tape; rows of `schemas.TRADE`."""
+        names = ["symbol", "timestamp", "price", "quantity", "side"]
+        newest = trades.select(names).slice(max(0, trades.num_rows - 2 * TAPE_ROWS))
+        rows = zip(*(newest[name].to_pylist() for name in names), strict=True)
+        with self._lock:
+            for symbol, *values in rows:
+                self._symbols[symbol].tape.append(TapeRow(*values))
+
+    def look(self) -> FeedStatus:
+        """Return where the feed stands now."""
+        with self._lock:
+            return FeedStatus(
+                at=datetime.now(UTC),
+                exchange=self._exchange,
+                host=next(iter(+self._connected), None),
+                reconnects=self._reconnects,
+                queue_depth=self._queue["depth"],
+                queue_limit=self._queue["limit"],
+                queue_waited_s=self._queue["waited_s"],
+                dead_letters=self._dead_letters,
+                symbols=tuple(_symbol_status(name, one) for name, one in self._symbols.items()),
+                hosts=tuple(self._hosts.values()),
+                **self._facts,
+            )
+
+    def _state(self, state: str, reason: str = "", delay_s: float = 0.0) -> None:
+        self._facts = {"state": state, "reason": reason, "delay_s": delay_s}
+
+    def _host(self, url: object, **changes: Any) -> None:
+        if isinstance(url, str) and url in self._hosts:
+            self._hosts[url] = HostStatus(**{**vars(self._hosts[url]), **changes})
+
+    def _connect(self, url: str, change: int) -> None:
+        self._connected[url] += change
+        self._host(url, connected=self._connected[url] > 0)
+
+    def _on_connection_opening(self, fields: Mapping[str, Any]) -> None:
+        if not +self._connected:
+            self._state("connecting")
+
+    def _on_connection_opened(self, fields: Mapping[str, Any]) -> None:
+        self._connect(fields["host"], 1)
+        self._state("live")
+
+    def _on_connection_lost(self, fields: Mapping[str, Any]) -> None:
+        self._connect(fields["host"], -1)
+        self._reconnects += 1
+        if not +self._connected:
+            self._state("connecting", fields["reason"])
+
+    def _on_connection_rotated(self, fields: Mapping[str, Any]) -> None:
+        self._connect(fields["old"], -1)
+        self._reconnects += 1
+
+    def _on_reconnect_waiting(self, fields: Mapping[str, Any]) -> None:
+        if not +self._connected:
+            self._state("waiting", fields["reason"], fields["delay_s"])
+
+    def _on_breaker_changed(self, fields: Mapping[str, Any]) -> None:
+        self._host(fields["host"], breaker=str(fields["state"]))
+
+    def _on_host_banned(self, fields: Mapping[str, Any]) -> None:
+        self._host(fields["host"], banned=fields["reason"])
+
+    def _on_feed_stopped(self, fields: Mapping[str, Any]) -> None:
+        self._connected.clear()
+        self._state("stopped", str(fields["reason"]))
+
+    def _on_feed_failed(self, fields: Mapping[str, Any]) -> None:
+        self._connected.clear()
+        self._state("failed", str(fields["reason"]))
+
+    def _on_stream_stale(self, fields: Mapping[str, Any]) -> None:
+        self._symbols[fields["symbol"]].is_stale = True
+
+    def _on_stream_resumed(self, fields: Mapping[str, Any]) -> None:
+        self._symbols[fields["symbol"]].is_stale = False
+
+    def _on_frames_received(self, fields: Mapping[str, Any]) -> None:
+        one = self._symbols[fields["symbol"]]
+        one.counts[f"{fields['type']}s"] += fields["count"]
+        if fields["type"] == "trade":
+            one.arrivals.append((time.monotonic(), fields["count"]))
+
+    def _on_frames_repeated(self, fields: Mapping[str, Any]) -> None:
+        self._symbols[fields["symbol"]].counts["repeated"] += fields["count"]
+
+    def _on_frames_refused(self, fields: Mapping[str, Any]) -> None:
+        self._dead_letters += fields["count"]
+
+    def _on_gap_noticed(self, fields: Mapping[str, Any]) -> None:
+        self._symbols[fields["symbol"]].counts["gaps_open"] += 1
+
+    def _on_gap_closed(self, fields: Mapping[str, Any]) -> None:
+        counts = self._symbols[fields["symbol"]].counts
+        if counts["gaps_open"]:
+            counts["gaps_open"] -= 1
+        counts["gaps_closed"] += 1
+
+    def _on_trades_backfilled(self, fields: Mapping[str, Any]) -> None:
+        self._symbols[fields["symbol"]].counts["backfilled"] += fields["count"]
+
+    def _on_feed_lag_measured(self, fields: Mapping[str, Any]) -> None:
+        self._symbols[fields["symbol"]].lag_s = fields["lag_s"]
+
+    def _on_queue_measured(self, fields: Mapping[str, Any]) -> None:
+        self._queue = dict(fields)
+
+
+def _symbol_status(symbol: str, one: _Symbol) -> SymbolStatus:
+    since = time.monotonic() - RATE_S
+    recent = sum(count for when, count in one.arrivals if when >= since)
+    newest = one.tape[-1] if one.tape else None
+    return SymbolStatus(
+        symbol,
+        trades_per_s=recent / RATE_S,
+        lag_s=one.lag_s,
+        last_price=newest.price if newest else None,
+        last_side=newest.side if newest else None,
+        last_time=newest.timestamp if newest else None,
+        is_stale=one.is_stale,
+        tape=tuple(one.tape),
+        **one.counts,
+    )

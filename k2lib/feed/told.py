@@ -1,0 +1,38 @@
+"""Where a home's feed stands, told in a file, so that another process can watch it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from k2lib.feed.status import FeedStatus
+
+
+@dataclass(frozen=True)
+class Told:
+    """A feed's process, and where the feed stood when it last told."""
+
+    pid: int
+    status: FeedStatus
+
+
+def told_path(home: Path) -> Path:
+    """Return the file in which the feed of a home tells where it stands."""
+    return home / "run" / "feed.json"
+
+
+def tell_status(path: Path, status: FeedStatus) -> None:
+    """Write where the feed stands; readers see the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_suffix(".new")
+    written.write_bytes(msgspec.json.encode(Told(os.getpid(), status)))
+    written.replace(path)
+
+
+def read_told(path: Path) -> Told | None:
+    """Return what was told last; None where no feed ever told, or an older version did."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Told)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None

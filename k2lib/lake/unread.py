@@ -1,0 +1,55 @@
+"""What a topic has and the table has not yet: read from exactly the table's offsets."""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+from pyiceberg.table import Table
+
+from k2lib.lake.offsets import end_of, read_offsets
+from k2lib.log.cluster import Cluster, logs_of, topics_of
+from k2lib.log.reader import Place, TopicReader
+from k2lib.log.registry import Registry
+from k2lib.model.codec import decode
+from k2lib.model.schemas import RecordSchema
+
+POLL_S = 0.2
+
+
+def unread(
+    topic: str, schema: RecordSchema, *, table: Table | None, cluster: Cluster, registry: Registry
+) -> pa.Table:
+    """Return the records of a topic from the table's offsets to the high watermarks of now.
+
+    Returns:
+        Rows of the schema in the order of each partition; records that cannot be decoded, which
+        the sink sets aside, are not among them.
+    Raises:
+        TransientError: Kafka does not answer, or the offset to begin at has left the log.
+    """
+    admin = cluster.admin()
+    if topic not in topics_of(admin):
+        return schema.arrow.empty_table()
+    log = logs_of(cluster, admin, [topic])[topic]
+    read_up_to = read_offsets(table) if table is not None else {}
+    with TopicReader(cluster) as reader:
+        marks = {place: reader.watermarks(place) for place in reader.partitions(topic)}
+        starts = {
+            place: low if (end := end_of(read_up_to, log, place)) is None else end
+            for place, (low, _) in marks.items()
+        }
+        left = {place: high for place, (_, high) in marks.items() if starts[place] < high}
+        reader.assign({place: starts[place] for place in left})
+        parts = [schema.arrow.empty_table(), *_read(reader, left, schema, registry)]
+    return pa.concat_tables(parts)
+
+
+def _read(
+    reader: TopicReader, left: Mapping[Place, int], schema: RecordSchema, registry: Registry
+) -> list[pa.Table]:
+    parts = []
+    while left:
+        messages = reader.read(POLL_S)
+        rows, _ = decode(messages.values, schema, writer=registry.text)
+        parts.append(rows)
+        left = {place: end for place, end in left.items() if messages.ends.get(place, 0) < end}
+    return parts

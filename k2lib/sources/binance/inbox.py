@@ -1,0 +1,60 @@
+"""The bounded queue between the socket's thread and the thread that produces."""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+LOOK_AGAIN_S: Final = 0.002
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """Frames in order of arrival, each with its receipt time in µs since the epoch and its host."""
+
+    frames: list[bytes]
+    received_us: list[int]
+    hosts: list[str]
+
+
+class Inbox:
+    """Holds at most `limit` frames; a full one makes the socket wait, and counts how long."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.waited_s = 0.0
+        self._held: deque[tuple[bytes, int, str]] = deque()
+        self._some = threading.Event()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    async def put(self, frame: bytes, host: str) -> None:
+        """Add a frame, waiting while the queue is full."""
+        if len(self._held) >= self.limit:
+            await self._room()
+        self._held.append((frame, time.time_ns() // 1000, host))
+        if not self._some.is_set():
+            self._some.set()
+
+    def take(self, timeout_s: float, *, linger_s: float, enough: int) -> Arrived:
+        """Return what has arrived: nothing after `timeout_s`.
+
+        Fewer than `enough` frames wait `linger_s` for others, so that small batches stay few.
+        """
+        if self._some.wait(timeout_s) and len(self._held) < enough:
+            time.sleep(linger_s)
+        self._some.clear()
+        held = [self._held.popleft() for _ in range(len(self._held))]
+        frames, received_us, hosts = map(list, zip(*held, strict=True)) if held else ([], [], [])
+        return Arrived(frames, received_us, hosts)
+
+    async def _room(self) -> None:
+        began = time.monotonic()
+        while len(self._held) >= self.limit:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            now = time.monotonic()
+            self.waited_s += now - began
+            began = now

@@ -1,0 +1,268 @@
+"""Binance's fields to v2 rows: one way for stream, REST and archive, by whole columns.
+
+Prices and quantities go from text to exact decimals: no float ever holds one.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from k2lib.model.identity import message_id, message_ids
+from k2lib.model.schemas import QUOTE, TRADE, RecordSchema
+from k2lib.sources.binance.fields import texts
+from k2lib.sources.binance.maps import Coded, text_maps
+from k2lib.sources.binance.symbols import Instrument
+
+Unit = Literal["us", "ms"]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+PER_UNIT_US: Final = {"us": 1, "ms": 1000}
+UNIT_NAMES: Final = {"us": "microseconds", "ms": "milliseconds"}
+# Binance opened in July 2017.
+EARLIEST_US: Final = int(datetime(2017, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
+LATEST_SHOWN_US: Final = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
+# Fewer identities are hashed one by one: starting Polars costs as much as so many.
+SINGLY: Final = 32
+NO_TRADES: Final = TRADE.arrow.empty_table()
+NO_QUOTES: Final = QUOTE.arrow.empty_table()
+DECIMAL: Final = pa.decimal128(18, 8)
+STAMP: Final = pa.timestamp("us", tz="UTC")
+BOOLEANS: Final = texts(["false", "true"])
+# By whether the buyer is the maker: the aggressor, who took liquidity, is the other one.
+SIDES: Final = texts(["BUY", "SELL"])
+# [0-9], because \d means the digits of all scripts.
+NUMBER: Final = r"[0-9]+(\.[0-9]+)?"
+PLAIN: Final = f"^{NUMBER}$"
+FITS: Final = r"^0*[0-9]{1,10}(\.[0-9]{1,8}0*)?$"
+
+
+@dataclass(frozen=True)
+class TradeColumns:
+    """Trades as they came, a column each, not yet checked; times in the source's unit."""
+
+    codes: Ints
+    ids: Ints
+    prices: pa.StringArray
+    quantities: pa.StringArray
+    times: Ints
+    buyer_is_maker: Bools
+    received_us: Ints
+    vendor: Mapping[str, Coded | pa.StringArray | str]
+
+
+@dataclass(frozen=True)
+class QuoteColumns:
+    """Best bids and asks as they came, a column each, not yet checked."""
+
+    codes: Ints
+    ids: Ints
+    texts: Mapping[str, pa.StringArray]
+    received_us: Ints
+    vendor: Mapping[str, Coded | pa.StringArray | str]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A record that cannot pass: its place among the columns, and why."""
+
+    index: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows that passed, in order, and those that did not."""
+
+    table: pa.Table
+    refusals: list[Refusal]
+
+
+def trade_rows(
+    trades: TradeColumns,
+    instruments: Sequence[Instrument],
+    *,
+    exchange: str,
+    unit: Unit,
+    latest_us: int,
+) -> Rows:
+    """Turn trades into rows of `schemas.TRADE`.
+
+    Args:
+        instruments: `codes` point into it.
+        latest_us: no trade is later.
+    """
+    if not len(trades.ids):
+        return Rows(NO_TRADES, [])
+    written = {"price": trades.prices, "quantity": trades.quantities}
+    numbers, fits = _decimals(written)
+    positive = [_units(values) > 0 for values in numbers.values()]
+    in_time = _in_time(trades.times, unit, latest_us)
+    ids = pa.array(trades.ids).cast(pa.string())
+    maker = trades.buyer_is_maker.astype(np.int64)
+    vendor = {**trades.vendor, "is_buyer_maker": Coded(BOOLEANS, maker)}
+    common = _common(trades, instruments, exchange, vendor)
+    columns = common | {
+        "message_id": _message_ids(ids, exchange, common["symbol"]),
+        "trade_id": pc.binary_join_element_wise(exchange, ids, "-"),
+        "timestamp": pa.array(trades.times * PER_UNIT_US[unit]).view(STAMP),
+        **numbers,
+        "side": Coded(SIDES, maker).as_array(),
+        "trade_conditions": _empty_lists(len(ids)),
+    }
+    good = np.logical_and.reduce([fits, in_time, *positive])
+    return _rows(columns, TRADE, good, lambda i: _why_trade(trades, i, written, in_time, unit))
+
+
+def quote_rows(quotes: QuoteColumns, instruments: Sequence[Instrument], *, exchange: str) -> Rows:
+    """Turn best bids and asks into rows of `schemas.QUOTE`; their time is that of receipt.
+
+    A side without a price or without a quantity is null, never 0.
+    """
+    if not len(quotes.ids):
+        return Rows(NO_QUOTES, [])
+    numbers, fits = _decimals(quotes.texts)
+    ids = pa.array(quotes.ids).cast(pa.string())
+    common = _common(quotes, instruments, exchange, quotes.vendor)
+    columns = common | {
+        "message_id": _message_ids(ids, exchange, "Q", common["symbol"]),
+        "quote_id": pc.binary_join_element_wise(f"{exchange}-Q", ids, "-"),
+        "timestamp": common["ingestion_timestamp"],
+        **_side(numbers, "bid_price", "bid_quantity"),
+        **_side(numbers, "ask_price", "ask_quantity"),
+    }
+    return _rows(columns, QUOTE, fits, lambda i: _why_number(quotes.texts, i, may_be_zero=True))
+
+
+def _rows(
+    columns: Mapping[str, pa.Array],
+    schema: RecordSchema,
+    good: Bools,
+    why: Callable[[int], tuple[str, str]],
+) -> Rows:
+    table = pa.table([columns[name] for name in schema.arrow.names], schema=schema.arrow)
+    if good.all():
+        return Rows(table, [])
+    refusals = [Refusal(int(i), *why(int(i))) for i in np.flatnonzero(~good)]
+    return Rows(table.filter(pa.array(good)), refusals)
+
+
+def _common(
+    records: TradeColumns | QuoteColumns,
+    instruments: Sequence[Instrument],
+    exchange: str,
+    vendor: Mapping[str, Coded | pa.StringArray | str],
+) -> dict[str, pa.Array]:
+    n_rows = len(records.ids)
+    assets = {
+        "base_asset": Coded(texts([one.base_asset for one in instruments]), records.codes),
+        "quote_asset": Coded(texts([one.quote_asset for one in instruments]), records.codes),
+    }
+    return {
+        "symbol": Coded(texts([one.symbol for one in instruments]), records.codes).as_array(),
+        "exchange": pa.repeat(exchange, n_rows),
+        "asset_class": pa.repeat("crypto", n_rows),
+        "currency": assets["quote_asset"].as_array(),
+        "source_sequence": pa.array(records.ids),
+        "ingestion_timestamp": pa.array(records.received_us).view(STAMP),
+        "platform_sequence": pa.nulls(n_rows, pa.int64()),
+        "vendor_data": text_maps({**vendor, **assets}, n_rows),
+    }
+
+
+def _decimals(written: Mapping[str, pa.Array]) -> tuple[dict[str, pa.Array], Bools]:
+    """Return exact decimals, 0 where a text does not fit, and which rows fit in all columns."""
+    together = pa.concat_arrays(written.values())
+    values, fits = _cast(together)
+    n_rows = len(together) // len(written)
+    columns = {name: values.slice(i * n_rows, n_rows) for i, name in enumerate(written)}
+    return columns, np.logical_and.reduce(fits.reshape(len(written), n_rows))
+
+
+def _cast(written: pa.Array) -> tuple[pa.Array, Bools]:
+    # Arrow refuses a whole column for one number that does not fit; Polars rounds instead.
+    if pc.all(pc.match_substring_regex(written, PLAIN)).as_py() is not False:
+        try:
+            return written.cast(DECIMAL), np.ones(len(written), np.bool_)
+        except pa.ArrowInvalid:
+            pass
+    column = pl.Series("text", written)
+    fits = column.str.contains(FITS).fill_null(False)
+    zero = pl.lit("0")
+    readable = pl.select(pl.when(fits).then(column).otherwise(zero)).to_series()
+    return readable.cast(pl.Decimal(18, 8)).to_arrow().cast(DECIMAL), fits.to_numpy()
+
+
+def _units(decimals: pa.Array) -> Ints:
+    """Return the scaled integers: 18 digits lie in the low half of each value."""
+    both = np.frombuffer(decimals.buffers()[1], np.int64).reshape(-1, 2)
+    return both[decimals.offset : decimals.offset + len(decimals), 0]
+
+
+def _side(numbers: Mapping[str, pa.Array], price: str, quantity: str) -> dict[str, pa.Array]:
+    there = pa.array((_units(numbers[price]) > 0) & (_units(numbers[quantity]) > 0))
+    return {name: pc.if_else(there, numbers[name], None) for name in (price, quantity)}
+
+
+def _in_time(times: Ints, unit: Unit, latest_us: int) -> Bools:
+    scale = PER_UNIT_US[unit]
+    in_time: Bools = (times >= EARLIEST_US // scale) & (times <= latest_us // scale)
+    return in_time
+
+
+def _why_trade(
+    trades: TradeColumns, index: int, written: Mapping[str, pa.Array], in_time: Bools, unit: Unit
+) -> tuple[str, str]:
+    if in_time[index]:
+        return _why_number(written, index, may_be_zero=False)
+    time = int(trades.times[index])
+    return "bad_time", f"time {time} is no time of a trade in {UNIT_NAMES[unit]}{_hint(time, unit)}"
+
+
+def _hint(time: int, unit: Unit) -> str:
+    other: Unit = "ms" if unit == "us" else "us"
+    in_other_us = time * PER_UNIT_US[other]
+    return f"; {UNIT_NAMES[other]}?" if EARLIEST_US <= in_other_us < LATEST_SHOWN_US else ""
+
+
+def _why_number(
+    written: Mapping[str, pa.Array], index: int, *, may_be_zero: bool
+) -> tuple[str, str]:
+    for name, column in written.items():
+        text = column[index].as_py()
+        if not re.fullmatch(FITS, text):
+            return _why_text(name, text)
+        if not may_be_zero and not text.strip("0."):
+            return "not_positive", f"{name} {text} is not positive"
+    raise AssertionError("a number that fits was refused")
+
+
+def _why_text(name: str, text: str) -> tuple[str, str]:
+    if re.fullmatch(f"-{NUMBER}", text):
+        return "negative", f"{name} {text} is negative"
+    if re.fullmatch(NUMBER, text):
+        return "overflow", f"{name} {text} does not fit decimal(18,8)"
+    return "bad_number", f"{name} {text!r} is not a number"
+
+
+def _message_ids(ids: pa.Array, *before: pa.Array | str) -> pa.Array:
+    identity = pc.binary_join_element_wise(*before, ids, "|")
+    if len(identity) < SINGLY:
+        return texts([message_id(text) for text in identity.to_pylist()])
+    column = pl.Series("text", identity).to_frame()
+    return column.select(message_ids(pl.col("text"))).to_series().to_arrow().cast(pa.string())
+
+
+def _empty_lists(n_rows: int) -> pa.Array:
+    offsets = pa.array(np.zeros(n_rows + 1, np.int32))
+    wanted = TRADE.arrow.field("trade_conditions").type
+    return pa.ListArray.from_arrays(offsets, pa.array([], pa.string()), type=wanted)

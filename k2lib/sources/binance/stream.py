@@ -1,0 +1,206 @@
+"""The stream client: one subscription kept alive over connections, hosts and faults."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from k2lib.errors import TransientError
+from k2lib.events import Event, OnEvent
+from k2lib.resilience.backoff import delays
+from k2lib.resilience.failover import Hosts
+from k2lib.resilience.windows import Window
+from k2lib.sources.binance.connection import Connection, Frames, Refused, open_connection
+from k2lib.sources.binance.venues import Venue
+
+STREAMS_A_CONNECTION: Final = 1024
+HAND_OVER_S: Final = 20.0
+LOOK_S: Final = 0.25
+
+
+@dataclass(frozen=True)
+class StreamLimits:
+    """How a stream waits: seconds, and connection attempts per five minutes."""
+
+    first_delay_s: float = 5.0
+    longest_delay_s: float = 60.0
+    life_s: float = 23 * 3600 + 50 * 60
+    stale_s: float = 30.0
+    attempts: int = 300
+    attempts_span_s: float = 300.0
+
+
+class Stream:
+    """Keeps one connection open with all of its streams, over any of the venue's hosts.
+
+    A planned end (`serverShutdown`, the age of the connection, a silent stream) opens the next
+    connection before the old one is closed. Trades that both bring are told apart by their ids.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[str],
+        *,
+        venue: Venue,
+        hosts: Hosts,
+        inbox: Frames,
+        attempts: Window,
+        limits: StreamLimits,
+        on_event: OnEvent,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        if len(streams) > STREAMS_A_CONNECTION:
+            raise ValueError(f"{len(streams)} streams: a connection takes {STREAMS_A_CONNECTION}")
+        self._streams = streams
+        self._venue = venue
+        self._hosts = hosts
+        self._inbox = inbox
+        self._attempts = attempts
+        self._limits = limits
+        self._on_event = on_event
+        self._draw = draw
+        self._life_s = limits.life_s * (1 - 0.02 * draw())
+        self._current: Connection | None = None
+        self._frames_seen = 0
+        self._closing: set[asyncio.Task[None]] = set()
+        self._delays = self._fresh_delays()
+
+    @property
+    def host(self) -> str | None:
+        """The host of the open connection."""
+        return None if self._current is None else self._current.host
+
+    async def run(self) -> None:
+        """Stay connected until cancelled.
+
+        Raises:
+            TransientError: every host refuses for good; the message says why each does.
+        """
+        try:
+            current = await self._open()
+            while True:
+                reason = await self._over(current)
+                if current.ended:
+                    self._lost(current, reason)
+                    current = await self._open()
+                else:
+                    current = await self._hand_over(current, reason)
+        finally:
+            await self._close_all()
+
+    def leave(self, reason: str) -> None:
+        """Move to another host, as this one is silent: that counts as its failure."""
+        if self._current is not None:
+            self._hosts.failed(self._current.host)
+            self._current.leave(reason)
+
+    def look(self) -> None:
+        """Count data that go on as another success; called about once a second."""
+        current = self._current
+        if current is not None and current.frames > self._frames_seen:
+            self._frames_seen = current.frames
+            self._hosts.succeeded(current.host)
+
+    async def _over(self, current: Connection) -> str:
+        left_s = self._life_s - (time.monotonic() - current.opened)
+        try:
+            return await asyncio.wait_for(asyncio.shield(current.over), max(left_s, 0))
+        except TimeoutError:
+            current.leave("24 hours are nearly over")
+            return await current.over
+
+    async def _open(self) -> Connection:
+        """Open and subscribe at the first host that lets us, however long that takes."""
+        while True:
+            await self._pause(self._attempts.wait_s(), "connection attempts are limited")
+            host = await self._pick()
+            self._attempts.take()
+            try:
+                return await self._try(host)
+            except Refused as exc:
+                self._refused(host, exc)
+            if self._hosts.all_tried():
+                await self._pause(next(self._delays), "every host failed")
+
+    async def _pick(self) -> str:
+        while (host := self._hosts.pick()) is None:
+            wait_s = self._hosts.opens_in_s()
+            if wait_s is None:
+                told = "; ".join(f"{url}: {why}" for url, why in self._hosts.banned.items())
+                raise TransientError(f"{self._venue.exchange} lets us in nowhere: {told}")
+            await self._pause(max(wait_s, LOOK_S), "every host rests")
+        return host
+
+    async def _try(self, host: str) -> Connection:
+        self._tell("connection_opening", host=host)
+        connection = await open_connection(
+            host,
+            exchange=self._venue.exchange,
+            tls=self._venue.tls,
+            inbox=self._inbox,
+            on_data=lambda: self._succeeded(host),
+        )
+        try:
+            await connection.subscribe(self._streams)
+        except BaseException:
+            self._dismiss(connection)
+            raise
+        self._current, self._frames_seen = connection, 0
+        self._tell("connection_opened", host=host)
+        return connection
+
+    async def _hand_over(self, old: Connection, reason: str) -> Connection:
+        """Let the next connection bring data before the old one goes."""
+        new = await self._open()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(new.has_data.wait(), HAND_OVER_S)
+        self._dismiss(old)
+        self._tell("connection_rotated", old=old.host, new=new.host, reason=reason)
+        return new
+
+    def _lost(self, connection: Connection, reason: str) -> None:
+        self._current = None
+        self._hosts.failed(connection.host)
+        self._dismiss(connection)
+        self._tell("connection_lost", host=connection.host, reason=reason)
+
+    def _refused(self, host: str, exc: Refused) -> None:
+        self._tell("connection_refused", host=host, reason=str(exc), status=exc.status)
+        if exc.lasting:
+            self._hosts.ban(host, str(exc))
+            self._tell("host_banned", host=host, reason=str(exc))
+        else:
+            self._hosts.failed(host)
+        if exc.rest_s is not None:
+            self._hosts.rest(host, exc.rest_s)
+
+    def _succeeded(self, host: str) -> None:
+        """Only data are a success: a host may take connections and give nothing."""
+        self._hosts.succeeded(host)
+        self._delays = self._fresh_delays()
+
+    async def _pause(self, delay_s: float, reason: str) -> None:
+        if delay_s > 0:
+            self._tell("reconnect_waiting", delay_s=delay_s, reason=reason)
+            await asyncio.sleep(delay_s)
+
+    def _fresh_delays(self) -> Iterator[float]:
+        limits = self._limits
+        return delays(limits.first_delay_s, limits.longest_delay_s, draw=self._draw)
+
+    def _dismiss(self, connection: Connection) -> None:
+        task = asyncio.create_task(connection.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _close_all(self) -> None:
+        if self._current is not None:
+            self._dismiss(self._current)
+            self._current = None
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _tell(self, name: str, **fields: object) -> None:
+        self._on_event(Event(name, fields))

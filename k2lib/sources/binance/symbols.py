@@ -1,0 +1,115 @@
+"""Instruments of Binance: base and quote asset as the venue lists them, never guessed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final
+
+import msgspec
+
+from k2lib.errors import ConfigError, RecordError
+
+NEAREST: Final = 3
+TRADING: Final = "TRADING"
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """One symbol and its assets; `listed` is False where they come from the shipped table."""
+
+    symbol: str
+    base_asset: str
+    quote_asset: str
+    listed: bool = True
+
+
+class _Symbol(msgspec.Struct):
+    symbol: str
+    status: str
+    baseAsset: str
+    quoteAsset: str
+
+
+class _ExchangeInfo(msgspec.Struct):
+    symbols: list[_Symbol]
+
+
+_PAIRS: Final = (
+    *("BTC/USDT", "ETH/USDT", "BNB/USDT", "SOL/USDT", "XRP/USDT", "ADA/USDT", "DOGE/USDT"),
+    *("TRX/USDT", "LTC/USDT", "BCH/USDT", "LINK/USDT", "DOT/USDT", "AVAX/USDT", "XLM/USDT"),
+    *("ETC/USDT", "ATOM/USDT", "UNI/USDT", "NEAR/USDT", "FIL/USDT", "AAVE/USDT", "SHIB/USDT"),
+    *("PEPE/USDT", "SUI/USDT", "USDC/USDT", "BTC/USDC", "ETH/USDC", "BTC/EUR", "ETH/EUR"),
+    *("EUR/USDT", "ETH/BTC", "BNB/BTC", "SOL/BTC", "XRP/BTC", "LTC/BTC", "BTC/USD", "ETH/USD"),
+)
+FALLBACK: Final = {
+    base + quote: Instrument(base + quote, base, quote, listed=False)
+    for base, quote in (pair.split("/") for pair in _PAIRS)
+}
+
+
+def read_exchange_info(body: bytes, symbols: Sequence[str]) -> dict[str, Instrument]:
+    """Read the instruments that `symbols` name from a reply of `/api/v3/exchangeInfo`.
+
+    Raises:
+        ConfigError: a symbol is unknown, and which ones are near; or it is not trading.
+        RecordError: the body is no such reply.
+    """
+    listed = {one.symbol: one for one in _decode(body).symbols}
+    _check_known(symbols, listed)
+    halted = {name: listed[name].status for name in symbols if listed[name].status != TRADING}
+    if halted:
+        told = ", ".join(f"{name} is {status}" for name, status in halted.items())
+        raise ConfigError(f"not trading now: {told}; leave it out, or try again later")
+    return {
+        name: Instrument(name, listed[name].baseAsset, listed[name].quoteAsset) for name in symbols
+    }
+
+
+def fallback_instruments(symbols: Sequence[str]) -> dict[str, Instrument]:
+    """Return the instruments from the table shipped with k2lib: some big pairs.
+
+    Raises:
+        ConfigError: a symbol is not in it; its assets are not guessed from its name.
+    """
+    missing = [name for name in symbols if name not in FALLBACK]
+    if missing:
+        raise ConfigError(
+            f"base and quote asset of {', '.join(missing)} are not known without Binance's "
+            f"exchangeInfo; known are {', '.join(FALLBACK)}"
+        )
+    return {name: FALLBACK[name] for name in symbols}
+
+
+def read_assets(texts: Sequence[str]) -> dict[str, Instrument]:
+    """Read instruments that a person gives as `BASE/QUOTE`, for example `WIF/USDT`.
+
+    Raises:
+        ConfigError: a text is not two assets.
+    """
+    instruments = [_pair(text) for text in texts]
+    return {instrument.symbol: instrument for instrument in instruments}
+
+
+def _pair(text: str) -> Instrument:
+    base, _, quote = text.strip().upper().partition("/")
+    if not (base.isalnum() and quote.isalnum()):
+        raise ConfigError(f"{text!r} is no pair of assets: give it as BASE/QUOTE, like BTC/USDT")
+    return Instrument(base + quote, base, quote)
+
+
+def _decode(body: bytes) -> _ExchangeInfo:
+    try:
+        return msgspec.json.decode(body, type=_ExchangeInfo)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise RecordError(f"no exchangeInfo: {exc}; it begins {body[:100]!r}") from exc
+
+
+def _check_known(symbols: Sequence[str], listed: Mapping[str, object]) -> None:
+    unknown = [name for name in symbols if name not in listed]
+    if not unknown:
+        return
+    told = []
+    for name in unknown:
+        near = get_close_matches(name.upper(), listed, n=NEAREST)
+        told.append(f"{name} (near: {', '.join(near)})" if near else name)
+    raise ConfigError(f"Binance has no symbol {', '.join(told)}")
