@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
+from waiting import wait_until
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Opcode
 from websockets.sync.client import ClientConnection, connect
@@ -15,6 +16,8 @@ from k2lib.exchange import OfflineExchange
 
 START = 1_767_225_600.0
 PATIENCE_S = 20.0
+# Made once: reading the system's authorities takes longer than a request.
+_PUBLIC = ssl.create_default_context()
 
 
 class SetClock:
@@ -41,7 +44,7 @@ def stream(
 ) -> Iterator[ClientConnection]:
     """Open a stream connection that sends no pings of its own."""
     url = exchange.ws_urls[host] + path
-    defaults = {"compression": None, "ping_interval": None, "close_timeout": 1, "max_queue": None}
+    defaults = {"compression": None, "ping_interval": None, "close_timeout": 0.2, "max_queue": None}
     options = {**defaults, **options}
     with connect(url, ssl=tls, **options) as ws:
         yield ws
@@ -87,7 +90,15 @@ def _messages(ws: ClientConnection) -> Iterator[Any]:
 def get(exchange: OfflineExchange, path: str, *, host: int = 0, **params: Any) -> httpx2.Response:
     """Ask over REST; `path` without a slash is an endpoint."""
     path = path if path.startswith("/") else f"/api/v3/{path}"
-    return httpx2.get(exchange.rest_urls[host] + path, params=params or None)
+    return httpx2.get(exchange.rest_urls[host] + path, params=params or None, verify=_PUBLIC)
+
+
+def pass_time(exchange: OfflineExchange, clock: SetClock, seconds: float) -> None:
+    """Let time pass, and wait until the exchange has done what it brings."""
+    clock.advance(seconds)
+    book = exchange.book("BTCUSDT")
+    due = book.sequence.next_id(int(clock.now * 1e6)) - 1
+    wait_until(lambda: exchange.truth("BTCUSDT").last_id >= due)
 
 
 def historical(exchange: OfflineExchange, from_id: int, *, limit: int = 1000) -> list[int]:

@@ -96,6 +96,10 @@ RULES: dict[tuple[str, str], tuple[Callable[[Watched], None], Callable[[Watched]
         lambda w: w.hear("sink_paused", table="trades_v2", reason="the catalog is locked"),
         lambda w: w.hear("batch_done", table="trades_v2", added=1, doubles=0, dead_letters=0),
     ),
+    ("feed_paused", ""): (
+        lambda w: w.hear("feed_paused", reason="Kafka does not answer"),
+        lambda w: w.hear("feed_resumed"),
+    ),
     ("redis_gone", ""): (
         lambda w: w.hear("state_lost", reason="refused"),
         lambda w: w.hear("state_restored"),
@@ -213,7 +217,13 @@ def test_a_gap_that_cannot_be_filled_now_fires_at_once(watched: Watched) -> None
     assert "HTTP 503" in watched.told[0].summary
 
 
-@pytest.mark.parametrize("state", ["covered", "none_at_venue", "lost"])
+def test_ids_that_the_venue_does_not_have_are_no_alarm(watched: Watched) -> None:
+    watched.hear("gap_noticed", **GAP)
+    closed(watched, "none_at_venue")
+    assert watched.said() == []
+
+
+@pytest.mark.parametrize("state", ["covered", "lost"])
 def test_a_gap_closed_without_its_trades_says_so(watched: Watched, state: str) -> None:
     gap_stays(watched)
     closed(watched, state)

@@ -271,6 +271,9 @@ def test_a_malformed_field_is_named() -> None:
         ("0.00000000", "not_positive", "0.00000000 is not positive"),
         ("10000000000", "overflow", "10000000000 does not fit decimal(18,8)"),
         ("1.123456789", "overflow", "1.123456789 does not fit decimal(18,8)"),
+        (f"{2**128 + 1}", "overflow", f"{2**128 + 1} does not fit decimal(18,8)"),
+        ("1" + "0" * 39, "overflow", f"1{'0' * 39} does not fit decimal(18,8)"),
+        ("0." + "0" * 39 + "1", "overflow", f"0.{'0' * 39}1 does not fit decimal(18,8)"),
     ],
 )
 @pytest.mark.parametrize("name", ["price", "quantity"])
@@ -281,13 +284,19 @@ def test_a_number_that_does_not_fit_is_refused(
     assert refused(frame) == (reason, f"{name} {told}")
 
 
-@pytest.mark.parametrize("number", ["9999999999.99999999", "0.00000001", "1.5000000000", "001"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        *("9999999999.99999999", "0.00000001", "1.5000000000", "001"),
+        *("1.5" + "0" * 60, "0" * 100 + "1.5", "0" * 100 + "1.5" + "0" * 100),
+    ],
+)
 def test_a_number_that_fits_is_exact(number: str) -> None:
     row = trade(stream_frame(Fact(price=number, quantity=number)))
     assert (row["price"], row["quantity"]) == (Decimal(number), Decimal(number))
 
 
-@given(st.text("0123456789.-e+", min_size=1, max_size=24))
+@given(st.text("0123456789.-e+", min_size=1, max_size=24) | st.text("019.", max_size=60))
 def test_a_number_is_the_same_alone_and_beside_one_that_is_refused(number: str) -> None:
     frame = stream_frame(Fact(price=number))
     beside = parsed(frame, stream_frame(Fact(price="x")))

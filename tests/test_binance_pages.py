@@ -19,7 +19,7 @@ from binance_facts import (
     rest_body,
     stream_frame,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k2lib.errors import RecordError
@@ -85,10 +85,11 @@ FACTS_OF_A_SYMBOL = st.lists(
         time_us=st.integers(1_483_228_800_000_000, LATEST_US),
         buyer_is_maker=st.booleans(),
     ),
-    max_size=40,
+    max_size=12,
 )
 
 
+@settings(max_examples=30)
 @given(FACTS_OF_A_SYMBOL)
 def test_a_trade_is_the_same_wherever_it_was_read(facts: list[Fact]) -> None:
     wanted = core(streamed(facts))
@@ -97,6 +98,7 @@ def test_a_trade_is_the_same_wherever_it_was_read(facts: list[Fact]) -> None:
     assert core(archived(facts, "us")) == wanted
 
 
+@settings(max_examples=30)
 @given(FACTS_OF_A_SYMBOL)
 def test_in_milliseconds_a_trade_is_the_same_but_for_the_rest_of_its_time(
     facts: list[Fact],

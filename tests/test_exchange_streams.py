@@ -198,6 +198,7 @@ def test_a_ping_comes_in_time_and_a_pong_keeps_the_connection(clock: SetClock) -
         for _ in range(8):
             clock.advance(20)
             asked(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
+            ws.pong()
     assert clock.now == START + 160
 
 
@@ -237,6 +238,7 @@ def test_too_many_attempts_are_refused_for_a_while(clock: SetClock) -> None:
             pass
 
 
+@pytest.mark.slow
 def test_a_slow_reader_is_cut_off_and_hurts_no_other() -> None:
     limits = Limits(buffer_bytes=1_000_000)
     with (

@@ -44,6 +44,7 @@ SERVED = {
     "k2_freshness_seconds",
     "k2_sink_commit_seconds",
     "k2_sink_doubles",
+    "k2_sink_lag_records",
     "k2_sink_paused",
     "k2_sink_rows",
 }
@@ -159,6 +160,11 @@ def scraped(url: str) -> dict[str, list[tuple[dict[str, str], float]]]:
         ("dead_letters_sent", {"table": "t", "count": 9}, "dead_letters_total", {"source": "t"}, 9),
     ],
 )
+def test_the_sinks_lag_is_what_kafka_has_beyond_it(metrics: Metrics) -> None:
+    told(metrics, "sink_lag_measured", table="t", records=17)
+    assert value(metrics, "sink_lag", table="t") == 17
+
+
 def test_an_event_is_counted(
     metrics: Metrics,
     event: str,

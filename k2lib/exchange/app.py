@@ -4,18 +4,18 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import WSMsgType, web
 
 from k2lib.errors import ConfigError
-from k2lib.exchange.archive import Archive
 from k2lib.exchange.commands import Subscriptions, answer, too_many
 from k2lib.exchange.connection import POLICY, Connection
 from k2lib.exchange.faults import FAULTS, Options
+from k2lib.exchange.floor import Floor
 from k2lib.exchange.frames import PONG, frame, text_frame
 from k2lib.exchange.host import Host
-from k2lib.exchange.limits import Refusal, Weights
+from k2lib.exchange.limits import Refusal
 from k2lib.exchange.queries import RestError
 from k2lib.exchange.rest import Request, weight_of
 from k2lib.exchange.rest import answer as rest_answer
@@ -33,28 +33,9 @@ _BODIES = {
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Exchange(Protocol):
-    """What the hosts share."""
-
-    weights: Weights
-    archive: Archive
-
-    def now(self) -> float:
-        """Return the exchange's time, in seconds since the epoch."""
-
-    def befall(self, name: str, host: int | None, options: Options) -> None:
-        """Let a fault happen."""
-
-    def state(self) -> dict[str, Any]:
-        """Return the faults that hold."""
-
-    def truths(self) -> dict[str, Any]:
-        """Return the ids made, by symbol."""
-
-
-def application(host: Host, exchange: Exchange) -> web.Application:
+def application(host: Host, floor: Floor) -> web.Application:
     """Return the application of one host."""
-    desk = _Desk(host, exchange)
+    desk = _Desk(host, floor)
     app = web.Application(middlewares=[_loopback_only, desk.refuse])
     app.on_response_prepare.append(_sign)
     app.add_routes(
@@ -87,15 +68,15 @@ async def _loopback_only(request: web.Request, handler: Handler) -> web.StreamRe
 class _Desk:
     """The handlers of one host."""
 
-    def __init__(self, host: Host, exchange: Exchange) -> None:
+    def __init__(self, host: Host, floor: Floor) -> None:
         self._host = host
-        self._exchange = exchange
+        self._floor = floor
 
     @web.middleware
     async def refuse(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse what a fault refuses, and who tries too often."""
         kind = _kind(request)
-        now = self._exchange.now()
+        now = self._floor.now()
         refusal = self._refusal(kind, now)
         if refusal is not None:
             return _refused(refusal)
@@ -121,7 +102,7 @@ class _Desk:
         )
         if too_many(_names(request), subscriptions):
             return web.json_response({"code": 2, "msg": "too many streams"}, status=400)
-        opened_at = self._exchange.now()
+        opened_at = self._floor.now()
         ws = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=1 << 20)
         await ws.prepare(request)
         connection = Connection(
@@ -144,15 +125,15 @@ class _Desk:
             message = await ws.receive()
             if message.type not in (WSMsgType.TEXT, WSMsgType.PING, WSMsgType.PONG):
                 return
-            if not connection.took(self._exchange.now()):
+            if not connection.took(self._floor.now()):
                 await connection.close(POLICY, "Too many requests")
                 return
             _respond(message.type, message.data, connection)
 
     async def rest(self, request: web.Request) -> web.Response:
         """Answer a REST request, unless it is one too many."""
-        name, now = request.match_info["name"], self._exchange.now()
-        weights = self._exchange.weights
+        name, now = request.match_info["name"], self._floor.now()
+        weights = self._floor.weights
         refusal = weights.take(weight_of(name, request.query), now=now)
         response = _refused(refusal) if refusal else self._answer(name, request, now)
         response.headers[_WEIGHT] = str(weights.used)
@@ -180,9 +161,9 @@ class _Desk:
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         """Give out a file of the archive, whole or damaged as the faults have it."""
-        path, now = request.match_info["path"], self._exchange.now()
+        path, now = request.match_info["path"], self._floor.now()
         conditions = self._host.conditions
-        found: Path | None = await asyncio.to_thread(self._exchange.archive.file, path, now)
+        found: Path | None = await asyncio.to_thread(self._floor.archive.file, path, now)
         if found is None:
             return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")
         content = await asyncio.to_thread(found.read_bytes)
@@ -195,11 +176,11 @@ class _Desk:
 
     async def truth(self, _request: web.Request) -> web.Response:
         """Tell which ids were made."""
-        return web.json_response(self._exchange.truths())
+        return web.json_response(self._floor.truths())
 
     async def faults(self, _request: web.Request) -> web.Response:
         """Tell which faults there are, and which hold."""
-        return web.json_response({"active": self._exchange.state(), "known": dict(FAULTS)})
+        return web.json_response({"active": self._floor.state(), "known": dict(FAULTS)})
 
     async def befall(self, request: web.Request) -> web.Response:
         """Let the fault happen that the body names."""
@@ -207,10 +188,10 @@ class _Desk:
             return web.json_response({"error": "send application/json"}, status=415)
         try:
             name, host, options = _asked(await request.text())
-            self._exchange.befall(name, host, options)
+            self._floor.befall(name, host, options)
         except ConfigError as exc:
             return web.json_response({"error": str(exc)}, status=400)
-        return web.json_response({"active": self._exchange.state()})
+        return web.json_response({"active": self._floor.state()})
 
 
 def _asked(text: str) -> tuple[str, int | None, Options]:

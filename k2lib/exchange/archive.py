@@ -108,9 +108,10 @@ def _chunks(book: Book, span: Span, limit: int | None) -> Iterator[Trades]:
     first = book.sequence.id_at(int(span.start_s * US))
     end = min(book.next_id, book.sequence.id_at(int(span.end_s * US)))
     left = max(0, end - first) if limit is None else limit
-    for begin in range(first, end, _CHUNK):
-        trades = book.trades(begin, min(end, begin + _CHUNK)).take(slice(0, left))
+    while first < end and left:
+        trades = book.trades_from(first, min(left, _CHUNK), end=end)
         left -= len(trades)
+        first = int(trades.id[-1]) + 1 if len(trades) else end
         yield trades
 
 
@@ -173,8 +174,7 @@ class Archive:
 
     def _make(self, path: Path, symbol: str, span: Span, kind: str) -> None:
         # A book of its own: this runs in a thread, beside the one that trades.
-        now = self._market.books[symbol]
-        book = Book(now.sequence.twin(), now.first_id, now.next_id, now.at_us, void=list(now.void))
+        book = self._market.books[symbol].copy()
         part = Path(mkdtemp(dir=self._folder))
         written = _write(part / path.name, book, span, kind=kind, limit=None)
         checksum = f"{path.name}.CHECKSUM"

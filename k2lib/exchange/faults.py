@@ -8,8 +8,8 @@ from k2lib.errors import ConfigError
 
 Options = dict[str, Any]
 
-# What each fault can be told, and what it does untold. `s` is how long it lasts in seconds,
-# `n` how many trades, frames or attempts it takes; a fault with either ends by itself.
+# What each fault can be told, and what it does untold. `s` is how long it lasts in seconds (None:
+# until healed), `n` how many trades, frames or attempts it takes; where both are given, `n` counts.
 FAULTS: Mapping[str, Options] = {
     "cut": {},
     "close": {"code": 1001},
@@ -46,8 +46,11 @@ FAULTS: Mapping[str, Options] = {
     "archive_truncated": {"s": 30.0, "n": None},
     "heal": {},
 }
-_NUMBERS = {"s", "n", "code", "status", "retry_after_s", "lag_s", "from_id", "to_id", "bytes_per_s"}
-_WHOLE = _NUMBERS - {"s", "retry_after_s", "lag_s"}
+_WHOLE = {"n", "code", "status", "from_id", "to_id", "bytes_per_s"}
+_FLAGS = {"ws", "rest", "new", "cut"}
+_WITHIN = {"status": range(400, 600), "code": range(1000, 5000)}
+# What may be None although it is not so by default: for ever, or no error but silence.
+_OPEN = {(name, "s") for name in FAULTS if name != "shutdown"} | {("rest_missing", "status")}
 
 
 def checked(name: str, options: Options) -> Options:
@@ -62,7 +65,8 @@ def checked(name: str, options: Options) -> Options:
     for option, value in options.items():
         if option not in known:
             raise ConfigError(f"fault {name!r} has no option {option!r}; it has {_named(known)}")
-        if not _fits(option, value):
+        open_ended = value is None and (known[option] is None or (name, option) in _OPEN)
+        if not open_ended and not _fits(option, value):
             raise ConfigError(f"fault {name!r}: {option}={value!r} is not what it can be")
     return {**known, **options}
 
@@ -72,14 +76,14 @@ def _named(known: Options) -> str:
 
 
 def _fits(option: str, value: object) -> bool:
-    if value is None:
-        return option not in {"code", "bytes_per_s"}
+    if option in _FLAGS:
+        return isinstance(value, bool)
     if option == "symbol":
         return isinstance(value, str)
-    if option not in _NUMBERS:
-        return isinstance(value, bool)
     kind = int if option in _WHOLE else int | float
-    return isinstance(value, kind) and not isinstance(value, bool) and value >= 0
+    if not isinstance(value, kind) or isinstance(value, bool):
+        return False
+    return value in _WITHIN[option] if option in _WITHIN else value >= 0
 
 
 @dataclass

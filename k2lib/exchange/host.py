@@ -10,7 +10,7 @@ from typing import Any
 from k2lib.errors import ConfigError
 from k2lib.exchange.batch import Batch
 from k2lib.exchange.connection import GOING_AWAY, Connection
-from k2lib.exchange.faults import Condition, Conditions, Options
+from k2lib.exchange.faults import Conditions, Options
 from k2lib.exchange.frames import broken_frames
 from k2lib.exchange.limits import Limits, Recent
 from k2lib.exchange.market import Market
@@ -37,6 +37,7 @@ class Host:
         self._factory: Any = None
         self._listening = False
         self._ticked_at: float | None = None
+        self._owed_bytes = 0.0
 
     @property
     def port(self) -> int:
@@ -110,10 +111,6 @@ class Host:
         if stall is not None and stall.options["new"]:
             connection.stall(stall.ends_at)
 
-    def waiting(self, now: float) -> list[Condition]:
-        """Return the faults that hold now."""
-        return self.conditions.active(now)
-
     async def end(self) -> None:
         """Let go of everything."""
         for connection in list(self.connections):
@@ -129,7 +126,12 @@ class Host:
         if self.conditions.find("burst", now=now) is not None:
             return 0
         slow = self.conditions.find("slow", now=now)
-        return None if slow is None else max(1, int(slow.options["bytes_per_s"] * passed))
+        if slow is None:
+            return None
+        self._owed_bytes += slow.options["bytes_per_s"] * passed
+        most = int(self._owed_bytes)
+        self._owed_bytes -= most
+        return most
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,16 @@ class Book:
         made = range(self.first_id, self.next_id)
         void = frozenset(number for ids in self.void for number in ids if number in made)
         return Truth(self.first_id, self.next_id - 1, void)
+
+    def told(self) -> dict[str, Any]:
+        """Return the ids made so far as JSON, void ones as first and last of each range."""
+        made = self.next_id - 1
+        void = [[ids.start, min(ids.stop - 1, made)] for ids in self.void if ids.start <= made]
+        return {"first_id": self.first_id, "last_id": made, "void": void}
+
+    def copy(self) -> "Book":
+        """Return the book as it is now, for use in another thread."""
+        return replace(self, sequence=self.sequence.twin(), void=list(self.void))
 
     def make_void(self, count: int) -> range:
         """Let the next ids never happen, beginning with a whole order; return them."""

@@ -145,13 +145,13 @@ def _agg_trades(request: Request) -> str:
 
 def _orders(book: Book, window: Window, *, end: int) -> Orders:
     if window.end_us is not None:
-        end = min(end, book.sequence.id_at(window.end_us + 1))
+        end = min(end, book.sequence.id_at(min(window.end_us, book.at_us) + 1))
     last = book.order_of(end - 1) + 1 if end else 0
     if window.from_id is not None:
         return book.orders_from(window.from_id, window.limit, end=last)
     if window.start_us is None:
         return book.newest_orders(window.limit, end=last)
-    first = book.sequence.id_at(window.start_us)
+    first = book.sequence.id_at(min(window.start_us, book.at_us + 1))
     return book.orders_from(book.order_of(first), window.limit, end=last)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from collections.abc import Sequence as Many
 from typing import Any
 
+from k2lib.exchange.floor import Script
 from k2lib.exchange.market import Truth
-from k2lib.exchange.offline import OfflineExchange, Script
+from k2lib.exchange.offline import OfflineExchange
 
 
 def run(

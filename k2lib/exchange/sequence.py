@@ -20,6 +20,7 @@ from k2lib.exchange.columns import (
     UInt64s,
     aggregates,
     joined,
+    no_trades,
 )
 from k2lib.exchange.instruments import Instrument, fraction_of, instrument, key_of
 
@@ -96,9 +97,10 @@ class Sequence:
     def trades(self, first: int, end: int) -> Trades:
         """Return the trades with first ≤ id < end; there are none below 0."""
         first = max(0, first)
-        end = max(first, end)
+        if end <= first:
+            return no_trades()
         low = (first - self._origin_id) // BLOCK
-        high = max(low, (end - 1 - self._origin_id) // BLOCK)
+        high = (end - 1 - self._origin_id) // BLOCK
         rows = joined([self._block(number) for number in range(low, high + 1)])
         begin = first - int(rows.id[0])
         return rows.take(slice(begin, begin + end - first))

@@ -12,6 +12,7 @@ from k2lib.sources.binance.gaps import Gap, uncovered
 from k2lib.sources.binance.ids import Hole, IdArray, Ids
 
 NOTED_AT_MOST: Final = 20
+EDGES_AT_MOST: Final = 1000
 
 
 @dataclass
@@ -59,7 +60,9 @@ class GapBook:
         self._grace_s = grace_s
         self._clock = clock
         self._reached: dict[str, deque[tuple[float, int]]] = {symbol: deque() for symbol in known}
-        self._edges: dict[str, list[tuple[int, int, int | None, int]]] = {s: [] for s in known}
+        self._edges: dict[str, deque[tuple[int, int, int | None, int]]] = {
+            symbol: deque(maxlen=EDGES_AT_MOST) for symbol in known
+        }
         for symbol in known:
             self._mark(symbol, float("-inf"))
 
@@ -73,7 +76,7 @@ class GapBook:
         return self._known[gap.symbol].ids.missing(gap.from_id, gap.to_id)
 
     def add(self, symbol: str, ids: IdArray, times_us: IdArray) -> npt.NDArray[np.bool_]:
-        """Take trades as they came; return which of them are new."""
+        """Take trades as they came; return which of them are new, as single trades."""
         known = self._known[symbol]
         before = known.ids.next_id
         new = known.ids.add(ids)
@@ -84,12 +87,7 @@ class GapBook:
                 self._edges[symbol].append((before, after, known.last_us, int(times_us.max())))
             known.last_us = int(times_us.max())
             self._mark(symbol, self._clock())
-        return new
-
-    def came_late(self, gap_id: str, ids: IdArray) -> None:
-        """Take single trades of a gap that was covered by aggregates."""
-        if gap_id in self._open:
-            self._open[gap_id].covered.add(ids)
+        return new if new.all() else new | self._add_covered(symbol, ids)
 
     def explain(
         self,
@@ -111,10 +109,11 @@ class GapBook:
         if one is None:
             return
         ids = self._known[one.gap.symbol].ids
-        one.absent += sum(_explained(where, absent) for where in (ids, one.covered))
-        one.dead += sum(_explained(where, dead) for where in (ids, one.covered))
-        for low, high in covered:
-            one.covered.holes += ids.missing(low, high)
+        places = (ids, one.covered)
+        one.absent += sum(_explained(where, _within(one.gap, absent)) for where in places)
+        one.dead += sum(_explained(where, _within(one.gap, dead)) for where in places)
+        for low, high in _within(one.gap, covered):
+            one.covered = Ids(one.gap.to_id + 1, [*one.covered.holes, *ids.missing(low, high)])
             ids.explain(low, high)
         if note and len(one.notes) < NOTED_AT_MOST:
             one.notes.append(note)
@@ -134,7 +133,8 @@ class GapBook:
             one.reported = _count(one.covered.holes)
             note = "; ".join(one.notes) or "every id came as a single trade"
             if one.dead:
-                one.gap = one.gap.lost(absent=one.absent + one.dead, note=note)
+                gone = one.absent + one.dead
+                one.gap = one.gap.lost(covered=one.reported, absent=gone, note=note)
             else:
                 one.gap = one.gap.closed(covered=one.reported, absent=one.absent, note=note)
             done.append(one.gap)
@@ -148,9 +148,18 @@ class GapBook:
         if one is None:
             return None
         left = self.missing(one.gap)
-        for low, high in left:
-            self._known[one.gap.symbol].ids.explain(low, high)
-        return one.gap.lost(absent=one.absent + _count([*left, *one.covered.holes]), note=note)
+        self._known[one.gap.symbol].ids.explain(one.gap.from_id, one.gap.to_id)
+        gone = one.absent + one.dead + _count(left)
+        return one.gap.lost(covered=_count(one.covered.holes), absent=gone, note=note)
+
+    def _add_covered(self, symbol: str, ids: IdArray) -> npt.NDArray[np.bool_]:
+        """Take trades that were known from aggregates; return which of them were."""
+        new = np.zeros(len(ids), bool)
+        for one in self._open.values():
+            if one.gap.symbol == symbol and one.covered.holes:
+                inside = (ids >= one.gap.from_id) & (ids <= one.gap.to_id)
+                new[inside] |= one.covered.add(ids[inside])
+        return new
 
     def _is_past(self, gap: Gap) -> bool:
         next_id = self._known[gap.symbol].ids.next_id
@@ -173,10 +182,9 @@ class GapBook:
         return [self._gap(symbol, hole) for hole in due]
 
     def _gap(self, symbol: str, hole: Hole) -> Gap:
-        self._edges[symbol] = self._edges[symbol][-NOTED_AT_MOST:]
         gap = Gap(self._exchange, symbol, *hole)
         for low, high, after_us, before_us in self._edges[symbol]:
-            if low <= hole[0] <= high:
+            if low <= hole[0] < high:
                 return replace(gap, after_us=after_us, before_us=before_us)
         return gap
 
@@ -194,8 +202,14 @@ class GapBook:
 
 
 def _opened(gap: Gap, covered: Iterable[Hole] = ()) -> _Open:
-    ids = Ids(gap.to_id + 1, covered)
-    return _Open(gap, ids, reported=_count(ids.holes))
+    """Of an earlier run's gap, absent ids are among the covered ones until asked for again."""
+    return _Open(gap, Ids(gap.to_id + 1, covered), reported=gap.covered + gap.absent)
+
+
+def _within(gap: Gap, holes: Iterable[Hole]) -> list[Hole]:
+    """Cut to the gap: an aggregate may reach into ids that came, or into another gap."""
+    cut = ((max(low, gap.from_id), min(high, gap.to_id)) for low, high in holes)
+    return [part for part in cut if part[0] <= part[1]]
 
 
 def _explained(where: Ids, holes: Iterable[Hole]) -> int:

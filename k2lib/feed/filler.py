@@ -4,8 +4,9 @@ import heapq
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from k2lib.events import Event, OnEvent
 from k2lib.model.dead_letters import DeadLetter
 from k2lib.model.schemas import TRADE
 from k2lib.resilience.backoff import delays
-from k2lib.sources.binance.gaps import Gap, absent_ids, uncovered
+from k2lib.sources.binance.gaps import Gap, absent_ids
 from k2lib.sources.binance.ids import Hole, IdArray, Ids
 from k2lib.sources.binance.pages import Aggregate, Page, aggregates_page, single_trades, trades_page
 from k2lib.sources.binance.rest import (
@@ -27,12 +28,15 @@ from k2lib.sources.binance.rest import (
     RestUnavailableError,
 )
 from k2lib.sources.binance.symbols import Instrument
+from k2lib.sources.binance.venues import exchange_of
 
 PAGE: Final = 1000
 TRADES_WEIGHT: Final = 25
 AGGREGATES_WEIGHT: Final = 4
 A_DAY_US: Final = 24 * 3600 * 1_000_000
 NOTED_AT_MOST: Final = 20
+NO_ROWS: Final = TRADE.arrow.empty_table()
+NO_IDS: Final = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,21 @@ class Fill:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Ids of a gap that are still to be asked for."""
+    """Ids of a gap that are still to be asked for: the holes of `left`."""
 
     gap: Gap
-    holes: list[Hole]
+    left: Ids
     late: bool = False
     waits: Iterator[float] = field(default_factory=lambda: delays(0.5, 30.0))
+
+    @property
+    def span(self) -> Hole:
+        """The first and the last of the ids."""
+        return self.left.holes[0][0], self.left.holes[-1][1]
+
+    def missing(self, ranges: Iterable[Hole]) -> list[Hole]:
+        """Return the wanted ids among those of the ranges."""
+        return [hole for low, high in ranges for hole in self.left.missing(low, high)]
 
 
 class Filler:
@@ -92,7 +105,7 @@ class Filler:
 
     def fill(self, gap: Gap, holes: list[Hole], *, late: bool = False) -> None:
         """Ask for these ids of a gap; returns at once."""
-        self._asked.put(Wanted(gap, holes, late))
+        self._asked.put(Wanted(gap, Ids(gap.to_id + 1, holes), late))
 
     def run(self) -> None:
         """Work until `stop` is set."""
@@ -109,108 +122,144 @@ class Filler:
 
     def _work(self, wanted: Wanted) -> None:
         try:
-            left = self._ask(wanted)
+            self._ask(wanted)
         except RestRefusedError as exc:
-            nothing = TRADE.arrow.empty_table()
-            ids = nothing["source_sequence"].to_numpy()
-            self._deliver(Fill(wanted.gap, nothing, ids, note=str(exc), lost=True))
-            return
-        except (RestUnavailableError, RecordError) as exc:
-            self._tell("gap_fill_failed", wanted.gap, reason=str(exc))
-            asked_s = exc.wait_s if isinstance(exc, RestUnavailableError) else 0.0
-            self._plan(wanted, max(asked_s, next(wanted.waits)))
-            return
-        if left.holes:
-            self._plan(left, self._upgrade_s if left.late else next(wanted.waits))
+            self._give_up(wanted, str(exc))
+        except (RestUnavailableError, NotOfferedError, RecordError) as exc:
+            self._postpone(wanted, exc)
+        else:
+            if wanted.left.holes:
+                self._plan(wanted, self._upgrade_s if wanted.late else next(wanted.waits))
 
-    def _ask(self, wanted: Wanted) -> Wanted:
+    def _give_up(self, wanted: Wanted, reason: str) -> None:
+        """The venue will never answer; what is known from aggregates stays known from them."""
+        if not wanted.late:
+            self._deliver(Fill(wanted.gap, NO_ROWS, NO_IDS, note=reason, lost=True))
+
+    def _postpone(self, wanted: Wanted, exc: Exception) -> None:
+        if self._stop.is_set():
+            return
+        self._tell("gap_fill_failed", wanted.gap, reason=str(exc))
+        asked_s = exc.wait_s if isinstance(exc, RestUnavailableError) else 0.0
+        self._plan(wanted, max(asked_s, next(wanted.waits)))
+
+    def _ask(self, wanted: Wanted) -> None:
         """Ask for single trades, and for aggregates where no host that answers has those."""
         try:
-            return self._ask_for_trades(wanted)
+            self._ask_for_trades(wanted)
         except (NotOfferedError, RestUnavailableError):
-            if wanted.late:
-                return wanted
-            return self._ask_for_aggregates(wanted)
+            if not wanted.late:
+                self._ask_for_aggregates(wanted)
 
-    def _ask_for_trades(self, wanted: Wanted) -> Wanted:
-        left = Ids(wanted.holes[-1][1] + 1, wanted.holes)
-        for low, high in wanted.holes:
-            at = low
-            while at <= high and not self._stop.is_set():
-                fill, reached = self._ask_for_page(wanted, at, high)
-                self._deliver(fill)
-                left.add(fill.ids)
-                for hole in fill.absent + fill.dead:
-                    left.explain(*hole)
-                if reached < at:
-                    break  # the newest reach the venue's database late
-                at = reached + 1
-        return replace(wanted, holes=left.holes)
+    def _ask_for_trades(self, wanted: Wanted) -> None:
+        at, high = wanted.span
+        while at <= high and not self._stop.is_set():
+            page = self._trades(wanted.gap, at, high)
+            absent = absent_ids((at, high), page.ids)
+            self._take(wanted, page, absent=absent, why="REST has no {} either")
+            known = [*page.ids[page.ids <= high], *(end for _, end in absent)]
+            reached = int(max(known, default=at - 1))
+            if reached < at:
+                return  # the newest reach the venue's database late
+            at = next((low for low, _ in wanted.left.missing(reached + 1, high)), high + 1)
 
-    def _ask_for_page(self, wanted: Wanted, low: int, high: int) -> tuple[Fill, int]:
-        """Return what one page gives for [low, high], and up to which id all is known now."""
-        page = self._trades(wanted.gap, low, high)
-        came = page.rows["source_sequence"].to_numpy()
-        inside = (came >= low) & (came <= high)
-        dead = np.setdiff1d(page.ids[(page.ids >= low) & (page.ids <= high)], came)
-        absent = absent_ids((low, high), page.ids)
-        notes = [f"REST has no {_told(absent)} either"] if absent else []
-        notes += [f"{one} is in the dead letters" for one in dead[:NOTED_AT_MOST]]
-        fill = Fill(
-            wanted.gap,
-            page.rows.filter(pa.array(inside)),
-            came[inside],
-            absent=absent,
-            dead=[(int(one), int(one)) for one in dead],
-            note="; ".join(notes),
-            refused=page.refused,
-            late=wanted.late,
+    def _ask_for_aggregates(self, wanted: Wanted) -> None:
+        low, high = wanted.span
+        found = [one for one in self._aggregates(wanted.gap, high) if one.last_id >= low - 1]
+        inside = [one for one in found if one.last_id >= low and one.first_id <= high]
+        merged = [one for one in inside if one.first_id < one.last_id]
+        page = single_trades(inside, **self._facts(wanted.gap))
+        self._take(
+            wanted,
+            page,
+            absent=_between(found),
+            why="no aggregate has {}",
+            covered=[(one.first_id, one.last_id) for one in merged],
+            notes=[
+                f"{one.first_id}..{one.last_id} {one.price} x {one.quantity}"
+                for one in merged[:NOTED_AT_MOST]
+            ],
         )
-        known = [low - 1, *page.ids[page.ids <= high], *(end for _, end in absent)]
-        return fill, int(max(known))
+
+    def _take(
+        self,
+        wanted: Wanted,
+        page: Page,
+        *,
+        absent: list[Hole],
+        why: str,
+        covered: Iterable[Hole] = (),
+        notes: Iterable[str] = (),
+    ) -> None:
+        """Deliver what was wanted of a page, and want it no longer."""
+        low, high = wanted.span
+        ids = page.rows["source_sequence"].to_numpy()
+        inside = (ids >= low) & (ids <= high)
+        refused = np.setdiff1d(page.ids, ids)
+        dead = wanted.missing((int(one), int(one)) for one in refused)
+        absent = wanted.missing(absent)
+        if len(page.refused) > len(refused):
+            # A record without a readable id came, too: what seems absent may be that one.
+            dead, absent = dead + absent, []
+        told = [*notes]
+        told += [why.format(_told(absent))] if absent else []
+        told += [f"{_told(dead)} in the dead letters"] if dead else []
+        wanted.left.add(ids[inside])
+        for hole in absent + dead:
+            wanted.left.explain(*hole)
+        by_aggregates = self._want_later(wanted, covered)
+        self._deliver(
+            Fill(
+                wanted.gap,
+                page.rows.filter(pa.array(inside)),
+                ids[inside],
+                absent=absent,
+                covered=by_aggregates,
+                dead=dead,
+                note="; ".join(told),
+                refused=page.refused,
+                late=wanted.late,
+            )
+        )
+
+    def _want_later(self, wanted: Wanted, covered: Iterable[Hole]) -> list[Hole]:
+        """Ask again, later, for the single trades of what is known from aggregates now."""
+        holes = wanted.missing(covered)
+        for hole in holes:
+            wanted.left.explain(*hole)
+        if holes:
+            later = Wanted(wanted.gap, Ids(wanted.gap.to_id + 1, holes), late=True)
+            self._plan(later, self._upgrade_s)
+        return holes
 
     def _trades(self, gap: Gap, low: int, high: int) -> Page:
         # One more than is missing: an answer past the gap proves what is absent in it.
         limit = min(PAGE, high - low + 2)
         asked = {"symbol": gap.symbol, "fromId": low, "limit": limit}
-        reply = self._rest.get("/api/v3/historicalTrades", asked, weight=TRADES_WEIGHT)
-        return trades_page(reply.body, unit="us", **self._facts(gap))
+        body = self._get("/api/v3/historicalTrades", gap, asked, weight=TRADES_WEIGHT)
+        return trades_page(body, unit="us", **self._facts(gap))
 
-    def _ask_for_aggregates(self, wanted: Wanted) -> Wanted:
-        low, high = wanted.holes[0][0], wanted.holes[-1][1]
-        found: list[Aggregate] = []
-        while (page := self._aggregates(wanted.gap, found)) and not self._stop.is_set():
-            found += page
-            if found[-1].last_id >= high:
-                break
-        inside = [one for one in found if one.last_id >= low and one.first_id <= high]
-        rows = single_trades(inside, **self._facts(wanted.gap)).rows
-        ids = rows["source_sequence"].to_numpy()
-        merged = [one for one in inside if one.first_id < one.last_id]
-        covered = [(one.first_id, one.last_id) for one in merged]
-        note = "; ".join(
-            f"{one.first_id}..{one.last_id} {one.price} x {one.quantity}"
-            for one in merged[:NOTED_AT_MOST]
-        )
-        self._deliver(Fill(wanted.gap, rows, ids, covered=covered, note=note))
-        left = Ids(high + 1, wanted.holes)
-        left.add(ids)
-        singly = Ids(high + 1, left.holes)
-        for hole in covered:
-            left.explain(*hole)
-        if left.holes:
-            self._plan(replace(wanted, holes=left.holes), next(wanted.waits))
-        return replace(wanted, holes=uncovered(singly.holes, left.holes), late=True)
+    def _aggregates(self, gap: Gap, high: int) -> Iterator[Aggregate]:
+        """Yield aggregates from before the gap on, until one reaches its end."""
+        after_us = gap.after_us
+        if after_us is None:
+            after_us = (gap.before_us or time.time_ns() // 1000) - A_DAY_US
+        asked = {"symbol": gap.symbol, "limit": PAGE, "startTime": after_us // 1000}
+        last = -1
+        while not self._stop.is_set():
+            body = self._get("/api/v3/aggTrades", gap, asked, weight=AGGREGATES_WEIGHT)
+            page = aggregates_page(body, unit="us")
+            yield from page
+            if not page or page[-1].last_id >= high or page[-1].aggregate_id <= last:
+                return
+            last = page[-1].aggregate_id
+            asked = {"symbol": gap.symbol, "limit": PAGE, "fromId": last + 1}
 
-    def _aggregates(self, gap: Gap, found: list[Aggregate]) -> list[Aggregate]:
-        asked: dict[str, object] = {"symbol": gap.symbol, "limit": PAGE}
-        if found:
-            asked["fromId"] = found[-1].aggregate_id + 1
-        else:
-            after_us = gap.after_us or (gap.before_us or time.time_ns() // 1000) - A_DAY_US
-            asked["startTime"] = after_us // 1000
-        reply = self._rest.get("/api/v3/aggTrades", asked, weight=AGGREGATES_WEIGHT)
-        return aggregates_page(reply.body, unit="us")
+    def _get(self, path: str, gap: Gap, asked: Mapping[str, object], *, weight: int) -> bytes:
+        reply = self._rest.get(path, asked, weight=weight)
+        if (name := exchange_of(reply.host, reply.exchange)) != gap.exchange:
+            raise RecordError(f"{reply.host} is {name}, not {gap.exchange}: nothing of it is taken")
+        return reply.body
 
     def _facts(self, gap: Gap) -> dict[str, Any]:
         now_us = time.time_ns() // 1000
@@ -225,6 +274,15 @@ class Filler:
     def _tell(self, name: str, gap: Gap, **fields: object) -> None:
         told = {name: getattr(gap, name) for name in ("exchange", "symbol", "from_id", "to_id")}
         self._on_event(Event(name, {**told, "gap_id": gap.gap_id, **fields}))
+
+
+def _between(aggregates: list[Aggregate]) -> list[Hole]:
+    """Return the ids that lie between two aggregates which follow each other."""
+    return [
+        (one.last_id + 1, other.first_id - 1)
+        for one, other in pairwise(aggregates)
+        if other.aggregate_id == one.aggregate_id + 1 and other.first_id > one.last_id + 1
+    ]
 
 
 def _told(holes: list[Hole]) -> str:

@@ -1,11 +1,10 @@
 """What is known of a feed's ids when it starts: by the tables and by what Kafka has beyond them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import numpy as np
 import polars as pl
 
 from k2lib.feed.book import Known
@@ -29,6 +28,7 @@ HOLES: Final = """
         WHERE exchange = $exchange AND list_contains($symbols, symbol) AND timestamp >= $since)
     WHERE id > before + 1
 """
+AROUND: Final = 1000
 HELD: Final = """
     SELECT source_sequence AS id, epoch_us(timestamp) AS us FROM lake.trades_v2
     WHERE exchange = $exchange AND symbol = $symbol AND source_sequence BETWEEN $low AND $high
@@ -50,73 +50,114 @@ def read_known(
     """Read which ids of the symbols came, and which gaps there are.
 
     Holes nobody has noticed are looked for in the last two days; the table of gaps knows of
-    those before.
+    those before. A closed gap of which more is missing than it says is open again: its trades
+    were in a log that ended before the lake had them.
     """
-    tail = pl.DataFrame(pipeline.unread(topic_name("crypto", "trades", exchange), TRADE))
-    revisions = _revisions(exchange, pipeline, engine)
+    # The tails come first: what the sinks move into the lake meanwhile is then seen twice.
+    tail = _tail(exchange, pipeline)
+    gaps = _newest_gaps(exchange, pipeline, engine)
     asked: dict[str, object] = {"exchange": exchange, "symbols": list(symbols)}
     since = asked | {"since": datetime.now(UTC) - LOOKED_AT}
-    newest = {row["symbol"]: row for row in _rows(engine, NEWEST, asked)}
-    holes = _rows(engine, HOLES, since)
-    known = {
-        symbol: _known(
+    newest = {row["symbol"]: row for row in engine.sql(NEWEST, asked).to_dicts()}
+    holes = engine.sql(HOLES, since)
+    known = KnownIds({}, [])
+    for symbol in symbols:
+        one = _Symbol(
             newest.get(symbol),
-            [(row["low"], row["high"]) for row in holes if row["symbol"] == symbol],
-            [gap for gap in revisions if gap.symbol == symbol],
+            [row[1:] for row in holes.filter(pl.col("symbol") == symbol).iter_rows()],
+            [gap for gap in gaps if gap.symbol == symbol],
             tail.filter(pl.col("symbol") == symbol),
         )
-        for symbol in symbols
-    }
-    still_open = [gap for gap in revisions if gap.state in OPEN and gap.symbol in known]
-    return KnownIds(known, [_reopened(gap, known[gap.symbol], engine) for gap in still_open])
-
-
-def _known(
-    newest: dict[str, Any] | None, holes: list[Hole], gaps: list[Gap], tail: pl.DataFrame
-) -> Known:
-    """Holes are what no gap explains; a gap that is not closed is a hole until its ids came."""
-    closed = [(gap.from_id, gap.to_id) for gap in gaps if gap.state != "noticed"]
-    noticed = [(gap.from_id, gap.to_id) for gap in gaps if gap.state == "noticed"]
-    known = Known()
-    if newest is not None:
-        older = [hole for hole in noticed if hole[1] < newest["last_id"]]
-        unexplained = uncovered(holes, [*closed, *older])
-        known = Known(Ids(newest["last_id"] + 1, [*unexplained, *older]), newest["last_us"])
-    ids = tail["source_sequence"].drop_nulls().to_numpy()
-    if len(ids):
-        known.ids.add(ids.astype(np.int64))
-        known.last_us = max(known.last_us or 0, int(tail["timestamp"].dt.epoch("us").max()))  # type: ignore[arg-type]
+        known.symbols[symbol] = one.known()
+        known.gaps.extend(one.open_gaps(known.symbols[symbol], engine))
     return known
 
 
-def _reopened(gap: Gap, known: Known, engine: Engine) -> tuple[Gap, list[Hole]]:
-    """Look which ids of a gap came meanwhile, and between which times it lies."""
-    asked = {
-        "exchange": gap.exchange,
-        "symbol": gap.symbol,
-        "low": gap.from_id - 1,
-        "high": gap.to_id + 1,
-    }
-    held = engine.sql(HELD, asked)
-    ids = held["id"].to_numpy().astype(np.int64)
-    inside = ids[(ids >= gap.from_id) & (ids <= gap.to_id)]
-    left = Ids(gap.to_id + 1, [(gap.from_id, gap.to_id)])
-    left.add(inside)
-    if gap.state == "noticed":
-        known.ids.add(inside)
-    times = {"after_us": held["us"].min(), "before_us": held["us"].max()}
-    return Gap(**{**vars(gap), **times}), left.holes if gap.state == "covered" else []
+@dataclass(frozen=True)
+class _Symbol:
+    """What tables and log say of one symbol."""
+
+    newest: Mapping[str, Any] | None
+    holes: list[Hole]
+    gaps: list[Gap]
+    tail: pl.DataFrame
+
+    def known(self) -> Known:
+        """Return the ids; a hole is what did not come, whether a gap explains it or not."""
+        known = Known(self._ids())
+        if self.newest is not None:
+            known.last_us = self.newest["last_us"]
+        if not self.tail.is_empty():
+            known.ids.add(self.tail["id"].to_numpy())
+            known.last_us = max(known.last_us or 0, int(self.tail["us"].max()))  # type: ignore[arg-type]
+        return known
+
+    def _ids(self) -> Ids:
+        """A gap tells that ids went on past it, whatever became of the trades after it."""
+        if self.newest is None and not self.gaps:
+            return Ids()
+        first = min((gap.from_id for gap in self.gaps), default=0)
+        last = first - 1 if self.newest is None else int(self.newest["last_id"])
+        end = max([last, *(gap.to_id for gap in self.gaps)])
+        noticed = [(gap.from_id, gap.to_id) for gap in self.gaps if gap.state == "noticed"]
+        older = [hole for hole in noticed if hole[1] <= last]
+        beyond = [(last + 1, end)] if end > last else []
+        return Ids(end + 1, [*uncovered(self.holes, older), *older, *beyond])
+
+    def open_gaps(self, known: Known, engine: Engine) -> list[tuple[Gap, list[Hole]]]:
+        """Take what closed gaps explain as seen; return the others, with their covered ids."""
+        still_open = []
+        for gap in self.gaps:
+            if gap.state in OPEN:
+                still_open.append(self._reopened(gap, known.ids, engine))
+            elif _count(known.ids.missing(gap.from_id, gap.to_id)) <= gap.covered + gap.absent:
+                known.ids.explain(gap.from_id, gap.to_id)
+            else:
+                again = replace(gap, state="noticed", covered=0, absent=0)
+                still_open.append(self._reopened(again, known.ids, engine))
+        return still_open
+
+    def _reopened(self, gap: Gap, ids: Ids, engine: Engine) -> tuple[Gap, list[Hole]]:
+        """Look which ids of a gap came meanwhile, and between which times it lies."""
+        asked = {
+            "exchange": gap.exchange,
+            "symbol": gap.symbol,
+            "low": gap.from_id - AROUND,
+            "high": gap.to_id + AROUND,
+        }
+        held = pl.concat([engine.sql(HELD, asked), self.tail.select("id", "us")])
+        inside = held.filter(pl.col("id").is_between(gap.from_id, gap.to_id))["id"].to_numpy()
+        times: dict[str, Any] = {
+            "after_us": held.filter(pl.col("id") < gap.from_id)["us"].max(),
+            "before_us": held.filter(pl.col("id") > gap.to_id)["us"].min(),
+        }
+        ids.add(inside)
+        if gap.state == "noticed":
+            return replace(gap, **times), []
+        left = Ids(gap.to_id + 1, [(gap.from_id, gap.to_id)])
+        left.add(inside)
+        ids.explain(gap.from_id, gap.to_id)
+        return replace(gap, **times), left.holes
 
 
-def _revisions(exchange: str, pipeline: Pipeline, engine: Engine) -> list[Gap]:
+def _tail(exchange: str, pipeline: Pipeline) -> pl.DataFrame:
+    """Return symbol, id and event time of the trades that the lake does not have yet."""
+    rows = pipeline.unread(topic_name("crypto", "trades", exchange), TRADE)
+    columns = pl.DataFrame(rows.select(["symbol", "source_sequence", "timestamp"]))
+    return columns.select(
+        "symbol", id=pl.col("source_sequence"), us=pl.col("timestamp").dt.epoch("us")
+    ).drop_nulls()
+
+
+def _newest_gaps(exchange: str, pipeline: Pipeline, engine: Engine) -> list[Gap]:
     """Return the newest revision of each gap of the exchange, in the table or not yet."""
-    stored = engine.sql("SELECT * FROM lake.gaps WHERE exchange = ?", [exchange])
     unread = pl.DataFrame(pipeline.unread(GAPS, GAP)).filter(pl.col("exchange") == exchange)
+    stored = engine.sql("SELECT * FROM lake.gaps WHERE exchange = ?", [exchange])
     both = pl.concat([stored, unread], how="vertical_relaxed")
     names = ["exchange", "symbol", "from_id", "to_id", "revision", "state", "covered", "absent"]
-    newest = both.sort("revision").unique("gap_id", keep="last")
+    newest = both.sort("revision").unique("gap_id", keep="last").sort("from_id")
     return [Gap(**row) for row in newest.select(*names, "note").iter_rows(named=True)]
 
 
-def _rows(engine: Engine, query: str, params: Mapping[str, object]) -> list[dict[str, Any]]:
-    return engine.sql(query, params).to_dicts()
+def _count(holes: list[Hole]) -> int:
+    return sum(high - low + 1 for low, high in holes)

@@ -44,6 +44,7 @@ class Feed(Closing):
         engine: Engine,
         state: State,
         told: Path,
+        alerts: Callable[[], Sequence[str]] = tuple,
         options: FeedOptions | None = None,
         on_event: OnEvent,
     ) -> None:
@@ -51,6 +52,7 @@ class Feed(Closing):
 
         Args:
             told: file in which it tells once a second where it stands.
+            alerts: says what is wrong in this process, to be told along.
         Raises:
             ConfigError: no such symbol, or none given.
             TransientError: the venue cannot be reached: every host is named with its reason.
@@ -63,10 +65,13 @@ class Feed(Closing):
         self._threads: list[threading.Thread] = []
         self._on_event = on_event
         self._fills: Queue[Fill] = Queue(FILLS_WAITING)
-        self._rest = Rest(venue, on_event=on_event, stop=self._stop)
+        rest_s = options.limits.breaker_rest_s
+        self._rest = Rest(venue, on_event=on_event, stop=self._stop, breaker_rest_s=rest_s)
         try:
             self.venue, self.instruments = self._look_up(venue, symbols)
-            self._board = Board(self.venue.exchange, list(self.instruments), venue.ws_urls)
+            self._board = Board(
+                self.venue.exchange, list(self.instruments), venue.ws_urls, alerts=alerts
+            )
             self._start(self._parts(pipeline, engine, state, options))
         except BaseException:
             self.close()

@@ -161,9 +161,6 @@ class Rows:
     def _take_fill(self, fill: Fill) -> None:
         gap = fill.gap
         new = self._book.add(gap.symbol, fill.ids, _times_us(fill.rows))
-        if fill.late:
-            self._book.came_late(gap.gap_id, fill.ids)
-            new[:] = True
         rows = fill.rows.filter(pa.array(new))
         if rows.num_rows:
             self._pipeline.produce(self._trades, rows, TRADE)
@@ -185,14 +182,16 @@ class Rows:
             self._pipeline.produce(GAPS, gap_rows(noticed, datetime.now(UTC)), GAP)
         for gap in noticed:
             self._tell_gap("gap_noticed", gap)
-            self._ask_for(gap)
+            self._ask_for(gap, self._book)
         self._close_gaps(self._book.closed())
 
-    def _ask_for(self, gap: Gap) -> None:
-        if gap.size > self._options.most_ids:
-            reason = f"{gap.size:,} ids are left to the archive: `k2 load binance-archive`"
+    def _ask_for(self, gap: Gap, book: GapBook) -> None:
+        holes = book.missing(gap)
+        count = sum(high - low + 1 for low, high in holes)
+        if count > self._options.most_ids:
+            reason = f"{count:,} ids are left to the archive: `k2 load binance-archive`"
             self._tell_gap("gap_fill_failed", gap, reason=reason)
-        elif holes := self._book.missing(gap):
+        elif holes:
             self._filler.fill(gap, holes)
 
     def _close_gaps(self, closed: list[Gap]) -> None:
@@ -219,6 +218,7 @@ class Rows:
             try:
                 self._pipeline.flush()
                 self._book = self._read_book()
+                self._tell("feed_resumed")
                 return
             except (DeliveryError, TransientError) as exc:
                 self._tell("feed_paused", reason=str(exc))
@@ -239,8 +239,7 @@ class Rows:
                 self._filler.fill(gap, covered, late=True)
             elif gap.state == "noticed":
                 self._tell_gap("gap_noticed", gap)
-                if holes := book.missing(gap):
-                    self._filler.fill(gap, holes)
+                self._ask_for(gap, book)
         return book
 
     def _tell_gap(self, name: str, gap: Gap, **fields: object) -> None:

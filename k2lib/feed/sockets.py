@@ -20,6 +20,7 @@ from k2lib.sources.binance.venues import Venue
 from k2lib.state import State
 
 LOOK_S: Final = 0.05
+BEHIND_S: Final = 1.0
 STREAM_NAMES: Final = {"trade": "trade", "quote": "bookTicker"}
 
 
@@ -49,6 +50,7 @@ class Sockets:
             venue.ws_urls,
             clock=steady_wall_clock(),
             memories=state.breakers(),
+            rest_s=options.limits.breaker_rest_s,
             on_change=self._breaker_changed,
         )
         self._watchdog: Watchdog[tuple[str, str]] = Watchdog(
@@ -101,7 +103,7 @@ class Sockets:
     def _watch(self) -> None:
         for stream in self._streams:
             stream.look()
-        if len(self._inbox):
+        if self._inbox.behind_s > BEHIND_S:
             return  # what waits here is not silent
         for (symbol, kind), silent_s in self._watchdog.stale():
             self._tell("stream_stale", symbol=symbol, type=kind, silent_s=silent_s)

@@ -3,13 +3,14 @@
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from k2lib.events import Event
 
@@ -62,7 +63,8 @@ class FeedStatus:
     """One look at a feed.
 
     `state` is starting, connecting, live, waiting (for the next attempt), stopped or failed;
-    `reason` says why it waits, stopped or failed; `delay_s` is how long it waits.
+    `reason` says why it waits, stopped or failed; `delay_s` is how long it waits. `alerts` says
+    what is wrong in its process.
     """
 
     at: datetime
@@ -78,6 +80,7 @@ class FeedStatus:
     dead_letters: int
     symbols: tuple[SymbolStatus, ...]
     hosts: tuple[HostStatus, ...]
+    alerts: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain values; times and prices become text where JSON is written."""
@@ -91,6 +94,7 @@ class _Symbol:
     counts: Counter[str] = field(default_factory=Counter)
     arrivals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=5000))
     tape: deque[TapeRow] = field(default_factory=lambda: deque(maxlen=TAPE_ROWS))
+    gaps: set[str] = field(default_factory=set)
     lag_s: float | None = None
     is_stale: bool = False
 
@@ -98,7 +102,14 @@ class _Symbol:
 class Board:
     """Listens to a feed's events and shows where it stands; threads may look at any time."""
 
-    def __init__(self, exchange: str, symbols: Sequence[str], hosts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        exchange: str,
+        symbols: Sequence[str],
+        hosts: Sequence[str],
+        *,
+        alerts: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         self._exchange = exchange
         self._symbols = {symbol: _Symbol() for symbol in symbols}
         self._hosts = {url: HostStatus(url) for url in hosts}
@@ -107,6 +118,7 @@ class Board:
         self._queue: dict[str, Any] = {"depth": 0, "limit": 0, "waited_s": 0.0}
         self._reconnects = 0
         self._dead_letters = 0
+        self._alerts = alerts
         self._lock = threading.Lock()
 
     def heard(self, event: Event) -> None:
@@ -118,15 +130,17 @@ class Board:
 
     def show(self, trades: pa.Table) -> None:
         """Put the newest of these trades on the tape; rows of `schemas.TRADE`."""
-        names = ["symbol", "timestamp", "price", "quantity", "side"]
-        newest = trades.select(names).slice(max(0, trades.num_rows - 2 * TAPE_ROWS))
-        rows = zip(*(newest[name].to_pylist() for name in names), strict=True)
-        with self._lock:
-            for symbol, *values in rows:
-                self._symbols[symbol].tape.append(TapeRow(*values))
+        names = ["timestamp", "price", "quantity", "side"]
+        for symbol in pc.unique(trades["symbol"]).to_pylist():
+            mine = trades.select(names).filter(pc.equal(trades["symbol"], symbol))
+            newest = mine.slice(max(0, mine.num_rows - TAPE_ROWS))
+            rows = zip(*(newest[name].to_pylist() for name in names), strict=True)
+            with self._lock:
+                self._symbols[symbol].tape.extend(TapeRow(*values) for values in rows)
 
     def look(self) -> FeedStatus:
         """Return where the feed stands now."""
+        alerts = tuple(self._alerts())
         with self._lock:
             return FeedStatus(
                 at=datetime.now(UTC),
@@ -139,6 +153,7 @@ class Board:
                 dead_letters=self._dead_letters,
                 symbols=tuple(_symbol_status(name, one) for name, one in self._symbols.items()),
                 hosts=tuple(self._hosts.values()),
+                alerts=alerts,
                 **self._facts,
             )
 
@@ -182,12 +197,16 @@ class Board:
         self._host(fields["host"], banned=fields["reason"])
 
     def _on_feed_stopped(self, fields: Mapping[str, Any]) -> None:
-        self._connected.clear()
-        self._state("stopped", str(fields["reason"]))
+        self._end("stopped", str(fields["reason"]))
 
     def _on_feed_failed(self, fields: Mapping[str, Any]) -> None:
+        self._end("failed", str(fields["reason"]))
+
+    def _end(self, state: str, reason: str) -> None:
         self._connected.clear()
-        self._state("failed", str(fields["reason"]))
+        for url in self._hosts:
+            self._host(url, connected=False)
+        self._state(state, reason)
 
     def _on_stream_stale(self, fields: Mapping[str, Any]) -> None:
         self._symbols[fields["symbol"]].is_stale = True
@@ -208,13 +227,14 @@ class Board:
         self._dead_letters += fields["count"]
 
     def _on_gap_noticed(self, fields: Mapping[str, Any]) -> None:
-        self._symbols[fields["symbol"]].counts["gaps_open"] += 1
+        self._symbols[fields["symbol"]].gaps.add(fields["gap_id"])
 
     def _on_gap_closed(self, fields: Mapping[str, Any]) -> None:
-        counts = self._symbols[fields["symbol"]].counts
-        if counts["gaps_open"]:
-            counts["gaps_open"] -= 1
-        counts["gaps_closed"] += 1
+        """A gap may be told again after a pause, and close again with more of its trades."""
+        one = self._symbols[fields["symbol"]]
+        if fields["gap_id"] in one.gaps:
+            one.gaps.remove(fields["gap_id"])
+            one.counts["gaps_closed"] += 1
 
     def _on_trades_backfilled(self, fields: Mapping[str, Any]) -> None:
         self._symbols[fields["symbol"]].counts["backfilled"] += fields["count"]
@@ -238,6 +258,7 @@ def _symbol_status(symbol: str, one: _Symbol) -> SymbolStatus:
         last_side=newest.side if newest else None,
         last_time=newest.timestamp if newest else None,
         is_stale=one.is_stale,
+        gaps_open=len(one.gaps),
         tape=tuple(one.tape),
         **one.counts,
     )

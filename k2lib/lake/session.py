@@ -109,6 +109,7 @@ class Session:
             oldest = pc.min(rows["ingestion_timestamp"]).as_py()
             seconds = (datetime.now(UTC) - oldest).total_seconds()
             self._tell("rows_visible", seconds=seconds)
+        self._tell("sink_lag_measured", records=self._reader.lag(self._next))
         self._tell(
             "batch_done", added=added, doubles=rows.num_rows - added, dead_letters=len(done.letters)
         )

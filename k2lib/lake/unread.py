@@ -1,6 +1,8 @@
 """What a topic has and the table has not yet: read from exactly the table's offsets."""
 
+import time
 from collections.abc import Mapping
+from typing import Final
 
 import pyarrow as pa
 from pyiceberg.table import Table
@@ -12,7 +14,8 @@ from k2lib.log.registry import Registry
 from k2lib.model.codec import decode
 from k2lib.model.schemas import RecordSchema
 
-POLL_S = 0.2
+POLL_S: Final = 0.2
+STALLED_S: Final = 10.0
 
 
 def unread(
@@ -47,9 +50,14 @@ def _read(
     reader: TopicReader, left: Mapping[Place, int], schema: RecordSchema, registry: Registry
 ) -> list[pa.Table]:
     parts = []
-    while left:
+    heard = time.monotonic()
+    while left and time.monotonic() - heard < STALLED_S:
         messages = reader.read(POLL_S)
-        rows, _ = decode(messages.values, schema, writer=registry.text)
-        parts.append(rows)
+        if messages.values:
+            heard = time.monotonic()
+            parts.append(decode(messages.values, schema, writer=registry.text)[0])
         left = {place: end for place, end in left.items() if messages.ends.get(place, 0) < end}
+    # Offsets may end in some that are no records, as transactions leave them. Kafka answers?
+    for place in left:
+        reader.watermarks(place)
     return parts

@@ -88,6 +88,14 @@ class TopicReader(Closing):
         ends = {Place(*place): offset + 1 for place, offset in last.items()}
         return Messages([message.value() for message in messages], ends, messages)
 
+    def lag(self, ends: Mapping[Place, int]) -> int:
+        """Return how many records lie beyond these offsets, as the last answers of Kafka told."""
+        marks = {
+            place: self._client.get_watermark_offsets(TopicPartition(*place), cached=True)
+            for place in ends
+        }
+        return sum(max(0, marks[place][1] - end) for place, end in ends.items())
+
     def close(self) -> None:
         """Leave the cluster."""
         self._client.close()

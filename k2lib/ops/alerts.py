@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,6 +23,7 @@ FEED_LAG: Final = "feed_lag"
 FEED_DOWN: Final = "feed_down"
 DEAD_LETTERS: Final = "dead_letters"
 SINK_PAUSED: Final = "sink_paused"
+FEED_PAUSED: Final = "feed_paused"
 REDIS_GONE: Final = "redis_gone"
 ALERT_NAMES: Final = (
     STREAM_STALE,
@@ -33,13 +35,13 @@ ALERT_NAMES: Final = (
     FEED_DOWN,
     DEAD_LETTERS,
     SINK_PAUSED,
+    FEED_PAUSED,
     REDIS_GONE,
 )
-ENDS_WITH_THE_FEED: Final = (STREAM_STALE, BREAKER_OPEN, HOST_BANNED, FEED_LAG)
+ENDS_WITH_THE_FEED: Final = (STREAM_STALE, BREAKER_OPEN, HOST_BANNED, FEED_LAG, FEED_PAUSED)
 UNFILLED: Final = {
     "covered": "the host gives them only merged, and they are recorded so; "
     "they are filled once a host gives single trades, or load the day from the archive",
-    "none_at_venue": "the venue has no such ids either; nothing is missing",
     "lost": "no host gives them any more; load the day from the archive",
 }
 
@@ -80,6 +82,8 @@ class Alerts:
         self._lock = threading.RLock()
         self._stale: set[tuple[str, str]] = set()
         self._banned: set[str] = set()
+        self._rested: set[str] = set()
+        self._connected: Counter[str] = Counter()
         self._letters: dict[str, int] = {}
 
     @property
@@ -124,8 +128,12 @@ class Alerts:
                 f"{host} failed repeatedly and rests; other hosts are tried meanwhile. "
                 "If all rest, check this machine's network",
             )
+            self._rested.discard(host)
         elif state == "closed":
             self._book.resolve((BREAKER_OPEN, host), f"{host} works again")
+        else:
+            self._rested.add(host)
+            self._resolve_rested()
 
     def _host_banned(self, of: Fields) -> None:
         host = of["host"]
@@ -139,9 +147,23 @@ class Alerts:
 
     def _connection_opened(self, of: Fields) -> None:
         host = of["host"]
+        self._connected[host] += 1
+        self._resolve_rested()
         self._banned.discard(host)
         for key in self._book.keys(HOST_BANNED):
             self._book.resolve(key, f"{key[1]} was refused; connected to {host}")
+
+    def _connection_lost(self, of: Fields) -> None:
+        self._connected[of["host"]] -= 1
+
+    def _connection_rotated(self, of: Fields) -> None:
+        self._connected[of["old"]] -= 1
+
+    def _resolve_rested(self) -> None:
+        """A host that rested and is not needed stays half open: that is no alarm."""
+        if +self._connected:
+            for host in self._rested:
+                self._book.resolve((BREAKER_OPEN, host), f"{host} may be tried again; connected")
 
     def _gap_noticed(self, of: Fields) -> None:
         limit_s = self._limits.gap_open_s
@@ -157,8 +179,8 @@ class Alerts:
         counts = f"{of['filled']} filled, {of['covered']} covered, {of['absent']} absent"
         self._book.resolve((GAP_NOT_FILLED, gap_id), f"{ids}: {state} ({counts})")
         key = (GAP_UNFILLABLE, gap_id)
-        if state == "filled":
-            self._book.resolve(key, f"{ids}: filled after all")
+        if state in ("filled", "none_at_venue"):
+            self._book.resolve(key, f"{ids}: nothing is missing after all")
         else:
             self._book.fire(key, f"{ids}: {state} ({counts}): {UNFILLED[state]}")
             self._book.resolve_later(
@@ -201,6 +223,16 @@ class Alerts:
     def _batch_done(self, of: Fields) -> None:
         self._book.resolve((SINK_PAUSED, of["table"]), f"{of['table']} is written again")
 
+    def _feed_paused(self, of: Fields) -> None:
+        self._book.fire(
+            (FEED_PAUSED, ""),
+            f"Kafka does not take what arrives: {of['reason']}. The feed tries again by itself and "
+            "then fills what is missing; see whether Kafka is reached",
+        )
+
+    def _feed_resumed(self, _: Fields) -> None:
+        self._book.resolve((FEED_PAUSED, ""), "Kafka takes what arrives again")
+
     def _state_lost(self, of: Fields) -> None:
         text = f"Redis is gone: {of['reason']}. The feed goes on in memory; see K2_REDIS_URL"
         self._book.fire((REDIS_GONE, ""), text)
@@ -214,6 +246,8 @@ class Alerts:
     def _feed_stopped(self, of: Fields) -> None:
         self._stale.clear()
         self._banned.clear()
+        self._rested.clear()
+        self._connected.clear()
         for key in self._book.keys(*ENDS_WITH_THE_FEED):
             self._book.resolve(key, f"the feed has ended: {of['reason']}")
 
@@ -233,6 +267,8 @@ _RULES: Final[Mapping[str, Callable[[Alerts, Fields], None]]] = {
     "breaker_changed": Alerts._breaker_changed,
     "host_banned": Alerts._host_banned,
     "connection_opened": Alerts._connection_opened,
+    "connection_lost": Alerts._connection_lost,
+    "connection_rotated": Alerts._connection_rotated,
     "gap_noticed": Alerts._gap_noticed,
     "gap_fill_failed": Alerts._gap_fill_failed,
     "gap_closed": Alerts._gap_closed,
@@ -241,6 +277,8 @@ _RULES: Final[Mapping[str, Callable[[Alerts, Fields], None]]] = {
     "dead_letters_sent": Alerts._dead_letters_sent,
     "sink_paused": Alerts._sink_paused,
     "batch_done": Alerts._batch_done,
+    "feed_paused": Alerts._feed_paused,
+    "feed_resumed": Alerts._feed_resumed,
     "state_lost": Alerts._state_lost,
     "state_restored": Alerts._state_restored,
     "feed_started": Alerts._feed_started,

@@ -83,6 +83,7 @@ class Metrics:
         self.sink_commit = Histogram(
             "k2_sink_commit_seconds", "Commits", ["table"], buckets=COMMIT_S, registry=registry
         )
+        self.sink_lag = gauge("k2_sink_lag_records", "Records in Kafka beyond the sink", "table")
         self.sink_paused = gauge("k2_sink_paused", "1 from a failure to the next batch", "table")
         self.dead_letters = counter("k2_dead_letters", "Dead letters by table, or feed", "source")
         self.alerts_firing = gauge("k2_alerts_firing", "Alerts firing now", "alert")
@@ -210,6 +211,9 @@ class Metrics:
         self.sink_doubles.labels(of["table"]).inc(of["doubles"])
         self.sink_paused.labels(of["table"]).set(0)
 
+    def _sink_lag_measured(self, of: Fields) -> None:
+        self.sink_lag.labels(of["table"]).set(of["records"])
+
     def _sink_paused(self, of: Fields) -> None:
         self.sink_paused.labels(of["table"]).set(1)
 
@@ -265,6 +269,7 @@ _COUNTED: Final[Mapping[str, Callable[[Metrics, Fields], None]]] = {
     "rows_visible": Metrics._rows_visible,
     "commit_done": Metrics._commit_done,
     "batch_done": Metrics._batch_done,
+    "sink_lag_measured": Metrics._sink_lag_measured,
     "sink_paused": Metrics._sink_paused,
     "dead_letters_sent": Metrics._dead_letters_sent,
 }

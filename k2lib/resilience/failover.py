@@ -19,6 +19,7 @@ class Hosts:
     Args:
         urls: the most wanted first.
         clock: seconds; comparable from one process to the next where memories are kept.
+        rest_s: how long an open breaker rests.
         memories: what an earlier process knew, by URL; of other URLs nothing is taken.
         on_change: told the URL and its breaker's new state, once a change.
     Raises:
@@ -31,13 +32,16 @@ class Hosts:
         *,
         clock: Callable[[], float],
         memories: Mapping[str, Memory] = MappingProxyType({}),
+        rest_s: float = 30.0,
         on_change: Callable[[str, Circuit], None] = ignore_change,
     ) -> None:
         if not urls:
             raise ConfigError("there is no host to connect to; give at least one URL")
         self._clock = clock
         self._on_change = on_change
-        self._breakers = {url: Breaker(clock=clock, memory=memories.get(url)) for url in urls}
+        self._breakers = {
+            url: Breaker(rest_s=rest_s, clock=clock, memory=memories.get(url)) for url in urls
+        }
         self._told = dict.fromkeys(urls, Circuit.CLOSED)
         self._rests: dict[str, float] = {}
         self._banned: dict[str, str] = {}

@@ -22,7 +22,7 @@ from k2lib.model.dead_letters import RAW_BYTES, DeadLetter
 from k2lib.sources.binance.archive_lines import detect_unit, is_header, parse_lines
 from k2lib.sources.binance.symbols import Instrument, fallback_instruments
 
-CHUNK_BYTES: Final = 24 * 1024 * 1024
+CHUNK_BYTES: Final = 8 * 1024 * 1024
 EXCHANGE: Final = "BINANCE"
 # The archive's own folders lie so deep: data/spot/daily/trades/BTCUSDT.
 LEVELS: Final = 6

@@ -8,22 +8,21 @@ from typing import Any, Final, Protocol
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidHandshake,
-    InvalidStatus,
-    InvalidURI,
-)
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from k2lib.errors import TransientError
 from k2lib.resilience.windows import Window
-from k2lib.sources.binance.venues import EXCHANGE_HEADER
+from k2lib.sources.binance.fields import BROKEN
+from k2lib.sources.binance.venues import EXCHANGE_HEADER, exchange_of
 
 DATA: Final = b'{"stream":"'
+# What the host itself says comes on a stream with such a name.
+WORD: Final = DATA + b"!"
 SHUTDOWN: Final = b"serverShutdown"
 OPEN_S: Final = 10.0
 REPLY_S: Final = 10.0
 CLOSE_S: Final = 2.0
+REST_S: Final = 60.0
 PING_S: Final = 20.0
 STREAMS_A_MESSAGE: Final = 200
 # Pings and pongs count too where a host allows five messages a second.
@@ -60,7 +59,7 @@ class Frames(Protocol):
 
 
 class Connection:
-    """An open socket with its reader; `over` is done when it ended or is to be left."""
+    """An open socket; `over` is done when it ended or is to be left, `reader` when it ended."""
 
     def __init__(
         self, socket: ClientConnection, host: str, *, inbox: Frames, on_data: Callable[[], None]
@@ -77,7 +76,8 @@ class Connection:
         self._awaited: set[int] = set()
         self._replied = asyncio.Event()
         self._refusal: str | None = None
-        self._reader = asyncio.create_task(self._read())
+        self.reader = asyncio.create_task(self._read())
+        self.reader.add_done_callback(self._reader_ended)
 
     def leave(self, reason: str) -> None:
         """Ask for another connection in place of this one, which goes on until then."""
@@ -92,7 +92,8 @@ class Connection:
         """
         pace = Window(MESSAGES_A_SECOND, 1.0, clock=time.monotonic)
         for number, some in enumerate(_chunks(streams), start=1):
-            await asyncio.sleep(pace.wait_s())
+            while wait_s := pace.wait_s():
+                await asyncio.sleep(wait_s)
             pace.take()
             self._awaited.add(number)
             self._replied.clear()
@@ -106,7 +107,7 @@ class Connection:
     async def close(self) -> None:
         """Close the socket, without waiting long for the host's answer."""
         await self._socket.close()
-        self._reader.cancel()
+        self.reader.cancel()
 
     async def _wait_for_replies(self) -> None:
         try:
@@ -125,7 +126,7 @@ class Connection:
         try:
             while True:
                 frame = await self._socket.recv(decode=False)
-                if frame.startswith(DATA) and frame[len(DATA)] != 33:  # "!": a word of the host
+                if frame.startswith(DATA) and not frame.startswith(WORD):
                     if self.frames == 0:
                         self.has_data.set()
                         self._on_data()
@@ -136,6 +137,15 @@ class Connection:
         except ConnectionClosed as exc:
             self._end(_close_reason(exc))
 
+    def _reader_ended(self, reader: asyncio.Task[None]) -> None:
+        """An error of ours must not pass for a silent host."""
+        if reader.cancelled():
+            self._end("left")
+        elif (exc := reader.exception()) is not None:
+            if not self.over.done():
+                self.over.set_exception(exc)
+            self._end("failed")
+
     def _end(self, reason: str) -> None:
         self.ended = True
         self._replied.set()
@@ -145,22 +155,23 @@ class Connection:
         """Handle replies and words of the host; anything else is for the dead letters."""
         try:
             told = msgspec.json.decode(frame)
-        except msgspec.DecodeError:
+        except BROKEN:
             told = None
         if not isinstance(told, dict):
             await self._inbox.put(frame, self.host)
         elif SHUTDOWN in frame:
             self.leave(SHUTDOWN.decode())
-        elif "id" in told or "code" in told:
+        elif told.keys() & {"result", "error", "code"}:
             self._reply(told)
         else:
             await self._inbox.put(frame, self.host)
 
     def _reply(self, told: dict[str, Any]) -> None:
-        error = told.get("error", told)
+        error = told["error"] if isinstance(told.get("error"), dict) else told
         if "code" in error:
             self._refusal = f"{error.get('msg')} (code {error['code']})"
-        self._awaited.discard(told.get("id", -1))
+        if isinstance(number := told.get("id"), int):
+            self._awaited.discard(number)
         self._replied.set()
 
 
@@ -190,23 +201,24 @@ async def open_connection(
         raise _status_refusal(exc) from exc
     except ssl.SSLCertVerificationError as exc:
         raise Refused(f"certificate: {exc.verify_message}", lasting=True) from exc
-    except (InvalidHandshake, InvalidURI, OSError, TimeoutError) as exc:
+    except (WebSocketException, OSError, TimeoutError) as exc:
         raise Refused(_told(exc)) from exc
     said = socket.response.headers.get(EXCHANGE_HEADER) if socket.response else None
-    if said is not None and said != exchange:
+    if (name := exchange_of(host, said)) != exchange:
         await socket.close()
-        raise Refused(f"this is {said}, not {exchange}", lasting=True)
+        raise Refused(f"this is {name}, not {exchange}", lasting=True)
     return Connection(socket, host, inbox=inbox, on_data=on_data)
 
 
 def _status_refusal(exc: InvalidStatus) -> Refused:
     status, headers = exc.response.status_code, exc.response.headers
     wait = headers.get("Retry-After", "")
+    asked_s = float(wait) if wait.isdecimal() else None
     return Refused(
         f"HTTP {status}",
         status=status,
         lasting=status in (403, 451),
-        rest_s=float(wait) if wait.isdigit() and status in (418, 429, 503) else None,
+        rest_s=asked_s or REST_S if status in (418, 429) else asked_s,
     )
 
 

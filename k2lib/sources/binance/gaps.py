@@ -6,11 +6,12 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from k2lib.model.identity import message_id
 from k2lib.model.schemas import GAP
-from k2lib.sources.binance.ids import Hole, IdArray
+from k2lib.sources.binance.ids import Hole, IdArray, Ids
 
 OPEN: Final = ("noticed", "covered")
 
@@ -62,10 +63,15 @@ class Gap:
             note=note,
         )
 
-    def lost(self, *, absent: int, note: str) -> "Gap":
-        """Return the gap's last revision where the venue will never give `absent` of its ids."""
+    def lost(self, *, absent: int, note: str, covered: int = 0) -> "Gap":
+        """Return the gap's next revision where `absent` of its ids will never be had."""
         return replace(
-            self, revision=self.revision + 1, state="lost", covered=0, absent=absent, note=note
+            self,
+            revision=self.revision + 1,
+            state="lost",
+            covered=covered,
+            absent=absent,
+            note=note,
         )
 
 
@@ -99,20 +105,14 @@ def absent_ids(missing: Hole, answered: IdArray) -> list[Hole]:
     venue's database late.
     """
     low, high = missing
-    inside = [low - 1, *(int(one) for one in answered if low <= one <= high)]
-    if len(answered) and int(answered.max()) > high:
-        inside.append(high + 1)
-    return [(before + 1, after - 1) for before, after in pairwise(inside) if after - before > 1]
+    inside = np.unique(answered[(answered >= low) & (answered <= high)]).tolist()
+    edges = [low - 1, *inside, *([high + 1] if (answered > high).any() else [])]
+    return [(before + 1, after - 1) for before, after in pairwise(edges) if after - before > 1]
 
 
 def uncovered(holes: Iterable[Hole], explained: Iterable[Hole]) -> list[Hole]:
-    """Return the parts of holes that no explained range covers."""
-    left = sorted(holes)
+    """Return the parts of holes, which are apart from each other, that no range explains."""
+    left = Ids(None, holes)
     for low, high in explained:
-        left = [
-            part
-            for start, end in left
-            for part in ((start, min(end, low - 1)), (max(start, high + 1), end))
-            if part[0] <= part[1]
-        ]
-    return sorted(set(left))
+        left.explain(low, high)
+    return left.holes

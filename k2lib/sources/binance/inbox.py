@@ -26,27 +26,39 @@ class Inbox:
         self.limit = limit
         self.waited_s = 0.0
         self._held: deque[tuple[bytes, int, str]] = deque()
+        self._taken_us: int | None = None
         self._some = threading.Event()
 
     def __len__(self) -> int:
         return len(self._held)
 
+    @property
+    def behind_s(self) -> float:
+        """How long ago the oldest frame came that is not dealt with: held, or taken last."""
+        try:
+            oldest_us = self._taken_us or self._held[0][1]
+        except IndexError:
+            return 0.0
+        return max(0.0, _now_us() / 1e6 - oldest_us / 1e6)
+
     async def put(self, frame: bytes, host: str) -> None:
         """Add a frame, waiting while the queue is full."""
         if len(self._held) >= self.limit:
             await self._room()
-        self._held.append((frame, time.time_ns() // 1000, host))
+        self._held.append((frame, _now_us(), host))
         if not self._some.is_set():
             self._some.set()
 
     def take(self, timeout_s: float, *, linger_s: float, enough: int) -> Arrived:
-        """Return what has arrived: nothing after `timeout_s`.
+        """Return what has arrived: nothing after `timeout_s`; what was taken before is dealt with.
 
         Fewer than `enough` frames wait `linger_s` for others, so that small batches stay few.
         """
+        self._taken_us = None
         if self._some.wait(timeout_s) and len(self._held) < enough:
             time.sleep(linger_s)
         self._some.clear()
+        self._taken_us = self._held[0][1] if self._held else None
         held = [self._held.popleft() for _ in range(len(self._held))]
         frames, received_us, hosts = map(list, zip(*held, strict=True)) if held else ([], [], [])
         return Arrived(frames, received_us, hosts)
@@ -58,3 +70,7 @@ class Inbox:
             now = time.monotonic()
             self.waited_s += now - began
             began = now
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

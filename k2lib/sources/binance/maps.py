@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from k2lib.model.schemas import TRADE
+
+MAPS: Final = TRADE.arrow.field("vendor_data").type
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def text_maps(fields: Mapping[str, Coded | pa.StringArray | str], n_rows: int) -
         pa.array(offsets),
         pa.array(names, pa.string()).take(pa.array(keys)),
         texts.take(pa.array(codes[there])),
-        type=TRADE.arrow.field("vendor_data").type,
+        type=MAPS,
     )
 
 

@@ -25,6 +25,7 @@ from k2lib.sources.binance.fields import (
     texts,
 )
 from k2lib.sources.binance.rows import (
+    NO_QUOTES,
     Ints,
     QuoteColumns,
     Refusal,
@@ -130,7 +131,9 @@ def parse_frames(
     known, stamps = list(instruments.values()), np.array(received_us, np.int64)
     trade_columns = _trade_columns(trades, stamps, unit)
     traded = trade_rows(trade_columns, known, exchange=exchange, unit=unit, latest_us=latest_us)
-    quoted = quote_rows(_quote_columns(quotes, stamps), known, exchange=exchange)
+    quoted = Rows(NO_QUOTES, [])
+    if quotes.events:
+        quoted = quote_rows(_quote_columns(quotes, stamps), known, exchange=exchange)
     refusals += [*_placed(traded, trades), *_placed(quoted, quotes)]
     letters = [
         DeadLetter(
@@ -239,7 +242,5 @@ def _placed(rows: Rows, events: _Sorted) -> list[Refusal]:
 
 
 def _ids_by_symbol(trades: TradeColumns, instruments: Sequence[Instrument]) -> dict[str, Ints]:
-    order = np.argsort(trades.codes, kind="stable")
-    codes, starts = np.unique(trades.codes[order], return_index=True)
-    ids = np.split(trades.ids[order], starts[1:])
-    return {instruments[code].symbol: part for code, part in zip(codes, ids, strict=False)}
+    codes = dict.fromkeys(trades.codes.tolist())
+    return {instruments[code].symbol: trades.ids[trades.codes == code] for code in codes}

@@ -16,7 +16,8 @@ from k2lib.errors import SourceError, TransientError
 from k2lib.events import Event, OnEvent
 from k2lib.resilience.failover import Hosts
 from k2lib.resilience.windows import Window
-from k2lib.sources.binance.venues import EXCHANGE_HEADER, Venue
+from k2lib.sources.binance.fields import BROKEN
+from k2lib.sources.binance.venues import EXCHANGE_HEADER, Venue, exchange_of
 
 TIMEOUT_S: Final = 10.0
 # 5,000 of the 6,000 a minute: others may share the address.
@@ -25,6 +26,8 @@ USED_WEIGHT: Final = "X-MBX-USED-WEIGHT-1M"
 BANNED: Final = (403, 451)
 LIMITED: Final = (418, 429)
 REST_S: Final = 60.0
+# From here on downwards, a code is about the question; those above are about the venue's health.
+QUESTION: Final = -1100
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,13 @@ class Rest(Closing):
         *,
         on_event: OnEvent,
         stop: threading.Event,
-        clock: Callable[[], float] = time.time,
+        breaker_rest_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.hosts = Hosts(venue.rest_urls, clock=clock)
+        self.hosts = Hosts(venue.rest_urls, clock=clock, rest_s=breaker_rest_s)
         self._on_event = on_event
         self._stop = stop
+        self._name: str | None = None
         self._weight = Window(WEIGHT_A_MINUTE, 60.0, clock=clock)
         self._without: set[tuple[str, str]] = set()
         self._client = httpx2.Client(
@@ -114,18 +119,26 @@ class Rest(Closing):
     def _ask(self, host: str, path: str, params: Mapping[str, Any]) -> Reply:
         try:
             for attempt in stamina.retry_context(
-                on=httpx2.TransportError, attempts=2, wait_initial=0.1, wait_max=0.5, timeout=None
+                on=self._may_retry, attempts=2, wait_initial=0.1, wait_max=0.5, timeout=None
             ):
                 with attempt:
                     answer = self._client.get(f"{host}{path}", params=dict(params))
-        except (httpx2.TransportError, ssl.SSLError) as exc:
+        except (httpx2.RequestError, ssl.SSLError) as exc:
             self._failed(host, f"{exc}" or type(exc).__name__)
             raise _NextHost(f"{exc}" or type(exc).__name__) from exc
         self._weight.heard(_number(answer.headers.get(USED_WEIGHT), 0.0))
         if answer.status_code == 200:
+            self._check_name(exchange_of(host, answer.headers.get(EXCHANGE_HEADER)), host)
             self.hosts.succeeded(host)
             return Reply(answer.content, host, answer.headers.get(EXCHANGE_HEADER))
         raise self._refusal(host, path, answer)
+
+    def _check_name(self, name: str, host: str) -> None:
+        """All hosts of a venue are of one exchange: the first that answers says of which."""
+        self._name = self._name or name
+        if name != self._name:
+            self.hosts.ban(host, f"this is {name}, not {self._name}")
+            raise _NextHost(f"this is {name}, not {self._name}")
 
     def _refusal(self, host: str, path: str, answer: httpx2.Response) -> Exception:
         """Say what a status means for the host, for the path, and for the question."""
@@ -136,11 +149,14 @@ class Rest(Closing):
             self.hosts.rest(host, _number(answer.headers.get("Retry-After"), REST_S))
         elif status == 404:
             self._without.add((host, path))
-        elif status >= 500:
-            self._failed(host, told)
-        else:
+        elif _code(answer.content) <= QUESTION:
             return RestRefusedError(f"{host}{path}: {told}")
+        else:
+            self._failed(host, told)
         return _NextHost(told)
+
+    def _may_retry(self, exc: Exception) -> bool:
+        return isinstance(exc, httpx2.TransportError) and not self._stop.is_set()
 
     def _failed(self, host: str, reason: str) -> None:
         self.hosts.failed(host)
@@ -176,12 +192,22 @@ def clock_offset_s(rest: Asks, *, now: Callable[[], float] = time.time) -> float
 
 
 def _message(body: bytes) -> str:
+    told = _object(body)
+    return f", {told.get('msg')} (code {told.get('code')})" if told else ""
+
+
+def _code(body: bytes) -> int:
+    code = _object(body).get("code")
+    return code if isinstance(code, int) else 0
+
+
+def _object(body: bytes) -> dict[str, Any]:
     try:
         told = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return ""
-    return f", {told.get('msg')} (code {told.get('code')})" if isinstance(told, dict) else ""
+    except BROKEN:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _number(text: str | None, otherwise: float) -> float:
-    return float(text) if text is not None and text.isdigit() else otherwise
+    return float(text) if text is not None and text.isdecimal() else otherwise

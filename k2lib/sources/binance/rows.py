@@ -3,7 +3,6 @@
 Prices and quantities go from text to exact decimals: no float ever holds one.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from k2lib.model.identity import message_id, message_ids
 from k2lib.model.schemas import QUOTE, TRADE, RecordSchema
 from k2lib.sources.binance.fields import texts
 from k2lib.sources.binance.maps import Coded, text_maps
+from k2lib.sources.binance.numbers import to_decimals, units, why_number
 from k2lib.sources.binance.symbols import Instrument
 
 Unit = Literal["us", "ms"]
@@ -34,15 +34,13 @@ LATEST_SHOWN_US: Final = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp()) * 1_0
 SINGLY: Final = 32
 NO_TRADES: Final = TRADE.arrow.empty_table()
 NO_QUOTES: Final = QUOTE.arrow.empty_table()
-DECIMAL: Final = pa.decimal128(18, 8)
+NO_CONDITIONS: Final = TRADE.arrow.field("trade_conditions").type
+# Arrow takes longer to wrap a text, on every call, than to join a small column with it.
+BAR, DASH, CRYPTO, BOOK = map(pa.scalar, ("|", "-", "crypto", "Q"))
 STAMP: Final = pa.timestamp("us", tz="UTC")
 BOOLEANS: Final = texts(["false", "true"])
 # By whether the buyer is the maker: the aggressor, who took liquidity, is the other one.
 SIDES: Final = texts(["BUY", "SELL"])
-# [0-9], because \d means the digits of all scripts.
-NUMBER: Final = r"[0-9]+(\.[0-9]+)?"
-PLAIN: Final = f"^{NUMBER}$"
-FITS: Final = r"^0*[0-9]{1,10}(\.[0-9]{1,8}0*)?$"
 
 
 @dataclass(frozen=True)
@@ -104,16 +102,16 @@ def trade_rows(
     if not len(trades.ids):
         return Rows(NO_TRADES, [])
     written = {"price": trades.prices, "quantity": trades.quantities}
-    numbers, fits = _decimals(written)
-    positive = [_units(values) > 0 for values in numbers.values()]
+    numbers, fits = to_decimals(written)
+    positive = [units(values) > 0 for values in numbers.values()]
     in_time = _in_time(trades.times, unit, latest_us)
     ids = pa.array(trades.ids).cast(pa.string())
     maker = trades.buyer_is_maker.astype(np.int64)
     vendor = {**trades.vendor, "is_buyer_maker": Coded(BOOLEANS, maker)}
     common = _common(trades, instruments, exchange, vendor)
     columns = common | {
-        "message_id": _message_ids(ids, exchange, common["symbol"]),
-        "trade_id": pc.binary_join_element_wise(exchange, ids, "-"),
+        "message_id": _message_ids(pa.scalar(exchange), common["symbol"], ids),
+        "trade_id": pc.binary_join_element_wise(pa.scalar(exchange), ids, DASH),
         "timestamp": pa.array(trades.times * PER_UNIT_US[unit]).view(STAMP),
         **numbers,
         "side": Coded(SIDES, maker).as_array(),
@@ -128,19 +126,17 @@ def quote_rows(quotes: QuoteColumns, instruments: Sequence[Instrument], *, excha
 
     A side without a price or without a quantity is null, never 0.
     """
-    if not len(quotes.ids):
-        return Rows(NO_QUOTES, [])
-    numbers, fits = _decimals(quotes.texts)
+    numbers, fits = to_decimals(quotes.texts)
     ids = pa.array(quotes.ids).cast(pa.string())
     common = _common(quotes, instruments, exchange, quotes.vendor)
     columns = common | {
-        "message_id": _message_ids(ids, exchange, "Q", common["symbol"]),
-        "quote_id": pc.binary_join_element_wise(f"{exchange}-Q", ids, "-"),
+        "message_id": _message_ids(pa.scalar(exchange), BOOK, common["symbol"], ids),
+        "quote_id": pc.binary_join_element_wise(pa.scalar(exchange), BOOK, ids, DASH),
         "timestamp": common["ingestion_timestamp"],
         **_side(numbers, "bid_price", "bid_quantity"),
         **_side(numbers, "ask_price", "ask_quantity"),
     }
-    return _rows(columns, QUOTE, fits, lambda i: _why_number(quotes.texts, i, may_be_zero=True))
+    return _rows(columns, QUOTE, fits, lambda i: why_number(quotes.texts, i, may_be_zero=True))
 
 
 def _rows(
@@ -169,8 +165,8 @@ def _common(
     }
     return {
         "symbol": Coded(texts([one.symbol for one in instruments]), records.codes).as_array(),
-        "exchange": pa.repeat(exchange, n_rows),
-        "asset_class": pa.repeat("crypto", n_rows),
+        "exchange": pa.repeat(pa.scalar(exchange), n_rows),
+        "asset_class": pa.repeat(CRYPTO, n_rows),
         "currency": assets["quote_asset"].as_array(),
         "source_sequence": pa.array(records.ids),
         "ingestion_timestamp": pa.array(records.received_us).view(STAMP),
@@ -179,37 +175,8 @@ def _common(
     }
 
 
-def _decimals(written: Mapping[str, pa.Array]) -> tuple[dict[str, pa.Array], Bools]:
-    """Return exact decimals, 0 where a text does not fit, and which rows fit in all columns."""
-    together = pa.concat_arrays(written.values())
-    values, fits = _cast(together)
-    n_rows = len(together) // len(written)
-    columns = {name: values.slice(i * n_rows, n_rows) for i, name in enumerate(written)}
-    return columns, np.logical_and.reduce(fits.reshape(len(written), n_rows))
-
-
-def _cast(written: pa.Array) -> tuple[pa.Array, Bools]:
-    # Arrow refuses a whole column for one number that does not fit; Polars rounds instead.
-    if pc.all(pc.match_substring_regex(written, PLAIN)).as_py() is not False:
-        try:
-            return written.cast(DECIMAL), np.ones(len(written), np.bool_)
-        except pa.ArrowInvalid:
-            pass
-    column = pl.Series("text", written)
-    fits = column.str.contains(FITS).fill_null(False)
-    zero = pl.lit("0")
-    readable = pl.select(pl.when(fits).then(column).otherwise(zero)).to_series()
-    return readable.cast(pl.Decimal(18, 8)).to_arrow().cast(DECIMAL), fits.to_numpy()
-
-
-def _units(decimals: pa.Array) -> Ints:
-    """Return the scaled integers: 18 digits lie in the low half of each value."""
-    both = np.frombuffer(decimals.buffers()[1], np.int64).reshape(-1, 2)
-    return both[decimals.offset : decimals.offset + len(decimals), 0]
-
-
 def _side(numbers: Mapping[str, pa.Array], price: str, quantity: str) -> dict[str, pa.Array]:
-    there = pa.array((_units(numbers[price]) > 0) & (_units(numbers[quantity]) > 0))
+    there = pa.array((units(numbers[price]) > 0) & (units(numbers[quantity]) > 0))
     return {name: pc.if_else(there, numbers[name], None) for name in (price, quantity)}
 
 
@@ -223,7 +190,7 @@ def _why_trade(
     trades: TradeColumns, index: int, written: Mapping[str, pa.Array], in_time: Bools, unit: Unit
 ) -> tuple[str, str]:
     if in_time[index]:
-        return _why_number(written, index, may_be_zero=False)
+        return why_number(written, index, may_be_zero=False)
     time = int(trades.times[index])
     return "bad_time", f"time {time} is no time of a trade in {UNIT_NAMES[unit]}{_hint(time, unit)}"
 
@@ -234,28 +201,8 @@ def _hint(time: int, unit: Unit) -> str:
     return f"; {UNIT_NAMES[other]}?" if EARLIEST_US <= in_other_us < LATEST_SHOWN_US else ""
 
 
-def _why_number(
-    written: Mapping[str, pa.Array], index: int, *, may_be_zero: bool
-) -> tuple[str, str]:
-    for name, column in written.items():
-        text = column[index].as_py()
-        if not re.fullmatch(FITS, text):
-            return _why_text(name, text)
-        if not may_be_zero and not text.strip("0."):
-            return "not_positive", f"{name} {text} is not positive"
-    raise AssertionError("a number that fits was refused")
-
-
-def _why_text(name: str, text: str) -> tuple[str, str]:
-    if re.fullmatch(f"-{NUMBER}", text):
-        return "negative", f"{name} {text} is negative"
-    if re.fullmatch(NUMBER, text):
-        return "overflow", f"{name} {text} does not fit decimal(18,8)"
-    return "bad_number", f"{name} {text!r} is not a number"
-
-
-def _message_ids(ids: pa.Array, *before: pa.Array | str) -> pa.Array:
-    identity = pc.binary_join_element_wise(*before, ids, "|")
+def _message_ids(*parts: pa.Array | pa.Scalar) -> pa.Array:
+    identity = pc.binary_join_element_wise(*parts, BAR)
     if len(identity) < SINGLY:
         return texts([message_id(text) for text in identity.to_pylist()])
     column = pl.Series("text", identity).to_frame()
@@ -264,5 +211,4 @@ def _message_ids(ids: pa.Array, *before: pa.Array | str) -> pa.Array:
 
 def _empty_lists(n_rows: int) -> pa.Array:
     offsets = pa.array(np.zeros(n_rows + 1, np.int32))
-    wanted = TRADE.arrow.field("trade_conditions").type
-    return pa.ListArray.from_arrays(offsets, pa.array([], pa.string()), type=wanted)
+    return pa.ListArray.from_arrays(offsets, texts([]), type=NO_CONDITIONS)

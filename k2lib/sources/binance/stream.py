@@ -29,6 +29,7 @@ class StreamLimits:
     longest_delay_s: float = 60.0
     life_s: float = 23 * 3600 + 50 * 60
     stale_s: float = 30.0
+    breaker_rest_s: float = 30.0
     attempts: int = 300
     attempts_span_s: float = 300.0
 
@@ -65,6 +66,7 @@ class Stream:
         self._life_s = limits.life_s * (1 - 0.02 * draw())
         self._current: Connection | None = None
         self._frames_seen = 0
+        self._standing: set[Connection] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._delays = self._fresh_delays()
 
@@ -85,6 +87,8 @@ class Stream:
                 reason = await self._over(current)
                 if current.ended:
                     self._lost(current, reason)
+                    if not current.frames:
+                        await self._back_off()
                     current = await self._open()
                 else:
                     current = await self._hand_over(current, reason)
@@ -93,16 +97,20 @@ class Stream:
 
     def leave(self, reason: str) -> None:
         """Move to another host, as this one is silent: that counts as its failure."""
-        if self._current is not None:
+        if self._current is not None and not self._current.over.done():
             self._hosts.failed(self._current.host)
             self._current.leave(reason)
 
     def look(self) -> None:
-        """Count data that go on as another success; called about once a second."""
+        """Count data that go on as another success, and leave a host that never gives any."""
         current = self._current
-        if current is not None and current.frames > self._frames_seen:
+        if current is None:
+            return
+        if current.frames > self._frames_seen:
             self._frames_seen = current.frames
             self._hosts.succeeded(current.host)
+        elif not current.frames and time.monotonic() - current.opened > self._limits.stale_s:
+            self.leave(f"no data within {self._limits.stale_s:g} s")
 
     async def _over(self, current: Connection) -> str:
         left_s = self._life_s - (time.monotonic() - current.opened)
@@ -115,15 +123,16 @@ class Stream:
     async def _open(self) -> Connection:
         """Open and subscribe at the first host that lets us, however long that takes."""
         while True:
-            await self._pause(self._attempts.wait_s(), "connection attempts are limited")
             host = await self._pick()
+            # Other streams share the limit: ask again after each wait.
+            while wait_s := self._attempts.wait_s():
+                await self._pause(wait_s, "connection attempts are limited")
             self._attempts.take()
             try:
                 return await self._try(host)
             except Refused as exc:
                 self._refused(host, exc)
-            if self._hosts.all_tried():
-                await self._pause(next(self._delays), "every host failed")
+            await self._back_off()
 
     async def _pick(self) -> str:
         while (host := self._hosts.pick()) is None:
@@ -134,6 +143,11 @@ class Stream:
             await self._pause(max(wait_s, LOOK_S), "every host rests")
         return host
 
+    async def _back_off(self) -> None:
+        """Wait, unless another host may be tried at once, or none ever again."""
+        if self._hosts.all_tried() and self._hosts.opens_in_s() is not None:
+            await self._pause(next(self._delays), "every host failed")
+
     async def _try(self, host: str) -> Connection:
         self._tell("connection_opening", host=host)
         connection = await open_connection(
@@ -143,6 +157,7 @@ class Stream:
             inbox=self._inbox,
             on_data=lambda: self._succeeded(host),
         )
+        self._standing.add(connection)
         try:
             await connection.subscribe(self._streams)
         except BaseException:
@@ -154,7 +169,16 @@ class Stream:
 
     async def _hand_over(self, old: Connection, reason: str) -> Connection:
         """Let the next connection bring data before the old one goes."""
-        new = await self._open()
+        opening = asyncio.create_task(self._open())
+        try:
+            await asyncio.wait({opening, old.reader}, return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done():
+                self._gone(old, reason)
+                return await opening
+            new = opening.result()
+        finally:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
         with suppress(TimeoutError):
             await asyncio.wait_for(new.has_data.wait(), HAND_OVER_S)
         self._dismiss(old)
@@ -162,8 +186,11 @@ class Stream:
         return new
 
     def _lost(self, connection: Connection, reason: str) -> None:
-        self._current = None
         self._hosts.failed(connection.host)
+        self._gone(connection, reason)
+
+    def _gone(self, connection: Connection, reason: str) -> None:
+        self._current = None
         self._dismiss(connection)
         self._tell("connection_lost", host=connection.host, reason=reason)
 
@@ -192,14 +219,15 @@ class Stream:
         return delays(limits.first_delay_s, limits.longest_delay_s, draw=self._draw)
 
     def _dismiss(self, connection: Connection) -> None:
+        self._standing.discard(connection)
         task = asyncio.create_task(connection.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     async def _close_all(self) -> None:
-        if self._current is not None:
-            self._dismiss(self._current)
-            self._current = None
+        self._current = None
+        for connection in list(self._standing):
+            self._dismiss(connection)
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _tell(self, name: str, **fields: object) -> None:

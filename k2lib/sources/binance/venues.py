@@ -13,6 +13,7 @@ OF_OTHER_HOSTS: Final = {
     "binance.us": "BINANCEUS",
     "testnet.binance.vision": "BINANCE_TESTNET",
     "demo-stream.binance.com": "BINANCE_DEMO",
+    "demo-api.binance.com": "BINANCE_DEMO",
 }
 
 
@@ -47,7 +48,7 @@ def binance(
     rest = tuple(_checked(url, ("http", "https"), "K2_BINANCE_REST_URLS") for url in rest_urls)
     if not ws or not rest:
         raise ConfigError("K2_BINANCE_WS_URLS and K2_BINANCE_REST_URLS need an address each")
-    names = {_exchange(url) for url in (*ws, *rest)}
+    names = {exchange_of(url) for url in (*ws, *rest)}
     if len(names) > 1:
         raise ConfigError(f"these hosts are of different venues: {', '.join((*ws, *rest))}")
     return Venue(names.pop(), ws, rest)
@@ -63,20 +64,10 @@ def told_apart(venue: Venue, said: str | None) -> Venue:
     return venue if said is None else replace(venue, exchange=said)
 
 
-def _checked(url: str, schemes: tuple[str, ...], setting: str) -> str:
-    try:
-        parts = urlsplit(url.strip())
-        usable = parts.scheme in schemes and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ConfigError(
-            f"{setting}={url!r}: give addresses like {schemes[1]}://host:port, joined by commas"
-        )
-    return url.strip().rstrip("/")
-
-
-def _exchange(url: str) -> str:
+def exchange_of(url: str, said: str | None = None) -> str:
+    """Return whose host this is: what it says it is, else what its address tells."""
+    if said is not None:
+        return said
     host = urlsplit(url).hostname or ""
     return next(
         (
@@ -86,3 +77,17 @@ def _exchange(url: str) -> str:
         ),
         "BINANCE",
     )
+
+
+def _checked(url: str, schemes: tuple[str, ...], setting: str) -> str:
+    try:
+        parts = urlsplit(url.strip())
+        usable = parts.scheme in schemes and parts.hostname and parts.port != 0
+        usable = usable and not (parts.query or parts.fragment)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(
+            f"{setting}={url!r}: give addresses like {schemes[1]}://host:port, joined by commas"
+        )
+    return url.strip().rstrip("/")
