@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 from pyiceberg.table import Table
@@ -13,17 +13,13 @@ from pyiceberg.table import Table
 from k2lib.closing import Closing
 from k2lib.errors import ConfigError, QueryError
 from k2lib.events import Event, OnEvent, log_event
-from k2lib.feed.live import Feed
-from k2lib.feed.options import FeedOptions
-from k2lib.feed.status import FeedStatus
-from k2lib.feed.told import told_path
 from k2lib.lake.sink_threads import make_sinks, run_sinks
 from k2lib.lake.tables import TABLES, load_table, open_catalog
-from k2lib.load import LoadReport, load_asx
+from k2lib.load.asx import load_asx
+from k2lib.load.report import LoadReport
 from k2lib.log.cluster import Cluster, read_properties
 from k2lib.log.kafka import RemoteKafka
 from k2lib.ops import services
-from k2lib.ops.watch import Watch
 from k2lib.pipeline import Pipeline, Target
 from k2lib.query import as_of, bars
 from k2lib.query.as_of import AsOf
@@ -33,7 +29,13 @@ from k2lib.query.instruments import When
 from k2lib.settings import Settings, read_settings
 from k2lib.sources.asx.reference import CorporateActions, read_corporate_actions
 from k2lib.sources.binance.venues import Venue, binance
-from k2lib.state import State, open_state
+
+if TYPE_CHECKING:  # what only a live feed or an archive needs is imported when one is asked for
+    from k2lib.feed.live import Feed
+    from k2lib.feed.options import FeedOptions
+    from k2lib.feed.status import FeedStatus
+    from k2lib.ops.watch import Watch
+    from k2lib.state import State
 
 
 def choose_kafka(settings: Settings) -> Target:
@@ -127,13 +129,15 @@ class K2(Closing):
         return self._pipeline
 
     @property
-    def watch(self) -> Watch:
+    def watch(self) -> "Watch":
         """Metrics and alerts, started when first asked for, or with the first write.
 
         Raises:
             ConfigError: the port for metrics is in use, or the webhook's address is none.
         """
         if self._watch is None:
+            from k2lib.ops.watch import Watch
+
             self._watch = Watch(self.settings)
         return self._watch
 
@@ -163,13 +167,45 @@ class K2(Closing):
             on_progress=on_progress,
         )
 
+    def load_binance_archive(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        exchange: str | None = None,
+        assets: Sequence[str] = (),
+        on_progress: Callable[[str, int], None] = lambda file, n_bytes: None,
+    ) -> LoadReport:
+        """Load zips of trades from Binance's archive, and wait until the lake has them.
+
+        Args:
+            exchange: of all files; by default what `exchange.txt` in their folders says, else
+                BINANCE.
+            assets: BASE/QUOTE of symbols that are not in the table shipped with k2lib.
+            on_progress: told of every chunk: file, bytes.
+        Returns:
+            What became of each file; one that cannot be loaded does not stop the others.
+        Raises:
+            ConfigError: a text of `assets` is not two assets.
+        """
+        from k2lib.load.binance import load_binance_archive
+        from k2lib.sources.binance.symbols import read_assets
+
+        return load_binance_archive(
+            [paths] if isinstance(paths, str | Path) else paths,
+            pipeline=self.pipeline,
+            engine=self.engine if self._with_sinks else None,
+            exchange=exchange,
+            instruments=read_assets(assets),
+            on_progress=on_progress,
+        )
+
     def feed(
         self,
         symbols: Sequence[str],
         *,
         venue: Venue | None = None,
-        options: FeedOptions | None = None,
-    ) -> Feed:
+        options: "FeedOptions | None" = None,
+    ) -> "Feed":
         """Start a live feed of trades; `close()` of the feed, or of this, ends it.
 
         Args:
@@ -179,6 +215,10 @@ class K2(Closing):
             ConfigError: no such symbol.
             TransientError: the venue cannot be reached.
         """
+        from k2lib.feed.live import Feed
+        from k2lib.feed.told import told_path
+        from k2lib.state import open_state
+
         pipeline = self.pipeline
         if self._state is None:
             url = self.settings.redis_url
@@ -192,6 +232,7 @@ class K2(Closing):
             engine=self.engine,
             state=self._state,
             told=told_path(self.settings.home),
+            alerts=lambda: [f"{one.name}: {one.summary}" for one in self.watch.alerts.firing],
             options=options,
             on_event=self._heard,
         )
@@ -204,8 +245,8 @@ class K2(Closing):
         *,
         seconds: float | None = None,
         venue: Venue | None = None,
-        options: FeedOptions | None = None,
-    ) -> FeedStatus:
+        options: "FeedOptions | None" = None,
+    ) -> "FeedStatus":
         """Stream live trades for so long, or until Ctrl-C, and wait until the lake has them.
 
         Returns:

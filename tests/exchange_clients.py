@@ -66,6 +66,11 @@ def trade_ids(ws: ClientConnection, count: int) -> list[int]:
     return [message["t"] for message in received(ws, count)]
 
 
+def consecutive(ids: list[int]) -> bool:
+    """Tell whether these ids count up without a hole."""
+    return ids == list(range(ids[0], ids[0] + len(ids)))
+
+
 def rest_of_frames(ws: ClientConnection) -> tuple[list[str], ConnectionClosed]:
     """Return all frames until the connection ends, and its end."""
     frames: list[str] = []

@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 from test_notebooks import FROM_THE_NET, KEPT
 
 from k2lib.errors import ConfigError
-from k2lib.load import FileReport, LoadReport
+from k2lib.load.report import FileReport, LoadReport
 from k2lib.serve.demo import DemoReport, Figures, run_demo
 from k2lib.serve.demo_report import print_demo
 from k2lib.sources.samples import write_samples

@@ -84,6 +84,7 @@ def test_aggregates_have_files_too(exchange: OfflineExchange) -> None:
     assert [number for span in spans for number in span] == [int(row[0]) for row in trades]
 
 
+@pytest.mark.slow
 def test_a_month_holds_its_days(exchange: OfflineExchange) -> None:
     month = fetched(exchange, span="monthly", day="2025-12")
     days = fetched(exchange, day="2025-12-01"), fetched(exchange, day="2025-12-31")

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from exchange_clients import START, SetClock, get, historical, received, stream
+from exchange_clients import START, SetClock, consecutive, get, historical, received, stream
 from waiting import wait_until
 
 from k2lib.exchange import OfflineExchange, run
@@ -39,10 +39,6 @@ def rows(exchange: OfflineExchange, name: str, **params: Any) -> list[Any]:
 
 def last_id(exchange: OfflineExchange) -> int:
     return exchange.truth("BTCUSDT").last_id
-
-
-def consecutive(ids: list[int]) -> bool:
-    return ids == list(range(ids[0], ids[0] + len(ids)))
 
 
 def test_time_is_the_exchanges_own_in_the_unit_asked_for(exchange: OfflineExchange) -> None:

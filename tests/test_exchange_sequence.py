@@ -1,6 +1,7 @@
 """The trades behind the offline exchange: the same however they are asked for."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from k2lib.errors import ConfigError
 from k2lib.exchange import Sequence
 from k2lib.exchange.columns import Orders, Trades, aggregates
+from k2lib.exchange.frames import Form, trade_frames
 from k2lib.exchange.instruments import PLACES, instrument
 from k2lib.exchange.market import Book, Market
 from k2lib.exchange.sequence import BLOCK, PUBLISHED_AFTER_US, US
@@ -29,6 +31,7 @@ def rows_of(columns: Trades | Orders) -> list[tuple[object, ...]]:
 
 
 LONG = rows_of(sequence().trades(FIRST, FIRST + COUNT))
+ORDERS = rows_of(sequence().orders(5_000, 9_000))
 
 
 def opened(now_us: int = NOW_US, *, first_id: int | None = None) -> Book:
@@ -109,8 +112,7 @@ def test_trades_of_an_aggregate_share_price_time_and_side() -> None:
 
 @given(st.integers(5_000, 8_000), st.integers(1, 700))
 def test_aggregates_are_found_by_their_own_ids(first: int, count: int) -> None:
-    whole = rows_of(sequence().orders(5_000, 9_000))
-    assert rows_of(sequence().orders(first, first + count)) == whole[first - 5_000 :][:count]
+    assert rows_of(sequence().orders(first, first + count)) == ORDERS[first - 5_000 :][:count]
 
 
 def test_a_later_exchange_goes_on_where_the_first_one_is() -> None:
@@ -185,3 +187,15 @@ def test_what_cannot_be_a_symbol_is_refused(symbol: str) -> None:
 def test_a_rate_the_exchange_cannot_keep_is_refused(rate: float) -> None:
     with pytest.raises(ConfigError, match="trades/s"):
         Market(["BTCUSDT", "ETHUSDT"], rate=rate, seed=7, first_id=None, now_us=NOW_US)
+
+
+@pytest.mark.slow
+def test_fifty_thousand_trades_are_made_and_written_within_a_second_of_one_core() -> None:
+    market = Market(["BTCUSDT"], rate=50_000.0, seed=7, first_id=None, now_us=NOW_US)
+    form, count, began = Form("btcusdt@trade", micros=True), 0, time.thread_time()
+    for tick in range(1, 201):
+        for book, trades in market.advance(NOW_US + tick * 5_000):
+            count += len(trades)
+            assert trade_frames(trades, book.instrument, form)
+    assert count == pytest.approx(50_000, rel=0.03)
+    assert time.thread_time() - began < 1.0

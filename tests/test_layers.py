@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "platform": BASE | DATA | {"pipeline", "load", "state", "feed", "ops"},
     "serve": BASE | DATA | {"exchange", "pipeline", "load", "feed", "ops", "platform"},
     "k2lib": BASE | DATA | {"platform"},
-    "cli": BASE | DATA | {"exchange", "feed", "ops", "serve", "platform", "k2lib"},
+    "cli": BASE | DATA | {"exchange", "load", "feed", "ops", "serve", "platform", "k2lib"},
     "__main__": {"cli"},
 }
 QUIET = """

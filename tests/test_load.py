@@ -22,7 +22,7 @@ from conftest import emptied
 
 from k2lib import K2
 from k2lib.lake.scan import planned_files
-from k2lib.load import LoadReport
+from k2lib.load.report import LoadReport
 
 
 def stored_trades(k2: K2) -> dict[str, TradeFacts]:

@@ -15,7 +15,8 @@ from binance_facts import (
 )
 
 from k2lib import K2
-from k2lib.load import FileReport, LoadReport, load_binance_archive
+from k2lib.load.binance import load_binance_archive
+from k2lib.load.report import FileReport, LoadReport
 from k2lib.model.schemas import TRADE
 from k2lib.sources.binance.messages import parse_frames
 from k2lib.sources.binance.symbols import read_assets

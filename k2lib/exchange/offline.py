@@ -21,6 +21,8 @@ from k2lib.exchange.limits import Limits
 from k2lib.exchange.market import Book, Market, Truth
 from k2lib.exchange.sequence import US
 
+__all__ = ["OfflineExchange", "Script"]
+
 TICK_S = 0.005
 _T = TypeVar("_T")
 
@@ -72,6 +74,7 @@ class OfflineExchange(Closing):
         self._floor = Floor(
             market, bound, limits=limits, script=script, clock=clock, started=started
         )
+        self.market = market
         tls = "" if ssl_context is None else "s"
         self.ws_urls = [f"ws{tls}://{ADDRESS}:{host.port}" for host in bound]
         self.rest_urls = [f"http{tls}://{ADDRESS}:{host.port}" for host in bound]
@@ -114,7 +117,7 @@ class OfflineExchange(Closing):
         """
 
         async def copy() -> Book:
-            return self._floor.market.chosen(symbol)[0].copy()
+            return self.market.chosen(symbol)[0].copy()
 
         return self._in_thread(copy())
 

@@ -12,7 +12,7 @@ from k2lib.sources.binance.gaps import Gap, uncovered
 from k2lib.sources.binance.ids import Hole, IdArray, Ids
 
 NOTED_AT_MOST: Final = 20
-EDGES_AT_MOST: Final = 1000
+EDGES_AT_MOST: Final = 500
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any, Final
 import duckdb
 
 from k2lib.errors import ConfigError
-from k2lib.load import FileReport, LoadReport
+from k2lib.load.report import FileReport, LoadReport
 from k2lib.log.cluster import topics_of
 from k2lib.log.reader import TopicReader
 from k2lib.log.topics import topic_kind

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from k2lib.load import LoadReport
+from k2lib.load.report import LoadReport
 from k2lib.serve.demo import DemoReport, Figures
 from k2lib.serve.terminal import out
 

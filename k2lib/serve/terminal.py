@@ -12,11 +12,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Column, Table
 
 from k2lib.events import Event
-from k2lib.load import LoadReport
+from k2lib.load.report import LoadReport
 from k2lib.ops.maintain import Maintained
 from k2lib.ops.services import Status
 from k2lib.ops.status import HomeStatus
 from k2lib.sources.asx.files import find_files
+from k2lib.sources.binance.archive import find_archives
 
 
 def out() -> Console:
@@ -57,6 +58,20 @@ def load_progress(paths: Sequence[Path], *, times: int = 1) -> Iterator[Callable
 
 
 @contextmanager
+def archive_progress(paths: Sequence[Path]) -> Iterator[Callable[[str, int], None]]:
+    """Show which zip is read, and how many are begun."""
+    with progress() as display:
+        task = display.add_task("loading", total=len(find_archives(paths)))
+        seen: set[str] = set()
+
+        def on_progress(file: str, n_bytes: int) -> None:
+            display.update(task, description=file, advance=float(file not in seen))
+            seen.add(file)
+
+        yield on_progress
+
+
+@contextmanager
 def samples_progress() -> Iterator[Callable[[str, int], None]]:
     """Show which file is written."""
     with working("writing") as tell:
@@ -86,6 +101,8 @@ def print_load(report: LoadReport) -> None:
     for file in report.files:
         if file.error is not None:
             err().print(f"not loaded: {file.error}", markup=False, soft_wrap=True)
+        if file.note is not None:
+            err().print(f"{file.file}: {file.note}", markup=False, soft_wrap=True)
     if report.interrupted:
         err().print("interrupted: what is listed is in the lake; load again for the rest")
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -17,18 +17,22 @@ from k2lib.sources.binance.connection import Connection, Frames, Refused, open_c
 from k2lib.sources.binance.venues import Venue
 
 STREAMS_A_CONNECTION: Final = 1024
-HAND_OVER_S: Final = 20.0
 LOOK_S: Final = 0.25
 
 
 @dataclass(frozen=True)
 class StreamLimits:
-    """How a stream waits: seconds, and connection attempts per five minutes."""
+    """How a stream waits, and how many connection attempts it makes in a span.
+
+    `life_s`: age at which a connection is replaced. `stale_s`: silence after which another host is
+    tried. `hand_over_s`: how long an old connection goes on until the new one brings data.
+    """
 
     first_delay_s: float = 5.0
     longest_delay_s: float = 60.0
     life_s: float = 23 * 3600 + 50 * 60
     stale_s: float = 30.0
+    hand_over_s: float = 20.0
     breaker_rest_s: float = 30.0
     attempts: int = 300
     attempts_span_s: float = 300.0
@@ -52,6 +56,7 @@ class Stream:
         limits: StreamLimits,
         on_event: OnEvent,
         draw: Callable[[], float] = random.random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         if len(streams) > STREAMS_A_CONNECTION:
             raise ValueError(f"{len(streams)} streams: a connection takes {STREAMS_A_CONNECTION}")
@@ -63,6 +68,7 @@ class Stream:
         self._limits = limits
         self._on_event = on_event
         self._draw = draw
+        self._sleep = sleep
         self._life_s = limits.life_s * (1 - 0.02 * draw())
         self._current: Connection | None = None
         self._frames_seen = 0
@@ -180,7 +186,7 @@ class Stream:
             opening.cancel()
             await asyncio.gather(opening, return_exceptions=True)
         with suppress(TimeoutError):
-            await asyncio.wait_for(new.has_data.wait(), HAND_OVER_S)
+            await asyncio.wait_for(new.has_data.wait(), self._limits.hand_over_s)
         self._dismiss(old)
         self._tell("connection_rotated", old=old.host, new=new.host, reason=reason)
         return new
@@ -212,7 +218,7 @@ class Stream:
     async def _pause(self, delay_s: float, reason: str) -> None:
         if delay_s > 0:
             self._tell("reconnect_waiting", delay_s=delay_s, reason=reason)
-            await asyncio.sleep(delay_s)
+            await self._sleep(delay_s)
 
     def _fresh_delays(self) -> Iterator[float]:
         limits = self._limits

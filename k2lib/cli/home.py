@@ -1,0 +1,115 @@
+"""Commands on a home: its services, its tables, its upkeep."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from k2lib.cli.shared import AsJson, open_k2, print_json
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="For example: select count(*) from trades_v2")],
+    form: Annotated[
+        str, typer.Option("--format", help="table, json, csv, parquet or arrow.")
+    ] = "table",
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; standard output else.")
+    ] = None,
+) -> None:
+    """Ask the lake; starts no broker."""
+    from k2lib.query.export import as_format, write
+
+    with open_k2() as k2:
+        write(k2.sql(query), as_format(form), output=output, stdout=sys.stdout.buffer)
+
+
+def sink(
+    tables: Annotated[list[str] | None, typer.Argument(help="All tables without it.")] = None,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Record lost ranges as dead letters; go on.")
+    ] = False,
+) -> None:
+    """Feed the tables from Kafka until Ctrl-C."""
+    from k2lib.serve.terminal import print_commit
+
+    with open_k2() as k2:
+        k2.sink(tables, accept_loss=accept_loss, on_event=print_commit)
+
+
+def up(as_json: AsJson = False) -> None:
+    """Start Kafka and the schema registry on this machine; a second time does no harm."""
+    from k2lib.ops.services import status as services_status
+    from k2lib.ops.services import up as services_up
+    from k2lib.serve.terminal import print_services, working
+    from k2lib.settings import read_settings
+
+    settings = read_settings()
+    with working("starting") as tell:
+        services_up(
+            settings.home,
+            kafka_port=settings.kafka_port,
+            registry_port=settings.registry_port,
+            on_event=tell,
+        )
+    status = services_status(settings.home)
+    if as_json:
+        print_json(status.as_json())
+    else:
+        print_services(status)
+
+
+def status(as_json: AsJson = False) -> None:
+    """Say what runs, what the tables hold, and what it takes on disk."""
+    from k2lib.ops.status import read_status
+    from k2lib.serve.terminal import print_status
+    from k2lib.settings import read_settings
+
+    found = read_status(read_settings())
+    if as_json:
+        print_json(found.as_json())
+    else:
+        print_status(found)
+
+
+def down(as_json: AsJson = False) -> None:
+    """Stop what `k2 up` started; the data stay."""
+    from k2lib.ops.services import down as services_down
+    from k2lib.settings import read_settings
+
+    stopped = services_down(read_settings().home)
+    if as_json:
+        print_json([{"name": one.name, "pid": one.pid, "killed": one.killed} for one in stopped])
+        return
+    for one in stopped:
+        typer.echo(f"{one.name} stopped (pid {one.pid}{', killed' if one.killed else ''})")
+    if not stopped:
+        typer.echo("nothing was running")
+
+
+def maintain(as_json: AsJson = False) -> None:
+    """Compact files and expire snapshots now, where no sink does so by itself."""
+    from k2lib.ops.maintain import maintain_all
+    from k2lib.serve.terminal import print_maintenance
+
+    with open_k2() as k2:
+        done = maintain_all(k2.catalog, run_folder=k2.settings.home / "run")
+    if as_json:
+        print_json([one.as_json() for one in done])
+    else:
+        print_maintenance(done)
+
+
+def reset(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete the home: tables, files and the local services' data."""
+    from k2lib.ops.reset import reset_home
+    from k2lib.settings import read_settings
+
+    home = read_settings().home
+    if not yes:
+        typer.confirm(f"Delete {home} and all data in it?", abort=True)
+    reset_home(home)
+    typer.echo(f"{home} is deleted")

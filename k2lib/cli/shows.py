@@ -1,0 +1,62 @@
+"""Commands that show the whole: the notebooks and the demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def notebooks(
+    names: Annotated[list[str] | None, typer.Argument(help="All without it.")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="name=value, a JSON scalar.")
+    ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Rewrite the committed outputs too.")
+    ] = False,
+    output: Annotated[Path, typer.Option(help="Where notebooks and HTML go.")] = Path(
+        "build/notebooks"
+    ),
+) -> None:
+    """Run the notebooks and write them with an index page, readable without a network."""
+    from k2lib.serve.notebooks.runs import parse_parameters, run_notebooks
+    from k2lib.serve.terminal import notebook_progress
+
+    with notebook_progress() as on_progress:
+        index = run_notebooks(
+            names or [],
+            parameters=parse_parameters(parameter or []),
+            output=output,
+            in_place=in_place,
+            on_progress=on_progress,
+        )
+    typer.echo(f"open {index}")
+
+
+def demo(
+    asx: Annotated[
+        Path | None, typer.Option("--asx", help="Folder of real ASX files; generated ones else.")
+    ] = None,
+    build: Annotated[Path, typer.Option(help="All of the demo's files go here.")] = Path("build"),
+) -> None:
+    """Run the main job: files through Kafka into the lake, twice, proved; then the notebooks."""
+    from k2lib.serve.demo import demo_samples, run_demo
+    from k2lib.serve.demo_report import print_demo
+    from k2lib.serve.notebooks.runs import run_notebooks
+    from k2lib.serve.terminal import load_progress, notebook_progress
+
+    folder = asx or demo_samples(build)
+    with load_progress([folder], times=2) as on_progress:
+        report = run_demo(folder, home=build / "homes" / "demo", on_progress=on_progress)
+    print_demo(report)
+    with notebook_progress() as on_cell:
+        index = run_notebooks(
+            [],
+            parameters={"asx": str(folder)},
+            output=build / "notebooks",
+            homes=build / "homes",
+            on_progress=on_cell,
+        )
+    typer.echo(f"open {index}")
+    if not report.agree:
+        raise typer.Exit(1)
