@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from k2lib.model.identity import message_id
 from k2lib.model.schemas import QUOTE, TRADE
-from k2lib.sources.asx.lines import BadLine, find_lines, to_columns, usual_columns
+from k2lib.sources.lines import BadLine, find_lines, to_columns, usual_columns
 from k2lib.sources.asx.rows import Instrument, Parsed, parse
 from k2lib.sources.asx.vendor_map import vendor_map
 

@@ -1,7 +1,6 @@
 """The REST side of the offline exchange: rows, pages, errors and limits."""
 
 import json
-import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from itertools import chain, pairwise
@@ -12,7 +11,7 @@ import pytest
 from exchange_clients import START, SetClock, consecutive, get, historical, received, stream
 from waiting import wait_until
 
-from k2lib.exchange import OfflineExchange, run
+from k2lib.exchange import OfflineExchange
 from k2lib.exchange.limits import Limits, Weights
 
 NOW_MS = int((START + 3600) * 1000)
@@ -232,19 +231,6 @@ def test_going_on_after_429_is_a_ban() -> None:
     assert banned is not None
     assert (banned.status, banned.retry_after_s) == (418, 1)
     assert weights.take(1, now=START + 120) is None
-
-
-def test_a_run_tells_its_addresses_and_ends_when_told() -> None:
-    stop, told = threading.Event(), {}
-
-    def listener(name: str, fields: dict[str, Any]) -> None:
-        told[name] = fields
-        assert httpx2.get(fields["rest_urls"][0] + "/api/v3/ping").json() == {}
-        stop.set()
-
-    made = run(["BTCUSDT"], port=0, rate=100.0, first_id=77, on_event=listener, stop=stop)
-    assert told["exchange_opened"]["ws_urls"][0].startswith("ws://127.0.0.1:")
-    assert made["BTCUSDT"].first_id == 77
 
 
 def test_a_restarted_exchange_serves_what_was_traded_meanwhile() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k2lib.model.identity import NAMESPACE, message_id, message_ids
-from k2lib.sources.asx.lines import find_lines
+from k2lib.sources.lines import find_lines
 from k2lib.sources.asx.rows import Instrument, parse
 
 CONTRACT = {

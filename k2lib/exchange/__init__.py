@@ -3,7 +3,6 @@
 from k2lib.exchange.archive import write_archive
 from k2lib.exchange.market import Truth
 from k2lib.exchange.offline import OfflineExchange
-from k2lib.exchange.running import run
 from k2lib.exchange.sequence import Sequence
 
-__all__ = ["OfflineExchange", "Sequence", "Truth", "run", "write_archive"]
+__all__ = ["OfflineExchange", "Sequence", "Truth", "write_archive"]

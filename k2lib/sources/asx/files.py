@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from k2lib.errors import SourceError
 from k2lib.model.dead_letters import DeadLetter
-from k2lib.sources.asx.lines import BadLine, find_lines, usual_columns
 from k2lib.sources.asx.reference import FOLDER
 from k2lib.sources.asx.rows import COLUMNS, Instrument, Parsed, parse
+from k2lib.sources.lines import BadLine, find_lines, usual_columns
 
 CHUNK_BYTES: Final = 24 * 1024 * 1024
 HEAD_BYTES: Final = 64 * 1024

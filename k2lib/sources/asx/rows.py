@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from k2lib.model.identity import message_ids
 from k2lib.model.schemas import QUOTE, TRADE, RecordSchema
-from k2lib.sources.asx.lines import BadLine, Lines, to_columns
 from k2lib.sources.asx.vendor_map import vendor_map
+from k2lib.sources.lines import BadLine, Lines, to_columns
 
 ZONE: Final = "Australia/Sydney"
 COLUMNS: Final = {

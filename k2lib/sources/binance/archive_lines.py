@@ -9,9 +9,9 @@ import polars as pl
 import pyarrow as pa
 
 from k2lib.model.dead_letters import DeadLetter
-from k2lib.sources.asx.lines import BadLine, find_lines, to_columns
 from k2lib.sources.binance.rows import TradeColumns, Unit, trade_rows
 from k2lib.sources.binance.symbols import Instrument
+from k2lib.sources.lines import BadLine, find_lines, to_columns
 
 COLUMNS: Final = (
     "id",
