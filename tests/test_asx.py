@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from k2lib.model.identity import message_id
 from k2lib.model.schemas import QUOTE, TRADE
-from k2lib.sources.lines import BadLine, find_lines, to_columns, usual_columns
 from k2lib.sources.asx.rows import Instrument, Parsed, parse
 from k2lib.sources.asx.vendor_map import vendor_map
+from k2lib.sources.lines import BadLine, find_lines, to_columns, usual_columns
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 XYZ = Instrument("9009", "XYZ", "ASX", "AU000000XYZ9")

@@ -5,43 +5,38 @@ import json
 import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import DOCUMENTS, README, ROOT, SCHEMA_DOC, STREAM_DOC, code, rows, section
 from typer.main import get_command
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from k2lib.cli import app
 from k2lib.errors import SchemaError
+from k2lib.feed.told import read_told, told_path
 from k2lib.model.identity import NAMESPACE, message_id
 from k2lib.model.schemas import TRADE, RecordSchema, check_compatible, load_schema
 from k2lib.settings import PREFIX, Settings
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SCHEMA_DOC = (ROOT / "docs" / "schema-design-v2.md").read_text(encoding="utf-8")
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCHEMAS = [load_schema(path.stem) for path in sorted((ROOT / "schemas").glob("*.avsc"))]
-REASON_ARGUMENT = {"Refused": 1, "DeadLetter": 2}
+# Where in a call a dead letter's reason stands. The stream client's own `Refused` has none there.
+REASON_ARGUMENT = {
+    "Refused": 1,
+    "Refusal": 1,
+    "Unreadable": 0,
+    "BadLine": 2,
+    "DeadLetter": 2,
+    "_letter": 1,
+}
 KNOWN_SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields}
-
-
-def _section(text: str, title: str) -> str:
-    found = re.search(rf"^#+ {re.escape(title)}$(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found, f"no section {title}"
-    return found[1]
-
-
-def _rows(section: str) -> list[list[str]]:
-    lines = [line for line in section.splitlines() if line.startswith("|")]
-    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines[2:]]
-    return [[cell.strip() for cell in row] for row in cells]
-
-
-def _code(kind: str, text: str = README) -> str:
-    return "\n".join(re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
 
 
 def _spelt(avro: Any) -> str:
@@ -71,14 +66,16 @@ def _reason_nodes(node: ast.AST) -> Iterator[ast.expr]:
     if _returns_reason(node):
         returns = (one.value for one in ast.walk(node) if isinstance(one, ast.Return))
         yield from (value.elts[0] for value in returns if isinstance(value, ast.Tuple))
-    if isinstance(node, ast.Call) and ast.unparse(node.func) in REASON_ARGUMENT:
-        yield node.args[REASON_ARGUMENT[ast.unparse(node.func)]]
+    if isinstance(node, ast.Call):
+        place = REASON_ARGUMENT.get(ast.unparse(node.func), len(node.args))
+        yield from node.args[place : place + 1]
 
 
 def _reasons_in_code() -> set[str]:
     trees = (ast.parse(path.read_text()) for path in (ROOT / "k2lib").rglob("*.py"))
     nodes = (found for tree in trees for node in ast.walk(tree) for found in _reason_nodes(node))
-    return {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
+    values = (node.value for node in nodes if isinstance(node, ast.Constant))
+    return {value for value in values if isinstance(value, str)}
 
 
 def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -88,13 +85,13 @@ def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
         yield from _commands(inner, (*path, name))
 
 
-ALL_ROWS = _rows(SCHEMA_DOC)
+ALL_ROWS = rows(SCHEMA_DOC)
 COMMANDS = dict(_commands(get_command(app)))
 
 
-def _mentioned() -> list[list[str]]:
-    spans = re.findall(r"`(k2 [^`]+)`", README)
-    lines = [line for line in _code("sh").splitlines() if line.startswith("k2 ")]
+def _mentioned(text: str = README) -> list[list[str]]:
+    spans = re.findall(r"`(k2 [^`]+)`", text)
+    lines = [line for line in code("sh", text).splitlines() if line.startswith("k2 ")]
     return [shlex.split(text)[1:] for text in [*spans, *lines]]
 
 
@@ -113,17 +110,27 @@ def _k2(*words: str) -> str:
 
 
 @pytest.fixture
-def tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the section of the tour, in an empty folder and without settings."""
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go to an empty folder, without settings."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
-    return _section(README, "A tour in five minutes")
+    return tmp_path
+
+
+@contextmanager
+def _second_terminal(words: list[str]) -> Iterator[None]:
+    """Run a command beside the test, until Ctrl-C."""
+    command = [sys.executable, "-m", "k2lib", *words[1:]]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        yield
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.name)
 def test_every_field_is_documented_with_type_and_nullability(schema: RecordSchema) -> None:
-    documented = [tuple(row[:3]) for row in _rows(_section(SCHEMA_DOC, schema.parsed["name"]))]
+    documented = [tuple(row[:3]) for row in rows(section(SCHEMA_DOC, schema.parsed["name"]))]
     assert documented == [
         (field["name"], _spelt(field["type"]), "yes" if isinstance(field["type"], list) else "no")
         for field in schema.parsed["fields"]
@@ -138,17 +145,17 @@ def test_every_symbol_of_an_enum_is_documented(schema: RecordSchema) -> None:
             assert set(field["type"]["symbols"]) <= set(re.findall(r"\w+", told))
 
 
-def test_documented_reasons_are_those_of_the_code() -> None:
-    documented = {row[0] for row in _rows(_section(SCHEMA_DOC, "Dead letters"))}
+def test_documented_reasons_are_those_of_thecode() -> None:
+    documented = {row[0] for row in rows(section(SCHEMA_DOC, "Dead letters"))}
     assert documented == _reasons_in_code()
 
 
 def test_documented_identities_are_what_the_code_makes() -> None:
-    section = _section(SCHEMA_DOC, "Identity")
-    examples = [row for row in _rows(section) if row[0].startswith("`")]
+    told = section(SCHEMA_DOC, "Identity")
+    examples = [row for row in rows(told) if row[0].startswith("`")]
     made = {text: f"`{message_id(text.strip('`').replace(chr(92), ''))}`" for text, _ in examples}
     assert made == dict(examples)
-    assert str(NAMESPACE) in section and len(examples) == 4
+    assert str(NAMESPACE) in told and len(examples) == 5
 
 
 @pytest.mark.parametrize(
@@ -161,17 +168,15 @@ def test_refusals_in_the_document_are_what_the_code_says(changed: dict[str, str]
     reader = json.dumps({**TRADE.parsed, "fields": [*fields, changed]})
     with pytest.raises(SchemaError) as refused:
         check_compatible(reader, TRADE.text, subject="table trades_v2")
-    assert str(refused.value) in _code("text", SCHEMA_DOC).splitlines()
+    assert str(refused.value) in code("text", SCHEMA_DOC).splitlines()
 
 
 def test_every_setting_stands_in_the_readme_with_its_default() -> None:
-    rows = {
-        row[0].strip("`"): row[1].strip("`") for row in _rows(_section(README, "Where it runs"))
-    }
-    assert {name for name in rows if name.startswith(PREFIX)} == KNOWN_SETTINGS
+    told = {row[0].strip("`"): row[1].strip("`") for row in rows(section(README, "Where it runs"))}
+    assert {name for name in told if name.startswith(PREFIX)} == KNOWN_SETTINGS
     for name, field in Settings.model_fields.items():
         if field.default is not None:
-            assert rows[PREFIX + name.upper()] == f"{field.default}".removesuffix(".0")
+            assert told[PREFIX + name.upper()] == f"{field.default}".removesuffix(".0")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -180,8 +185,11 @@ def test_no_document_names_an_unknown_setting(document: Path) -> None:
     assert named <= KNOWN_SETTINGS
 
 
-def test_every_command_of_the_readme_exists_with_its_options() -> None:
-    for words in _mentioned():
+@pytest.mark.parametrize(
+    "text", [README, SCHEMA_DOC, STREAM_DOC], ids=["readme", "schema", "stream"]
+)
+def test_every_command_of_a_document_exists_with_its_options(text: str) -> None:
+    for words in _mentioned(text):
         path = _command_of(words)
         assert path, f"k2 {' '.join(words)}: no such command"
         assert {word for word in words if word.startswith("--")} <= _options(path)
@@ -222,18 +230,36 @@ def test_every_relative_link_leads_somewhere(document: Path) -> None:
 
 
 def test_every_place_that_the_readme_names_exists() -> None:
-    names = [name for row in _rows(_section(README, "What lies where")) for name in row[0].split()]
+    names = [name for row in rows(section(README, "What lies where")) for name in row[0].split()]
     assert all((ROOT / name.strip("`,")).exists() for name in names)
 
 
 @pytest.mark.slow
-def test_the_tour_of_the_readme_runs_and_prints_what_it_shows(tour: str) -> None:
-    printed = [_k2(*shlex.split(line)[1:]) for line in _code("sh", tour).splitlines()]
-    assert _code("text", tour) in printed
+@pytest.mark.usefixtures("empty_folder")
+def test_the_tour_of_the_readme_runs_and_prints_what_it_shows() -> None:
+    tour = section(README, "A tour in five minutes")
+    printed = [_k2(*shlex.split(line)[1:]) for line in code("sh", tour).splitlines()]
+    assert code("text", tour) in printed
     names: dict[str, Any] = {}
-    exec(_code("python", tour), names)
+    exec(code("python", tour), names)
     assert all(file.already_there == file.rows for file in names["report"].files)
     assert names["daily"]["trades"].sum() == 4000 >= names["bars"]["trades"].sum() > 0
     assert 0 < len(names["day"]) < 4000
     assert 0 < len(names["before"]) <= 4000
     assert len(names["spread"]) == 3
+
+
+@pytest.mark.slow
+def test_the_live_trades_of_the_readme_run_and_are_contiguous(empty_folder: Path) -> None:
+    told = section(README, "Live trades")
+    stream, watch, *after = [shlex.split(line) for line in code("sh", told).splitlines() if line]
+    with _second_terminal(stream):
+        wait_until(lambda: read_told(told_path(empty_folder / ".k2")))
+        assert _k2(*watch[1:], "--seconds", "2").count("BINANCE_SIM live") >= 1
+    _, ids, gaps = [_k2(*words[1:]).splitlines() for words in after]
+    assert all(row.split()[1] == row.split()[2] for row in ids[1:]) and len(ids) == 3
+    assert [row.split()[:2] for row in gaps[1:]] == [["BTCUSDT", "filled"], ["ETHUSDT", "filled"]]
+    names: dict[str, Any] = {}
+    exec(code("python", told), names)
+    assert names["status"].reconnects >= 1 and names["ended"].symbols[0].trades > 0
+    assert names["ids"]["unexplained"].sum() == 0 < names["bars"]["trades"].sum()

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k2lib.model.identity import NAMESPACE, message_id, message_ids
-from k2lib.sources.lines import find_lines
 from k2lib.sources.asx.rows import Instrument, parse
+from k2lib.sources.lines import find_lines
 
 CONTRACT = {
     "BINANCE|BTCUSDT|4000000000": "46a9b5c1-e348-5ccd-b634-d6b9a420110a",

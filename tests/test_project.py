@@ -26,6 +26,7 @@ OURS = {"k2lib", "bench", "tests", *(path.stem for path in (ROOT / "tests").glob
 WITHOUT_IMPORT = {
     "hatchling": "builds the wheel",
     "ipykernel": "runs the notebooks",
+    "anywidget": "plotly's FigureWidget stands on it",
     "ipywidgets": "plotly's FigureWidget in JupyterLab",
     "jupyterlab": "make lab",
     "kaleido": "plotly writes PNG through it",

@@ -4,7 +4,10 @@ import sys
 
 import typer
 
-from k2lib.cli import files, home, live, shows
+from k2lib.cli.files import load_asx, load_binance_archive, simulate_asx
+from k2lib.cli.home import down, maintain, reset, sink, sql, status, up
+from k2lib.cli.live import simulate_binance, stream_binance, watch
+from k2lib.cli.shows import demo, notebooks
 from k2lib.errors import K2Error
 
 app = typer.Typer(
@@ -20,21 +23,13 @@ app.add_typer(loads, name="load")
 app.add_typer(streams, name="stream")
 app.add_typer(simulations, name="simulate")
 
-loads.command("asx")(files.load_asx)
-loads.command("binance-archive")(files.load_binance_archive)
-simulations.command("asx")(files.simulate_asx)
-simulations.command("binance")(live.simulate_binance)
-streams.command("binance")(live.stream_binance)
-app.command()(live.watch)
-app.command()(home.sql)
-app.command()(home.sink)
-app.command()(home.up)
-app.command()(home.status)
-app.command()(home.down)
-app.command()(home.maintain)
-app.command()(home.reset)
-app.command()(shows.notebooks)
-app.command()(shows.demo)
+loads.command("asx")(load_asx)
+loads.command("binance-archive")(load_binance_archive)
+streams.command("binance")(stream_binance)
+simulations.command("asx")(simulate_asx)
+simulations.command("binance")(simulate_binance)
+for command in (watch, sql, sink, up, status, down, maintain, reset, notebooks, demo):
+    app.command()(command)
 
 
 def main() -> None:

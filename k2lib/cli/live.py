@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Symbols = Annotated[str, typer.Option(help="Joined by commas.")]
 Seconds = Annotated[float | None, typer.Option(min=0, help="End after so long; Ctrl-C else.")]
 BOTH = "BTCUSDT,ETHUSDT"
+OFFLINE = "; `--offline` streams invented trades, without a network"
 
 
 def stream_binance(
@@ -31,7 +33,7 @@ def stream_binance(
         bool, typer.Option("--offline", help="An exchange in this process, invented trades.")
     ] = False,
     rate: Annotated[
-        float | None, typer.Option(help="With --offline: trades a second of each symbol; 50 else.")
+        float | None, typer.Option(help="With --offline: trades a second of each symbol; 50 first.")
     ] = None,
     seconds: Seconds = None,
     no_sink: Annotated[bool, typer.Option("--no-sink", help="To Kafka only.")] = False,
@@ -42,6 +44,8 @@ def stream_binance(
 ) -> None:
     """Stream live trades into Kafka and the lake until Ctrl-C; exit code 2 if it cannot begin."""
     names = [name.strip().upper() for name in symbols.split(",") if name.strip()]
+    # What is retried is told by the feed's own events.
+    logging.getLogger("stamina").addHandler(logging.NullHandler())
     with _sigterm_ends_it(), contextlib.ExitStack() as parts:
         with _in_one_line(hint=not offline):
             from k2lib.settings import read_settings
@@ -50,7 +54,7 @@ def stream_binance(
             settings = read_settings()
             venue = parts.enter_context(_venue(settings, names, us=us, offline=offline, rate=rate))
         if check:
-            _check(venue, names, as_json=as_json)
+            _check(venue, names, as_json=as_json, hint=not offline)
         else:
             _stream(
                 settings,
@@ -169,7 +173,7 @@ def _stream(
             print_json(report.as_json()) if as_json else print_report(report, console=out())
 
 
-def _check(venue: "Venue", symbols: Sequence[str], *, as_json: bool) -> None:
+def _check(venue: "Venue", symbols: Sequence[str], *, as_json: bool, hint: bool) -> None:
     from k2lib.feed.check import check_venue
 
     checks = []
@@ -180,11 +184,11 @@ def _check(venue: "Venue", symbols: Sequence[str], *, as_json: bool) -> None:
             typer.echo(f"{state} {one.seconds:7.3f} s  {one.step:<12} {one.host}: {one.told}")
     if as_json:
         print_json([one.as_json() for one in checks])
-    failed = [f"{one.step} at {one.host}" for one in checks if not one.passed]
+    failed = sum(not one.passed for one in checks)
     if failed:
-        typer.echo(
-            f"k2: {len(failed)} of {len(checks)} did not pass: {', '.join(failed)}", err=True
-        )
+        remedy = OFFLINE if hint else ""
+        told = f"{venue.exchange}: {failed} of {len(checks)} steps failed{remedy}"
+        typer.echo(f"k2: {told}", err=True)
         raise typer.Exit(FAILED)
 
 
@@ -200,6 +204,7 @@ def _venue(
     settings: "Settings", symbols: Sequence[str], *, us: bool, offline: bool, rate: float | None
 ) -> "Iterator[Venue]":
     from k2lib.platform import choose_venue
+    from k2lib.serve.simulation import rate_of_home
     from k2lib.serve.venue import reachable_venue
     from k2lib.sources.binance.venues import binance_us
 
@@ -208,7 +213,8 @@ def _venue(
     if not offline:
         yield binance_us() if us else choose_venue(settings)
         return
-    with reachable_venue(symbols, rate=50.0 if rate is None else rate, offline=True) as chosen:
+    kept = rate_of_home(settings.home, rate)
+    with reachable_venue(symbols, rate=kept, offline=True) as chosen:
         yield chosen.venue
 
 
@@ -218,8 +224,7 @@ def _in_one_line(*, hint: bool) -> Iterator[None]:
     try:
         yield
     except K2Error as exc:
-        unreached = hint and isinstance(exc, TransientError)
-        remedy = "; `--offline` streams invented trades, without a network" if unreached else ""
+        remedy = OFFLINE if hint and isinstance(exc, TransientError) else ""
         typer.echo(f"k2: {' '.join(str(exc).split())}{remedy}", err=True)
         raise typer.Exit(FAILED) from exc
 

@@ -5,21 +5,18 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 
 from k2lib.errors import RecordError
 from k2lib.events import Event, OnEvent
-from k2lib.model.dead_letters import DeadLetter
+from k2lib.feed.fills import NOTED_AT_MOST, Fill, Wanted, fill_of, ids_between, told_aggregate
 from k2lib.model.schemas import TRADE
-from k2lib.resilience.backoff import delays
 from k2lib.sources.binance.gaps import Gap, absent_ids
-from k2lib.sources.binance.ids import Hole, IdArray, Ids
+from k2lib.sources.binance.ids import Hole, Ids
 from k2lib.sources.binance.pages import Aggregate, Page, aggregates_page, single_trades, trades_page
 from k2lib.sources.binance.rest import (
     Asks,
@@ -30,52 +27,13 @@ from k2lib.sources.binance.rest import (
 from k2lib.sources.binance.symbols import Instrument
 from k2lib.sources.binance.venues import exchange_of
 
+LOOK_S: Final = 0.05
 PAGE: Final = 1000
 TRADES_WEIGHT: Final = 25
 AGGREGATES_WEIGHT: Final = 4
 A_DAY_US: Final = 24 * 3600 * 1_000_000
-NOTED_AT_MOST: Final = 20
 NO_ROWS: Final = TRADE.arrow.empty_table()
 NO_IDS: Final = np.empty(0, np.int64)
-
-
-@dataclass(frozen=True)
-class Fill:
-    """What one answer gave for a gap.
-
-    `ids` are those of `rows`; `dead` are in the dead letters. `late`: these ids were known from
-    aggregates before. `lost`: the venue refuses the question itself.
-    """
-
-    gap: Gap
-    rows: pa.Table
-    ids: IdArray
-    absent: list[Hole] = field(default_factory=list)
-    covered: list[Hole] = field(default_factory=list)
-    dead: list[Hole] = field(default_factory=list)
-    note: str = ""
-    refused: list[DeadLetter] = field(default_factory=list)
-    late: bool = False
-    lost: bool = False
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Ids of a gap that are still to be asked for: the holes of `left`."""
-
-    gap: Gap
-    left: Ids
-    late: bool = False
-    waits: Iterator[float] = field(default_factory=lambda: delays(0.5, 30.0))
-
-    @property
-    def span(self) -> Hole:
-        """The first and the last of the ids."""
-        return self.left.holes[0][0], self.left.holes[-1][1]
-
-    def missing(self, ranges: Iterable[Hole]) -> list[Hole]:
-        """Return the wanted ids among those of the ranges."""
-        return [hole for low, high in ranges for hole in self.left.missing(low, high)]
 
 
 class Filler:
@@ -101,26 +59,33 @@ class Filler:
         self._on_event = on_event
         self._asked: SimpleQueue[Wanted] = SimpleQueue()
         self._due: list[tuple[float, int, Wanted]] = []
+        self._wanted: dict[tuple[str, bool], Wanted] = {}
         self._numbers = itertools.count()
 
     def fill(self, gap: Gap, holes: list[Hole], *, late: bool = False) -> None:
-        """Ask for these ids of a gap; returns at once."""
+        """Ask for these ids of a gap, in place of those asked for before; returns at once."""
         self._asked.put(Wanted(gap, Ids(gap.to_id + 1, holes), late))
 
     def run(self) -> None:
         """Work until `stop` is set."""
         while not self._stop.is_set():
             while not self._asked.empty():
-                self._plan(self._asked.get(), 0.0)
+                self._want(self._asked.get(), 0.0)
             if self._due and self._due[0][0] <= time.monotonic():
                 self._work(heapq.heappop(self._due)[2])
             else:
-                self._stop.wait(0.05)
+                self._stop.wait(LOOK_S)
+
+    def _want(self, wanted: Wanted, wait_s: float) -> None:
+        self._wanted[wanted.key] = wanted
+        self._plan(wanted, wait_s)
 
     def _plan(self, wanted: Wanted, wait_s: float) -> None:
         heapq.heappush(self._due, (time.monotonic() + wait_s, next(self._numbers), wanted))
 
     def _work(self, wanted: Wanted) -> None:
+        if self._wanted.get(wanted.key) is not wanted:
+            return  # asked for anew meanwhile
         try:
             self._ask(wanted)
         except RestRefusedError as exc:
@@ -128,11 +93,17 @@ class Filler:
         except (RestUnavailableError, NotOfferedError, RecordError) as exc:
             self._postpone(wanted, exc)
         else:
-            if wanted.left.holes:
-                self._plan(wanted, self._upgrade_s if wanted.late else next(wanted.waits))
+            self._go_on(wanted)
+
+    def _go_on(self, wanted: Wanted) -> None:
+        if wanted.left.holes:
+            self._plan(wanted, self._upgrade_s if wanted.late else next(wanted.waits))
+        else:
+            del self._wanted[wanted.key]
 
     def _give_up(self, wanted: Wanted, reason: str) -> None:
         """The venue will never answer; what is known from aggregates stays known from them."""
+        del self._wanted[wanted.key]
         if not wanted.late:
             self._deliver(Fill(wanted.gap, NO_ROWS, NO_IDS, note=reason, lost=True))
 
@@ -148,7 +119,7 @@ class Filler:
         try:
             self._ask_for_trades(wanted)
         except (NotOfferedError, RestUnavailableError):
-            if not wanted.late:
+            if not wanted.late and not self._stop.is_set():
                 self._ask_for_aggregates(wanted)
 
     def _ask_for_trades(self, wanted: Wanted) -> None:
@@ -168,17 +139,13 @@ class Filler:
         found = [one for one in self._aggregates(wanted.gap, high) if one.last_id >= low - 1]
         inside = [one for one in found if one.last_id >= low and one.first_id <= high]
         merged = [one for one in inside if one.first_id < one.last_id]
-        page = single_trades(inside, **self._facts(wanted.gap))
         self._take(
             wanted,
-            page,
-            absent=_between(found),
+            single_trades(inside, **self._facts(wanted.gap)),
+            absent=ids_between(found),
             why="no aggregate has {}",
             covered=[(one.first_id, one.last_id) for one in merged],
-            notes=[
-                f"{one.first_id}..{one.last_id} {one.price} x {one.quantity}"
-                for one in merged[:NOTED_AT_MOST]
-            ],
+            notes=[told_aggregate(one) for one in merged[:NOTED_AT_MOST]],
         )
 
     def _take(
@@ -192,35 +159,11 @@ class Filler:
         notes: Iterable[str] = (),
     ) -> None:
         """Deliver what was wanted of a page, and want it no longer."""
-        low, high = wanted.span
-        ids = page.rows["source_sequence"].to_numpy()
-        inside = (ids >= low) & (ids <= high)
-        refused = np.setdiff1d(page.ids, ids)
-        dead = wanted.missing((int(one), int(one)) for one in refused)
-        absent = wanted.missing(absent)
-        if len(page.refused) > len(refused):
-            # A record without a readable id came, too: what seems absent may be that one.
-            dead, absent = dead + absent, []
-        told = [*notes]
-        told += [why.format(_told(absent))] if absent else []
-        told += [f"{_told(dead)} in the dead letters"] if dead else []
-        wanted.left.add(ids[inside])
-        for hole in absent + dead:
+        fill = fill_of(wanted, page, absent=absent, why=why, notes=notes)
+        wanted.left.add(fill.ids)
+        for hole in fill.absent + fill.dead:
             wanted.left.explain(*hole)
-        by_aggregates = self._want_later(wanted, covered)
-        self._deliver(
-            Fill(
-                wanted.gap,
-                page.rows.filter(pa.array(inside)),
-                ids[inside],
-                absent=absent,
-                covered=by_aggregates,
-                dead=dead,
-                note="; ".join(told),
-                refused=page.refused,
-                late=wanted.late,
-            )
-        )
+        self._deliver(replace(fill, covered=self._want_later(wanted, covered)))
 
     def _want_later(self, wanted: Wanted, covered: Iterable[Hole]) -> list[Hole]:
         """Ask again, later, for the single trades of what is known from aggregates now."""
@@ -229,7 +172,9 @@ class Filler:
             wanted.left.explain(*hole)
         if holes:
             later = Wanted(wanted.gap, Ids(wanted.gap.to_id + 1, holes), late=True)
-            self._plan(later, self._upgrade_s)
+            if (before := self._wanted.get(later.key)) is not None:
+                later.left.holes = sorted([*before.left.holes, *holes])
+            self._want(later, self._upgrade_s)
         return holes
 
     def _trades(self, gap: Gap, low: int, high: int) -> Page:
@@ -274,17 +219,3 @@ class Filler:
     def _tell(self, name: str, gap: Gap, **fields: object) -> None:
         told = {name: getattr(gap, name) for name in ("exchange", "symbol", "from_id", "to_id")}
         self._on_event(Event(name, {**told, "gap_id": gap.gap_id, **fields}))
-
-
-def _between(aggregates: list[Aggregate]) -> list[Hole]:
-    """Return the ids that lie between two aggregates which follow each other."""
-    return [
-        (one.last_id + 1, other.first_id - 1)
-        for one, other in pairwise(aggregates)
-        if other.aggregate_id == one.aggregate_id + 1 and other.first_id > one.last_id + 1
-    ]
-
-
-def _told(holes: list[Hole]) -> str:
-    some = [f"{low}" if low == high else f"{low}..{high}" for low, high in holes[:NOTED_AT_MOST]]
-    return ", ".join(some) + (", …" if len(holes) > NOTED_AT_MOST else "")

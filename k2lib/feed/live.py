@@ -11,8 +11,10 @@ from queue import Full, Queue
 from typing import Final
 
 from k2lib.closing import Closing
+from k2lib.errors import ConfigError, TransientError
 from k2lib.events import Event, OnEvent
-from k2lib.feed.filler import Fill, Filler
+from k2lib.feed.filler import Filler
+from k2lib.feed.fills import Fill
 from k2lib.feed.options import FeedOptions
 from k2lib.feed.rows import Rows
 from k2lib.feed.sockets import Sockets
@@ -115,7 +117,7 @@ class Feed(Closing):
             reply = self._rest.get("/api/v3/exchangeInfo", {}, weight=INFO_WEIGHT)
         except RestUnavailableError as exc:
             self._tell("symbols_assumed", symbols=names, reason=str(exc))
-            return venue, fallback_instruments(names)
+            return venue, _assumed(names, exc)
         return told_apart(venue, reply.exchange), read_exchange_info(reply.body, names)
 
     def _parts(
@@ -196,3 +198,10 @@ class Feed(Closing):
         if hasattr(self, "_board"):
             self._board.heard(event)
         self._on_event(event)
+
+
+def _assumed(names: Sequence[str], unreached: RestUnavailableError) -> dict[str, Instrument]:
+    try:
+        return fallback_instruments(names)
+    except ConfigError as exc:
+        raise TransientError(f"{exc}; {unreached}") from exc

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from k2lib.errors import DeliveryError, TransientError
 from k2lib.events import Event, OnEvent
 from k2lib.feed.book import GapBook
-from k2lib.feed.filler import Fill, Filler
+from k2lib.feed.filler import Filler
+from k2lib.feed.fills import Fill
 from k2lib.feed.known import read_known
 from k2lib.feed.options import FeedOptions
 from k2lib.feed.status import Board

@@ -15,11 +15,19 @@ COUNTED: Final = """
             SELECT *, lag(id) OVER (PARTITION BY exchange, symbol ORDER BY id) AS before
             FROM (SELECT DISTINCT * FROM trades))
         WHERE id > before + 1),
-    explained AS (
-        SELECT holes.exchange, holes.symbol, sum(high - low + 1) AS ids FROM holes JOIN gaps
-            ON gaps.exchange = holes.exchange AND gaps.symbol = holes.symbol
-            AND low >= from_id AND high <= to_id AND state IN ('covered', 'none_at_venue', 'lost')
-        GROUP BY ALL),
+    apart AS (
+        SELECT exchange, symbol, to_id, covered + absent AS at_most,
+            greatest(from_id, 1 + coalesce(max(to_id) OVER (
+                PARTITION BY exchange, symbol ORDER BY from_id, to_id
+                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), from_id - 1)) AS from_id
+        FROM gaps WHERE state IN ('covered', 'none_at_venue', 'lost')),
+    by_gap AS (
+        SELECT exchange, symbol, least(any_value(at_most),
+            sum(least(high, to_id) - greatest(low, from_id) + 1)) AS ids
+        FROM apart JOIN holes USING (exchange, symbol)
+        WHERE low <= to_id AND high >= from_id AND from_id <= to_id
+        GROUP BY exchange, symbol, from_id, to_id),
+    explained AS (SELECT exchange, symbol, sum(ids) AS ids FROM by_gap GROUP BY ALL),
     counted AS (
         SELECT exchange, symbol, min(id) AS first_id, max(id) AS last_id, count(*) AS rows,
             count(*) - count(DISTINCT id) AS twice,
@@ -36,7 +44,7 @@ def contiguity(engine: Engine, exchange: str | None = None) -> pl.DataFrame:
 
     Returns:
         A row per (exchange, symbol), sorted: first_id, last_id, rows, twice (rows of an id that
-        is there already), missing, explained (ids of a closed gap that the venue does not have,
-        or has as aggregates only) and unexplained, which is 0 where nothing is lost.
+        is there already), missing, explained (by closed gaps, each at most as many as it says
+        are not to be had, or as aggregates only) and unexplained: 0 where nothing is lost.
     """
     return engine.sql(COUNTED, {"exchange": exchange})

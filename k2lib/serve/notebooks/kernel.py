@@ -44,6 +44,7 @@ class _Engine(NBClientEngine):  # type: ignore[misc]
             kernel_name=kernel_name,
             timeout=CELL_TIMEOUT_S,
             startup_timeout=START_TIMEOUT_S,
+            store_widget_state=False,
             shutdown_kernel="immediate",
             extra_arguments=["--IPKernelApp.log_level=40"],
             on_cell_complete=lambda cell, cell_index: on_cell(cell_index + 1, len(nb_man.nb.cells)),

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 LOOK_AGAIN_S: Final = 0.002
+FLOOD: Final = 5000
+FLOOD_LINGERS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -52,16 +54,25 @@ class Inbox:
     def take(self, timeout_s: float, *, linger_s: float, enough: int) -> Arrived:
         """Return what has arrived: nothing after `timeout_s`; what was taken before is dealt with.
 
-        Fewer than `enough` frames wait `linger_s` for others, so that small batches stay few.
+        Fewer than `enough` frames wait `linger_s` for others, so that small batches stay few; more
+        of them are a flood, which waits longer, as a frame of a large batch costs a fifth.
         """
         self._taken_us = None
-        if self._some.wait(timeout_s) and len(self._held) < enough:
-            time.sleep(linger_s)
+        if self._some.wait(timeout_s):
+            self._linger(linger_s, enough)
         self._some.clear()
         self._taken_us = self._held[0][1] if self._held else None
         held = [self._held.popleft() for _ in range(len(self._held))]
         frames, received_us, hosts = map(list, zip(*held, strict=True)) if held else ([], [], [])
         return Arrived(frames, received_us, hosts)
+
+    def _linger(self, linger_s: float, enough: int) -> None:
+        if len(self._held) < enough:
+            time.sleep(linger_s)
+            return
+        until = time.monotonic() + FLOOD_LINGERS * linger_s
+        while len(self._held) < min(FLOOD, self.limit // 2) and time.monotonic() < until:
+            time.sleep(linger_s)
 
     async def _room(self) -> None:
         began = time.monotonic()

@@ -75,6 +75,7 @@ class Rest(Closing):
         self._on_event = on_event
         self._stop = stop
         self._name: str | None = None
+        self._reasons: dict[str, str] = {}
         self._weight = Window(WEIGHT_A_MINUTE, 60.0, clock=clock)
         self._without: set[tuple[str, str]] = set()
         self._client = httpx2.Client(
@@ -91,19 +92,19 @@ class Rest(Closing):
             NotOfferedError: those that answer do not offer this path.
             RestRefusedError: a host says no to the question; its code and message are told.
         """
-        reasons: dict[str, str] = {}
+        asked: set[str] = set()
         unable = {host for host, missing in self._without if missing == path}
-        while (host := self.hosts.pick(without=unable | reasons.keys())) is not None:
+        while (host := self.hosts.pick(without=unable | asked)) is not None:
             try:
                 self._spend(weight)
                 return self._ask(host, path, params)
             except _NextHost as exc:
-                reasons[host] = str(exc)
+                self._reasons[host] = str(exc)
+                asked.add(host)
         if self._nobody_offers(path):
             raise NotOfferedError(f"{path} is offered by none of {', '.join(self.hosts.breakers)}")
         wait_s = self.hosts.opens_in_s()
-        reasons |= self.hosts.banned
-        told = "; ".join(f"{host}: {reason}" for host, reason in reasons.items()) or "all rest"
+        told = "; ".join(f"{host}: {reason}" for host, reason in self._reasons.items())
         raise RestUnavailableError(
             f"no REST host answers ({told})", wait_s=REST_S if wait_s is None else wait_s
         )
@@ -130,6 +131,7 @@ class Rest(Closing):
         if answer.status_code == 200:
             self._check_name(exchange_of(host, answer.headers.get(EXCHANGE_HEADER)), host)
             self.hosts.succeeded(host)
+            self._reasons.pop(host, None)
             return Reply(answer.content, host, answer.headers.get(EXCHANGE_HEADER))
         raise self._refusal(host, path, answer)
 

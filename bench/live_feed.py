@@ -1,0 +1,52 @@
+"""The feed of k2lib as a process, from the socket until Kafka has acknowledged everything.
+
+Run: python -m bench.live_feed WS REST FRAMES, with K2_HOME where Kafka runs.
+"""
+
+import sys
+import threading
+
+from bench.live_start import SYMBOLS, wait_for_go
+from bench.measure import Figure, measured, tell
+from k2lib.events import Event
+from k2lib.platform import K2
+from k2lib.settings import read_settings
+from k2lib.sources.binance.venues import binance
+
+
+class Count:
+    """Counts the trades that the feed tells of; `enough` is set at so many."""
+
+    def __init__(self, frames: int) -> None:
+        self.seen = 0
+        self.first = threading.Event()
+        self.enough = threading.Event()
+        self._frames = frames
+
+    def heard(self, event: Event) -> None:
+        """Take note of an event."""
+        if event.name == "frames_received":
+            self.seen += int(str(event.fields["count"]))
+            self.first.set()
+            if self.seen >= self._frames:
+                self.enough.set()
+
+
+def stream(ws: str, rest: str, frames: int) -> Figure:
+    """Stream at least so many trades into Kafka."""
+    count = Count(frames)
+    with K2(read_settings(), with_sinks=False, on_event=count.heard) as k2:
+        feed = k2.feed(SYMBOLS, venue=binance([ws], [rest]))
+        count.first.wait()
+        wait_for_go()
+        with measured("k2lib: framed Avro v2, acknowledged") as figure:
+            before = count.seen
+            while not count.enough.wait(1.0) and not feed.wait(0):
+                continue
+            feed.close()
+            figure.rows = count.seen - before
+    return figure
+
+
+if __name__ == "__main__":
+    tell(stream(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -1,0 +1,125 @@
+"""Seconds from the receipt of a trade until readers of the table see it, at 2,000 trades/s.
+
+Every row counts, from the files that each snapshot added; on the embedded broker and on Kafka.
+Run: python -m bench.live_freshness [SECONDS]
+"""
+
+import shutil
+import sys
+import time
+from bisect import bisect_left
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyiceberg.manifest import ManifestEntryStatus
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Operation, Snapshot
+
+from bench.live_exchange import exchange
+from bench.live_start import SYMBOLS
+from bench.measure import machine
+from k2lib import K2
+from k2lib.events import Event
+from k2lib.lake.tables import load_table
+from k2lib.ops.services import down, up
+
+SECONDS = 300.0
+RATE = 2_000
+COMMIT_S = 2.0
+LOOK_S = 2.0
+
+
+class Rows:
+    """How long each row of the table took to be seen, snapshot after snapshot."""
+
+    def __init__(self) -> None:
+        self.waits_s = np.empty(0)
+        self._commits: list[float] = []
+        self._known: set[int] = set()
+
+    def heard(self, event: Event) -> None:
+        """Take note of when a commit was done; a snapshot's own time is a little earlier."""
+        if event.name == "commit_done" and event.fields["table"] == "trades_v2":
+            self._commits.append(time.time())
+
+    def look(self, table: Table | None) -> None:
+        """Measure the rows of snapshots that are new since the last look."""
+        for snapshot in table.snapshots() if table else ():
+            added = snapshot.summary and snapshot.summary.operation is Operation.APPEND
+            if added and snapshot.snapshot_id not in self._known and table:
+                self._known.add(snapshot.snapshot_id)
+                seen_s = self._commits[bisect_left(self._commits, snapshot.timestamp_ms / 1000)]
+                waits_s = seen_s - received_us(table, snapshot) / 1e6
+                self.waits_s = np.concatenate([self.waits_s, waits_s])
+
+
+def received_us(table: Table, snapshot: Snapshot) -> npt.NDArray[np.int64]:
+    """Return the receipt times of the rows that a snapshot added."""
+    name = "ingestion_timestamp"
+    parts = [
+        pq.read_table(entry.data_file.file_path.removeprefix("file://"), columns=[name])
+        for manifest in snapshot.manifests(table.io)
+        for entry in manifest.fetch_manifest_entry(table.io)
+        if entry.status is ManifestEntryStatus.ADDED and entry.snapshot_id == snapshot.snapshot_id
+    ]
+    times: npt.NDArray[np.int64] = pa.concat_tables(parts)[name].cast(pa.int64()).to_numpy()
+    return times
+
+
+def run(build: Path, *, seconds: float = SECONDS) -> list[str]:
+    """Measure both and return the report's lines."""
+    home = build / "homes" / "bench-freshness"
+    shutil.rmtree(home, ignore_errors=True)
+    embedded = _measure(home, "embedded", seconds)
+    shutil.rmtree(home)
+    services = up(home, kafka_port=0, registry_port=0)
+    kafka = {
+        "kafka_bootstrap": services.bootstrap,
+        "schema_registry_url": services.registry_url,
+    }
+    try:
+        real = _measure(home, "real Kafka", seconds, **kafka)
+    finally:
+        down(home)
+        shutil.rmtree(home, ignore_errors=True)
+    return [
+        machine(),
+        f"{RATE:,} trades/s for {seconds:g} s, {COMMIT_S:g} s commits",
+        *embedded,
+        *real,
+    ]
+
+
+def _measure(home: Path, mode: str, seconds: float, **kafka: Any) -> list[str]:
+    rows = Rows()
+    home.mkdir(parents=True, exist_ok=True)
+    with (
+        exchange(RATE, home) as one,
+        K2.open(home=home, commit_interval_s=COMMIT_S, on_event=rows.heard, **kafka) as k2,
+    ):
+        with k2.feed(SYMBOLS, venue=one.venue()) as feed:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end and not feed.wait(LOOK_S):
+                rows.look(load_table(k2.catalog, "trades_v2"))
+        k2.pipeline.settle()
+        rows.look(load_table(k2.catalog, "trades_v2"))
+        held = k2.contiguity()
+    assert int(held["rows"].sum()) == len(rows.waits_s), held
+    return [_report(mode, rows.waits_s)]
+
+
+def _report(mode: str, waits_s: npt.NDArray[np.float64]) -> str:
+    p50, p99, worst = np.quantile(waits_s, [0.5, 0.99, 1.0])
+    return (
+        f"{mode:>10}: {len(waits_s):,} rows, receipt to lake p50 {p50:.2f} s, "
+        f"p99 {p99:.2f} s (goal 3), worst {worst:.2f} s"
+    )
+
+
+if __name__ == "__main__":
+    duration = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
+    print("\n".join(run(Path("build"), seconds=duration)))

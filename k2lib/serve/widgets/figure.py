@@ -1,0 +1,94 @@
+"""The figure of a live view: a price line for each symbol, trades per second, and lag."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from plotly.graph_objects import FigureWidget  # type: ignore[import-untyped]
+from plotly.subplots import make_subplots  # type: ignore[import-untyped]
+
+from k2lib.serve.widgets.history import SERIES, History
+
+MOST_PANELS: Final = 4
+SHORTEST_MS: Final = 5_000
+COLORS: Final = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
+UNITS: Final = {"trades_per_s": "trades per second", "lag_ms": "lag, ms"}
+
+
+def panels(symbols: Sequence[str]) -> list[str]:
+    """Return the symbols that have room in the figure: the first four."""
+    return list(symbols[:MOST_PANELS])
+
+
+def live_figure(exchange: str, quotes: Mapping[str, str], *, window_s: float) -> Any:
+    """Return the empty figure: prices at the left, trades per second and lag at the right.
+
+    Args:
+        quotes: by symbol, the asset in which it is priced.
+    """
+    shown = panels(list(quotes))
+    figure = _axes(quotes, shown)
+    for place, symbol in enumerate(shown):
+        color = COLORS[place]
+        rows = {"price": (2 * place + 1, 1), "trades_per_s": (1, 2), "lag_ms": (len(shown) + 1, 2)}
+        for name in SERIES:
+            row, col = rows[name]
+            figure.add_scatter(
+                mode="lines",
+                name=symbol,
+                legendgroup=symbol,
+                showlegend=name == "price",
+                line={"color": color, "width": 1.6, "shape": "hv" if name == "price" else None},
+                row=row,
+                col=col,
+            )
+    figure.update_layout(
+        title=f"{exchange}: price, trades per second and lag of up to {window_s:.0f} seconds",
+        template="plotly_white",
+        height=max(360, 190 * len(shown)) + 60,
+        margin={"l": 70, "r": 20, "t": 70, "b": 40},
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.08, "yanchor": "bottom"},
+        uirevision="live",
+    )
+    return FigureWidget(figure)
+
+
+def draw(figure: Any, history: History, *, window_s: float) -> None:
+    """Bring the figure up to date, as one message to the browser."""
+    times = history.times_ms()
+    if not len(times):
+        return
+    begin = max(times[0], times[-1] - window_s * 1000)
+    window = [min(begin, times[-1] - SHORTEST_MS), times[-1]]
+    with figure.batch_update():
+        for place, symbol in enumerate(panels(history.symbols)):
+            for offset, name in enumerate(SERIES):
+                trace = figure.data[place * len(SERIES) + offset]
+                trace.x, trace.y = times, history.series(symbol, name)
+        figure.layout.xaxis.range = window
+
+
+def _axes(quotes: Mapping[str, str], shown: Sequence[str]) -> Any:
+    count = len(shown)
+    specs: list[list[Any]] = [[None, None] for _ in range(2 * count)]
+    for place in range(count):
+        specs[2 * place][0] = {"rowspan": 2}
+    specs[0][1] = {"rowspan": count}
+    specs[count][1] = {"rowspan": count}
+    figure = make_subplots(
+        rows=2 * count,
+        cols=2,
+        specs=specs,
+        column_widths=[0.6, 0.4],
+        horizontal_spacing=0.09,
+        vertical_spacing=0.22 / count,
+    )
+    for place, symbol in enumerate(shown):
+        title = f"{symbol}, {quotes[symbol]}"
+        figure.update_yaxes(title=title, row=2 * place + 1, col=1)
+    figure.update_yaxes(title=UNITS["trades_per_s"], rangemode="tozero", row=1, col=2)
+    figure.update_yaxes(title=UNITS["lag_ms"], rangemode="tozero", row=count + 1, col=2)
+    figure.update_yaxes(exponentformat="none", separatethousands=True)
+    figure.update_xaxes(type="date", matches="x")
+    figure.update_xaxes(title="time, UTC", row=2 * count - 1, col=1)
+    figure.update_xaxes(title="time, UTC", row=count + 1, col=2)
+    return figure

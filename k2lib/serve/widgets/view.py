@@ -1,0 +1,192 @@
+"""The live view of a feed: alive in JupyterLab, and a picture once its time is over."""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import ipywidgets  # type: ignore[import-untyped]
+import polars as pl
+from IPython.display import DisplayHandle, display
+
+from k2lib.closing import Closing
+from k2lib.errors import K2Error
+from k2lib.feed.live import Feed
+from k2lib.feed.status import FeedStatus
+from k2lib.ops.alerts import Alerts
+from k2lib.serve.widgets import text
+from k2lib.serve.widgets.figure import draw, live_figure
+from k2lib.serve.widgets.history import History
+
+FRAME_S: Final = 0.4
+WINDOW_S: Final = 60.0
+PLOTLY: Final = "application/vnd.plotly.v1+json"
+
+
+class LiveView(Closing):
+    """Shows a feed several times a second, with buttons that start and stop it.
+
+    Args:
+        open_feed: starts a feed; called at once, and again for each press of "start".
+        alerts: shown while they fire.
+        below: a widget of the caller's, for example the buttons of faults.
+        frame_s: seconds from one frame to the next.
+        window_s: how many seconds the figure shows.
+    Raises:
+        K2Error: the feed cannot be started.
+    """
+
+    def __init__(
+        self,
+        open_feed: Callable[[], Feed],
+        *,
+        alerts: Alerts | None = None,
+        below: Any = None,
+        frame_s: float = FRAME_S,
+        window_s: float = WINDOW_S,
+    ) -> None:
+        self._open_feed = open_feed
+        self._alerts = alerts
+        self._frame_s = frame_s
+        self._window_s = window_s
+        self._feeding = threading.Lock()
+        self._over = threading.Event()
+        self._closed = threading.Event()
+        self._handle: DisplayHandle | None = None
+        self._thread: threading.Thread | None = None
+        self._problem = ""
+        self.feed = open_feed()
+        symbols = list(self.feed.instruments)
+        self._history = History(symbols, length=round(window_s / frame_s))
+        quotes = {symbol: of.quote_asset for symbol, of in self.feed.instruments.items()}
+        self._figure = live_figure(self.feed.venue.exchange, quotes, window_s=window_s)
+        self._widget = self._lay_out(below)
+
+    def __repr__(self) -> str:
+        return f"live view of the {self.feed}"
+
+    def show(self) -> None:
+        """Put the view into the notebook; it is alive until `wait` has waited, or `close`."""
+        self._handle = display(self._widget, display_id=True)  # type: ignore[no-untyped-call]
+        self._thread = threading.Thread(target=self._run, name="live-view", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> None:
+        """Wait while the view lives, then leave its picture in its place; the feed goes on.
+
+        Ctrl-C, the kernel's interrupt, and the button "go on" end the wait early.
+        """
+        with suppress(KeyboardInterrupt):
+            self._over.wait(seconds)
+        self._end_frames()
+        if self._handle is not None:
+            self._handle.update(self.picture(), raw=True)  # type: ignore[no-untyped-call]
+        self._widget.close()
+
+    def status(self) -> FeedStatus:
+        """Return where the feed stands."""
+        return self.feed.status()
+
+    def picture(self) -> dict[str, Any]:
+        """Return the figure as it is now, as plotly's own kind of output."""
+        figure = self._figure.to_plotly_json()
+        return {PLOTLY: {"data": figure["data"], "layout": figure["layout"]}}
+
+    def table(self) -> pl.DataFrame:
+        """Return what the view shows of each symbol, counted since the feed's last start."""
+        rows = [
+            {
+                "symbol": one.symbol,
+                "trades": one.trades,
+                "trades_per_s": one.trades_per_s,
+                "lag_ms": None if one.lag_s is None else round(one.lag_s * 1000, 1),
+                "last_price": one.last_price,
+                "last_time": one.last_time,
+                "gaps_closed": one.gaps_closed,
+                "backfilled": one.backfilled,
+            }
+            for one in self.status().symbols
+        ]
+        return pl.DataFrame(rows)
+
+    def tape(self, rows: int = 10) -> pl.DataFrame:
+        """Return the newest trades, the newest first."""
+        trades = [
+            {
+                "timestamp": row.timestamp,
+                "symbol": one.symbol,
+                "side": row.side,
+                "price": row.price,
+                "quantity": row.quantity,
+            }
+            for one in self.status().symbols
+            for row in one.tape
+        ]
+        return pl.DataFrame(trades).sort("timestamp", descending=True).head(rows)
+
+    def start(self) -> None:
+        """Start a feed, if none runs; what was missed meanwhile is a gap, and is filled.
+
+        Raises:
+            K2Error: the feed cannot be started.
+        """
+        with self._feeding:
+            if self.status().state in ("stopped", "failed"):
+                self.feed.close()
+                self.feed = self._open_feed()
+
+    def stop(self) -> None:
+        """End the feed; the view stays."""
+        with self._feeding:
+            self.feed.close()
+
+    def close(self) -> None:
+        """End the frames and the feed."""
+        self._end_frames()
+        self._widget.close()
+        self.stop()
+
+    def _end_frames(self) -> None:
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while not self._closed.wait(self._frame_s):
+            self._frame()
+
+    def _frame(self) -> None:
+        status = self.status()
+        self._history.add(status)
+        draw(self._figure, self._history, window_s=self._window_s)
+        self._lamp.value = text.lamp(status, problem=self._problem)
+        self._tape.value = text.tape(status.symbols)
+        self._firing.value = text.alert_list(self._alerts.firing if self._alerts else ())
+        runs = status.state not in ("stopped", "failed")
+        self._start.disabled, self._stop.disabled = runs, not runs
+
+    def _lay_out(self, below: Any) -> Any:
+        self._lamp, self._tape, self._firing = (ipywidgets.HTML() for _ in range(3))
+        self._start = self._button("start", "play", self.start)
+        self._stop = self._button("stop", "stop", self.stop)
+        go_on = self._button("go on", "forward", self._over.set)
+        buttons = ipywidgets.HBox([self._start, self._stop, go_on])
+        half = ipywidgets.Layout(width="50%")
+        self._tape.layout = self._firing.layout = half
+        texts = ipywidgets.HBox([self._tape, self._firing])
+        parts = [buttons, self._lamp, self._figure, texts]
+        return ipywidgets.VBox(parts if below is None else [below, *parts])
+
+    def _button(self, name: str, icon: str, job: Callable[[], None]) -> Any:
+        button = ipywidgets.Button(description=name, icon=icon)
+        button.on_click(lambda _: self._press(job))
+        return button
+
+    def _press(self, job: Callable[[], None]) -> None:
+        """Do what a button says; what goes wrong is shown by the lamp."""
+        self._problem = ""
+        try:
+            job()
+        except K2Error as exc:
+            self._problem = str(exc)

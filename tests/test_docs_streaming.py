@@ -1,0 +1,244 @@
+"""What the documents say of streaming is what the code has: numbers, names, states, examples."""
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import datetime
+from importlib import import_module
+from typing import Any
+
+import pytest
+from binance_facts import (
+    INSTRUMENTS,
+    LATEST_US,
+    RECEIVED_US,
+    Fact,
+    aggregates_body,
+    csv_line,
+    rest_body,
+    stream_frame,
+)
+from documents import ROOT, SCHEMA_DOC, STREAM_DOC, code, quoted, rows, section
+
+from k2lib.exchange.app import EXCHANGE
+from k2lib.exchange.faults import FAULTS
+from k2lib.feed.options import FeedOptions
+from k2lib.model.schemas import GAP
+from k2lib.ops.alert_book import Alert
+from k2lib.ops.alerts import ALERT_NAMES
+from k2lib.ops.metrics import Metrics
+from k2lib.ops.webhook import body
+from k2lib.resilience.breaker import Circuit
+from k2lib.sources.binance.archive_lines import parse_lines
+from k2lib.sources.binance.fields import OURS
+from k2lib.sources.binance.messages import parse_frames
+from k2lib.sources.binance.pages import aggregates_page, single_trades, trades_page
+from k2lib.sources.binance.venues import OF_OTHER_HOSTS, exchange_of
+from k2lib.sources.samples.files import EXCHANGE as SAMPLES
+
+FACT = Fact()
+QUOTE = b'{"u":400900217,"s":"BTCUSDT","b":"25.1","B":"31.2","a":"25.2","A":"40.6"}'
+FIXED = [row for name in ("Fixed", "Alerts") for row in rows(section(STREAM_DOC, name))]
+NUMBERS = [(where.strip("`"), value) for _, value, where in (row for row in FIXED if len(row) == 3)]
+
+
+def _names(title: str, text: str = STREAM_DOC) -> list[str]:
+    """Return what stands in backticks in the first column below a title."""
+    return [name for row in rows(section(text, title)) for name in quoted(row[0])]
+
+
+def _options(of: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for one in fields(of):
+        value = getattr(of, one.name)
+        if one.name == "limits":
+            yield from _options(value, "limits.")
+        else:
+            yield prefix + one.name, str(value)
+
+
+def _number(where: str) -> object:
+    """Look up `module.CONSTANT`, or `module.callable(argument)`: its default."""
+    path, _, argument = where.partition("(")
+    module, _, name = path.rpartition(".")
+    found = getattr(import_module(f"k2lib.{module}"), name)
+    if not argument:
+        return found
+    return inspect.signature(found).parameters[argument.rstrip(")")].default
+
+
+def _texts_of_code() -> set[str]:
+    trees = (ast.parse(path.read_text()) for path in (ROOT / "k2lib").rglob("*.py"))
+    nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return {node.value for node in nodes if isinstance(node.value, str)}
+
+
+TEXTS = _texts_of_code()
+
+
+def test_options_and_defaults_are_those_of_the_feed() -> None:
+    told = {row[0].strip("`"): row[1] for row in rows(section(STREAM_DOC, "Options"))}
+    assert told == dict(_options(FeedOptions()))
+
+
+@pytest.mark.parametrize(("where", "value"), NUMBERS, ids=[where for where, _ in NUMBERS])
+def test_a_fixed_number_is_the_one_in_the_code(where: str, value: str) -> None:
+    assert value == str(_number(where))
+
+
+def test_all_limits_of_alerts_are_told() -> None:
+    names = {where for where, _ in NUMBERS if where.startswith("ops.alerts.Limits(")}
+    limits = import_module("k2lib.ops.alerts").Limits
+    assert names == {f"ops.alerts.Limits({one.name})" for one in fields(limits)}
+
+
+def test_the_states_of_a_feed_are_those_it_takes() -> None:
+    tree = ast.parse((ROOT / "k2lib" / "feed" / "status.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
+    taken = {
+        node.args[0].value
+        for node in calls
+        if ast.unparse(node.func) in ("self._state", "self._end")
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert set(_names("States of a feed")) == taken | {"starting"}
+
+
+def test_the_states_of_a_host_are_told() -> None:
+    told = [row[0].strip("`") for row in rows(section(STREAM_DOC, "States of a host"))]
+    assert told == [*Circuit, "resting", "banned"]
+
+
+def test_the_states_of_a_gap_are_told() -> None:
+    states = next(one["type"]["symbols"] for one in GAP.parsed["fields"] if one["name"] == "state")
+    assert [row[0] for row in rows(section(STREAM_DOC, "Gaps"))] == states
+
+
+def test_every_event_that_is_named_is_told_by_the_code() -> None:
+    named = re.findall(
+        r"`((?:connection|reconnect|breaker|host|stream|gap|feed|rest|symbols)_[a-z]+)`", STREAM_DOC
+    )
+    assert set(named) > {"connection_rotated", "host_banned", "feed_paused"}
+    assert set(named) <= TEXTS
+
+
+def test_every_thread_that_is_named_is_started() -> None:
+    rest = (ROOT / "k2lib" / "feed" / "live.py").read_text()
+    jobs = {f"feed-{name}" for name in re.findall(r'"(\w+)": \w+\.run', rest)}
+    told = set(_names("Threads and queues"))
+    assert told - jobs - TEXTS == {"sink-<table>"} and jobs < told
+
+
+def test_the_metrics_are_those_served() -> None:
+    served = {}
+    for attribute, metric in vars(Metrics()).items():
+        if hasattr(metric, "collect") and attribute != "registry":
+            (family,) = metric.collect()
+            name = family.name + ("_total" if family.type == "counter" else "")
+            served[name] = ", ".join(getattr(metric, "_labelnames", ()))
+    assert {row[0].strip("`"): row[1] for row in rows(section(STREAM_DOC, "Metrics"))} == served
+
+
+def test_a_metric_named_elsewhere_is_one_of_them() -> None:
+    metrics = set(_names("Metrics"))
+    assert set(re.findall(r"\bk2_[a-z_]+[a-z]", STREAM_DOC.replace("k2_binance_`", ""))) <= metrics
+    seen = [row[2] for title in ("Of the venue", "Elsewhere") for row in _failures(title)]
+    short = {name for text in seen for name in quoted(text)} - set(ALERT_NAMES)
+    endings = ("_total", "_seconds", "_delay_seconds", "gaps_open", "queue_depth")
+    for name in (name for name in short if name.endswith(endings)):
+        assert f"k2_binance_{name}" in metrics, name
+
+
+def _failures(title: str) -> list[list[str]]:
+    return rows(section(STREAM_DOC, title))
+
+
+def test_the_alerts_are_those_that_fire() -> None:
+    told = [row[0].strip("`") for row in rows(section(STREAM_DOC, "Alerts")) if len(row) == 5]
+    assert told == list(ALERT_NAMES)
+
+
+def test_every_alert_is_seen_at_a_failure() -> None:
+    seen = [row[2] for title in ("Of the venue", "Elsewhere") for row in _failures(title)]
+    assert set(ALERT_NAMES) <= {name for text in seen for name in quoted(text)}
+
+
+def test_every_fault_is_told_with_its_options_and_as_a_failure() -> None:
+    told = {row[0].strip("`"): row[1] for row in rows(section(STREAM_DOC, "The offline exchange"))}
+    assert told == {
+        name: ", ".join(f"{option}={value!r}" for option, value in options.items()) or "none"
+        for name, options in FAULTS.items()
+    }
+    begins = [row[0].partition(":")[0].partition(" with")[0] for row in _failures("Of the venue")]
+    assert {name for text in begins for name in quoted(text)} == set(FAULTS)
+
+
+def test_every_failure_says_what_happens_what_is_seen_and_what_to_do() -> None:
+    found = [row for title in ("Of the venue", "Elsewhere") for row in _failures(title)]
+    assert len(found) > len(FAULTS) and all(len(row) == 4 and all(row) for row in found)
+
+
+def test_the_webhooks_body_is_what_is_posted() -> None:
+    told = json.loads(code("json", section(STREAM_DOC, "Alerts")))
+    (alert,) = told["alerts"]
+    since = datetime.fromisoformat(alert["startsAt"])
+    name, subject = alert["labels"]["alertname"], alert["labels"]["subject"]
+    assert body(Alert(name, subject, True, since, alert["annotations"]["summary"])) == told
+
+
+def test_every_test_that_is_named_exists() -> None:
+    for command in quoted(section(STREAM_DOC, "What tests show")):
+        words = command.split()
+        assert words[0] == "pytest" and (ROOT / words[1]).is_file(), command
+        text = (ROOT / words[1]).read_text()
+        assert "-k" not in words or re.search(rf"def test_\w*{words[-1]}", text), command
+
+
+def test_the_exchanges_are_those_that_records_can_have() -> None:
+    told = [row[0] for row in rows(section(SCHEMA_DOC, "Exchanges"))]
+    binance = {exchange_of("wss://stream.binance.com"), *OF_OTHER_HOSTS.values(), EXCHANGE}
+    assert sorted(told) == sorted(binance | {"ASX", SAMPLES})
+
+
+def _vendor_keys() -> dict[str, set[str]]:
+    """Return the keys of a record of each kind, as the code makes them."""
+    known = {"exchange": "BINANCE", "latest_us": LATEST_US, "source": "any"}
+    one = {"instrument": INSTRUMENTS["BTCUSDT"], "received_us": RECEIVED_US, **known}
+    frames = [stream_frame(FACT), QUOTE]
+    stamps = [RECEIVED_US] * len(frames)
+    parsed = parse_frames(frames, stamps, instruments=INSTRUMENTS, unit="us", **known)  # type: ignore[arg-type]
+    aggregates = aggregates_page(aggregates_body([FACT]), unit="us")
+    lines, _, _ = parse_lines(
+        f"{csv_line(FACT)}\n".encode(),
+        INSTRUMENTS["BTCUSDT"],
+        unit="us",
+        ingested=datetime.fromisoformat("2026-11-24T00:00:00Z"),
+        first_line=1,
+        **known,  # type: ignore[arg-type]
+    )
+    tables = {
+        "stream trade": parsed.trades,
+        "REST trade": trades_page(rest_body([FACT]), unit="us", **one).rows,  # type: ignore[arg-type]
+        "aggregate": single_trades(aggregates, **one).rows,  # type: ignore[arg-type]
+        "archive": lines,
+        "quote": parsed.quotes,
+    }
+    return {kind: set(dict(t["vendor_data"][0].as_py())) for kind, t in tables.items()}
+
+
+def test_the_keys_of_vendor_data_are_those_of_each_source() -> None:
+    text = section(SCHEMA_DOC, "vendor_data of Binance")
+    head = re.search(r"^\| key \| meaning \| (.*) \|$", text, re.MULTILINE)
+    assert head
+    told = {row[0].strip("`"): row[2:] for row in rows(text)}
+    assert set(told) == OURS | {"M", "venue_<name>"}
+    for place, kind in enumerate(head[1].split(" | ")):
+        keys = {key for key, cells in told.items() if cells[place] == "yes"}
+        assert keys == _vendor_keys()[kind], kind
+
+
+def test_every_field_of_a_frame_has_its_place() -> None:
+    told = {name for row in rows(section(SCHEMA_DOC, "Binance"))[:-1] for name in quoted(row[0])}
+    assert told == set(json.loads(stream_frame(FACT)))
