@@ -141,6 +141,7 @@ def test_bad_lines_are_counted_and_no_failure(bad_lines: Loaded) -> None:
         "already_there": 0,
         "dead_letters": len(BAD_LINES),
         "error": None,
+        "note": None,
     }
 
 
