@@ -132,7 +132,7 @@ GAPS = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=60), GAPS)
 def test_the_counts_are_those_of_an_account(
     tmp_path_factory: pytest.TempPathFactory, ids: list[int], drawn: list[tuple[int, int, str]]

@@ -21,7 +21,7 @@ from binance_facts import (
     rest_body,
     stream_frame,
 )
-from documents import ROOT, SCHEMA_DOC, STREAM_DOC, code, quoted, rows, section
+from documents import README, ROOT, SCHEMA_DOC, STREAM_DOC, code, quoted, rows, section
 
 from k2lib.exchange.app import EXCHANGE
 from k2lib.exchange.faults import FAULTS
@@ -149,6 +149,13 @@ def test_a_metric_named_elsewhere_is_one_of_them() -> None:
     endings = ("_total", "_seconds", "_delay_seconds", "gaps_open", "queue_depth")
     for name in (name for name in short if name.endswith(endings)):
         assert f"k2_binance_{name}" in metrics, name
+
+
+def test_metrics_and_alerts_of_the_readme_are_among_them() -> None:
+    faults = [row for row in rows(section(README, "Results")) if len(row) == 6]
+    metrics = {name for row in faults for name in quoted(row[3])}
+    assert len(metrics) > 4 and metrics <= set(_names("Metrics"))
+    assert {name for row in faults for name in quoted(row[4])} <= set(ALERT_NAMES)
 
 
 def _failures(title: str) -> list[list[str]]:

@@ -194,20 +194,24 @@ async def test_at_a_shutdown_the_new_connection_comes_before_the_old_one_goes(ne
     assert run.named("connection_lost") == []
 
 
+async def is_cut_after_the_next_attempt(host: StreamHost, ws: Any) -> None:
+    await until(lambda: host.attempts > 1)
+    ws.transport.abort()
+
+
+async def refuses_while_another_stands(host: StreamHost, ws: Any) -> None:
+    if len(host.open) == 1:
+        await gives_trades(host, ws)
+
+
 @in_loop
 async def test_an_old_connection_that_ends_before_the_new_one_stands_is_lost(net: Net) -> None:
-    first = net.host(
-        sends(trade_frame(1), SHUTDOWN, then=gone_after_refusal), Refuse(500), gives_trades
-    )
-    async with hosted(first, tls=net.client) as run:
+    first = sends(trade_frame(1), SHUTDOWN, then=is_cut_after_the_next_attempt)
+    host = net.host(first, refuses_while_another_stands)
+    async with hosted(host, tls=net.client) as run:
         await run.told("connection_opened", 2)
     assert len(run.named("connection_lost")) == 1
     assert run.named("connection_rotated") == []
-
-
-async def gone_after_refusal(host: StreamHost, ws: Any) -> None:
-    await until(lambda: host.attempts == 2)
-    ws.transport.abort()
 
 
 @in_loop
