@@ -91,7 +91,7 @@ $(STAMP)-dev: $(STAMP)-notebooks
 	$(call install,notebooks$(comma)dev)
 
 # command:package, what the tests run beside Python
-DEBIAN := java:default-jre-headless mvn:maven kcat:kcat chromium:chromium
+DEBIAN := java:default-jre-headless mvn:maven kcat:kcat chromium:chromium redis-server:redis-server
 
 debian:
 	@missing=; for pair in $(DEBIAN); do \

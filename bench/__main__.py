@@ -1,8 +1,8 @@
-"""All benchmarks, about a quarter of an hour; the report goes to the screen and build/bench.txt."""
+"""All benchmarks, about an hour; the report goes to the screen and build/bench.txt."""
 
 from pathlib import Path
 
-from bench import commits, memory, throughput
+from bench import commits, live_frames, live_freshness, live_memory, memory, throughput
 
 
 def main() -> None:
@@ -12,6 +12,9 @@ def main() -> None:
         "Throughput": throughput.run(build),
         "Commits": commits.measured(),
         "Memory": memory.run(build),
+        "Live: frames": live_frames.run(build),
+        "Live: freshness": live_freshness.run(build),
+        "Live: memory": live_memory.run(build),
     }
     lines = [line for title, part in parts.items() for line in (f"# {title}", *part, "")]
     (build / "bench.txt").write_text("\n".join(lines), encoding="utf-8")

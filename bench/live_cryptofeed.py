@@ -8,6 +8,7 @@ Run: python -m bench.live_cryptofeed WS REST FRAMES, with BOOTSTRAP where Kafka 
 import asyncio
 import os
 import sys
+from decimal import Decimal
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -28,12 +29,12 @@ def single_trades(ws: str, rest: str) -> type[Any]:
     """Return its Binance on single trades, whose id is `t` where an aggregate's is `a`."""
 
     async def message_handler(self: Any, text: str, conn: object, timestamp: float) -> None:
-        trade = json_loads(text)["data"]
+        trade = loads(text, parse_float=Decimal)["data"]
         trade["a"] = trade["t"]
         await self._trade(trade, timestamp)
 
     usual = exchanges.EXCHANGE_MAP["BINANCE"]
-    json_loads = import_module("cryptofeed._json").loads
+    loads = import_module(usual.__module__).json.loads
     routes = connection.Routes("/api/v3/exchangeInfo")
     changes = {
         "websocket_channels": {**usual.websocket_channels, defines.TRADES: "trade"},

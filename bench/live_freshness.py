@@ -74,7 +74,7 @@ def run(build: Path, *, seconds: float = SECONDS) -> list[str]:
     """Measure both and return the report's lines."""
     home = build / "homes" / "bench-freshness"
     shutil.rmtree(home, ignore_errors=True)
-    embedded = _measure(home, "embedded", seconds)
+    embedded = measure(home, "embedded", seconds)
     shutil.rmtree(home)
     services = up(home, kafka_port=0, registry_port=0)
     kafka = {
@@ -82,7 +82,7 @@ def run(build: Path, *, seconds: float = SECONDS) -> list[str]:
         "schema_registry_url": services.registry_url,
     }
     try:
-        real = _measure(home, "real Kafka", seconds, **kafka)
+        real = measure(home, "real Kafka", seconds, **kafka)
     finally:
         down(home)
         shutil.rmtree(home, ignore_errors=True)
@@ -94,7 +94,8 @@ def run(build: Path, *, seconds: float = SECONDS) -> list[str]:
     ]
 
 
-def _measure(home: Path, mode: str, seconds: float, **kafka: Any) -> list[str]:
+def measure(home: Path, mode: str, seconds: float, **kafka: Any) -> list[str]:
+    """Stream into a new home for so long; refuse a row that was not measured exactly once."""
     rows = Rows()
     home.mkdir(parents=True, exist_ok=True)
     with (

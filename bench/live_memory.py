@@ -39,7 +39,7 @@ def run(build: Path, *, minutes: float = MINUTES) -> list[str]:
         ):
             with k2.feed(SYMBOLS, venue=one.venue()) as feed:
                 held = list(_looks(feed, minutes * 60))
-                status = feed.status()
+            status = feed.status()
             k2.pipeline.settle()
             stored = int(k2.contiguity()["rows"].sum())
     finally:

@@ -3,24 +3,53 @@
 import os
 import shutil
 import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = "cryptofeed==3.0.1"
 NEEDS = "3.13"
 
 
-def peer_python(folder: Path) -> Path | None:
-    """Return the Python of cryptofeed's venv, made on first use; None without Python 3.13."""
-    python = folder / "bin" / "python"
-    if not (folder / ".installed").exists():
-        base = base_python()
-        if base is None:
-            return None
-        subprocess.run([base, "-m", "venv", folder], check=True)
-        install = ["-m", "pip", "install", "--quiet", PACKAGE, "aiokafka"]
-        subprocess.run([python, *install], check=True)
-        (folder / ".installed").touch()
-    return python
+@dataclass(frozen=True)
+class Peer:
+    """A cryptofeed, and how many times its trades per CPU-second are the goal.
+
+    `part`: the older one is so slow that it gets one frame in so many.
+    """
+
+    name: str
+    module: str
+    packages: tuple[str, ...]
+    goal: int
+    part: int
+
+    def python(self, folder: Path, base: str) -> Path:
+        """Return the Python of its venv, made on first use."""
+        python, done = folder / self.name / "bin" / "python", folder / self.name / ".installed"
+        if not done.exists():
+            subprocess.run([base, "-m", "venv", folder / self.name], check=True)
+            install = ["-m", "pip", "install", "--quiet", *self.packages]
+            subprocess.run([python, *install], check=True)
+            done.touch()
+        return python
+
+
+NEW = Peer("cryptofeed", "bench.live_cryptofeed", ("cryptofeed==3.0.1", "aiokafka"), 2, 1)
+OLD = Peer(
+    "cryptofeed2",
+    "bench.live_cryptofeed2",
+    ("cryptofeed==2.4.1", "aiokafka", "setuptools<81"),
+    20,
+    30,
+)
+
+
+def choose_peer(folder: Path) -> tuple[Peer, Path]:
+    """Return cryptofeed 3 where there is Python 3.13, else the newest for this Python."""
+    base = base_python()
+    if base is None:
+        return OLD, OLD.python(folder, sys.executable)
+    return NEW, NEW.python(folder, base)
 
 
 def base_python() -> str | None:

@@ -14,6 +14,11 @@ K2Error
 """
 
 
+def reason_of(exc: BaseException) -> str:
+    """Return what an error says, in one line; its kind where it says nothing."""
+    return str(exc).partition("\n")[0] or type(exc).__name__
+
+
 class K2Error(Exception):
     """Root of all errors of k2lib; caught only in the CLI, the API and widgets."""
 

@@ -19,8 +19,9 @@ from k2lib.lake.unread import unread
 from k2lib.lake.writer import CATALOG_ERRORS
 from k2lib.log.cluster import Cluster, logs_of
 from k2lib.log.kafka import RECORD_OVERHEAD_BYTES, open_kafka
-from k2lib.log.producer import SLICE_ROWS, BatchProducer
+from k2lib.log.producer import FLUSH_S, SLICE_ROWS, BatchProducer
 from k2lib.log.reader import Place, TopicReader
+from k2lib.log.source import LogSource
 from k2lib.log.topics import DEAD_LETTERS, topic_kind
 from k2lib.model.schemas import RecordSchema
 from k2lib.settings import Settings
@@ -114,13 +115,28 @@ class Pipeline(Closing):
                     self._producer.send(topic, part)
                     self._follow(topic)
 
-    def flush(self) -> None:
+    @property
+    def log(self) -> LogSource:
+        """Where readers in this process find what was produced."""
+        return LogSource(self.cluster, self._kafka.registry.text)
+
+    def flush(self, timeout_s: float = FLUSH_S) -> None:
         """Wait until Kafka has everything produced so far.
 
         Raises:
-            DeliveryError: Kafka did not take some of it.
+            DeliveryError: Kafka did not take some of it within that time.
         """
-        self._producer.flush()
+        self._producer.flush(timeout_s)
+
+    def check(self) -> None:
+        """Say, without waiting, whether everything goes well so far.
+
+        Raises:
+            DeliveryError: Kafka did not take some of what was produced.
+            LossError: what ended a sink.
+        """
+        self._sinks.check()
+        self._producer.check()
 
     def settle(self, stalled_s: float = STALLED_S) -> None:
         """Wait until the tables have everything produced so far.

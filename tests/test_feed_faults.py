@@ -263,6 +263,22 @@ def test_a_locked_catalog_pauses_the_sink(live: Live) -> None:
     assert (before, TABLE[-1].after) == (1, 0)
 
 
+def test_a_catalog_that_is_away_at_a_gap_pauses_the_feed(live: Live) -> None:
+    first = start(live)
+    metric = ("k2_binance_backfilled_trades_total", {})
+    with closing(sqlite3.connect(live.home / "catalog.db")) as catalog:
+        catalog.execute("begin exclusive")
+        live.fault("skip", n=20, symbol="BTCUSDT")
+        live.wait_for("feed_paused")
+    live.wait_for("feed_resumed")
+    wait_until(lambda: not live.k2.watch.alerts.firing)
+    paused = {one.fields["table"] for one in live.named("sink_paused")}
+    alerts = ["feed_paused", *["sink_paused"] * len(paused)]
+    row = {"fault": "catalog locked at a gap", "metric": metric, "before": 0.0}
+    finish(live, first, **row, alerts=alerts)
+    assert TABLE[-1].after >= 20
+
+
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     """Start a real Redis."""

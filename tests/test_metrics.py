@@ -73,6 +73,17 @@ def scraped(url: str) -> dict[str, list[tuple[dict[str, str], float]]]:
     return samples
 
 
+def test_a_sink_that_works_again_is_not_paused(metrics: Metrics) -> None:
+    told(metrics, "sink_paused", table="t", reason="locked")
+    told(metrics, "sink_resumed", table="t")
+    assert value(metrics, "sink_paused", table="t") == 0
+
+
+def test_the_sinks_lag_is_what_kafka_has_beyond_it(metrics: Metrics) -> None:
+    told(metrics, "sink_lag_measured", table="t", records=17)
+    assert value(metrics, "sink_lag_records", table="t") == 17
+
+
 @pytest.mark.parametrize(
     ("event", "fields", "name", "labels", "wanted"),
     [
@@ -160,11 +171,6 @@ def scraped(url: str) -> dict[str, list[tuple[dict[str, str], float]]]:
         ("dead_letters_sent", {"table": "t", "count": 9}, "dead_letters_total", {"source": "t"}, 9),
     ],
 )
-def test_the_sinks_lag_is_what_kafka_has_beyond_it(metrics: Metrics) -> None:
-    told(metrics, "sink_lag_measured", table="t", records=17)
-    assert value(metrics, "sink_lag", table="t") == 17
-
-
 def test_an_event_is_counted(
     metrics: Metrics,
     event: str,

@@ -44,6 +44,21 @@ def test_the_return_of_a_stale_key_is_told_once() -> None:
     assert dog.resumed() == []
 
 
+def test_a_prolonged_key_has_the_whole_time_again_unless_it_is_told_already() -> None:
+    clock = FakeClock()
+    dog = watching(clock, "BTCUSDT", "ETHUSDT")
+    clock.advance(6)
+    dog.seen("ETHUSDT")
+    clock.advance(4)
+    assert dog.stale() == [("BTCUSDT", 10)]
+    dog.prolong("BTCUSDT")
+    dog.prolong("ETHUSDT")
+    clock.advance(9)
+    assert dog.stale() == []
+    clock.advance(1)
+    assert dog.stale() == [("ETHUSDT", 14)]
+
+
 def test_a_short_silence_is_no_return() -> None:
     clock = FakeClock()
     dog = watching(clock, "BTCUSDT")

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from k2lib.errors import DeliveryError, TransientError
+from k2lib.errors import DeliveryError, TransientError, reason_of
 from k2lib.events import Event, OnEvent
 from k2lib.feed.book import GapBook
 from k2lib.feed.filler import Filler
@@ -21,6 +21,7 @@ from k2lib.feed.known import read_known
 from k2lib.feed.options import FeedOptions
 from k2lib.feed.status import Board
 from k2lib.feed.told import tell_status
+from k2lib.lake.writer import CATALOG_ERRORS
 from k2lib.log.topics import DEAD_LETTERS, GAPS, topic_name
 from k2lib.model.dead_letters import DeadLetter, dead_letter_rows
 from k2lib.model.schemas import DEAD_LETTER, GAP, QUOTE, TRADE
@@ -36,7 +37,10 @@ from k2lib.state import State
 TAKE_S: Final = 0.05
 BEAT_S: Final = 1.0
 RETRY_S: Final = 1.0
+CLOSE_S: Final = 30.0
 AHEAD_US: Final = 60 * 1_000_000
+# Kafka or the catalog is away: both come back, and what was missed meanwhile is filled.
+PAUSED_BY: Final = (DeliveryError, TransientError, *CATALOG_ERRORS)
 LATEST: Final = ("price", "quantity", "side", "trade_id", "timestamp")
 
 
@@ -93,9 +97,9 @@ class Rows:
                 if time.monotonic() - beat >= BEAT_S:
                     beat = time.monotonic()
                     self._beat()
-            except (DeliveryError, TransientError) as exc:
+            except PAUSED_BY as exc:
                 self._begin_again(exc)
-        self._pipeline.flush()
+        self._pipeline.flush(CLOSE_S)
 
     def _take(self, arrived: Arrived) -> None:
         if not arrived.frames:
@@ -206,23 +210,27 @@ class Rows:
             self._tell_gap("gap_closed", gap, **counts)
 
     def _beat(self) -> None:
-        """Once a second: learn whether Kafka took everything, and tell how full the queue is."""
-        self._pipeline.flush()
+        """Once a second: learn whether Kafka refused anything, and tell where the feed stands."""
+        self._pipeline.check()
+        self._tell_status()
+
+    def _tell_status(self) -> None:
         depth, waited_s = len(self._inbox), self._inbox.waited_s
         self._tell("queue_measured", depth=depth, limit=self._inbox.limit, waited_s=waited_s)
         tell_status(self._told, self._board.look())
 
     def _begin_again(self, reason: Exception) -> None:
         """What Kafka did not take is a hole in what is known: read that anew, and it is filled."""
-        self._tell("feed_paused", reason=str(reason))
+        self._tell("feed_paused", reason=reason_of(reason))
         while not self._stop.wait(RETRY_S):
+            self._tell_status()
             try:
-                self._pipeline.flush()
+                self._pipeline.flush(RETRY_S)
                 self._book = self._read_book()
                 self._tell("feed_resumed")
                 return
-            except (DeliveryError, TransientError) as exc:
-                self._tell("feed_paused", reason=str(exc))
+            except PAUSED_BY as exc:
+                self._tell("feed_paused", reason=reason_of(exc))
 
     def _read_book(self) -> GapBook:
         known = read_known(

@@ -103,14 +103,21 @@ class Sockets:
     def _watch(self) -> None:
         for stream in self._streams:
             stream.look()
-        if self._inbox.behind_s > BEHIND_S:
+        if self._inbox.behind_s > min(BEHIND_S, self._options.limits.stale_s / 2):
             return  # what waits here is not silent
         for (symbol, kind), silent_s in self._watchdog.stale():
             self._tell("stream_stale", symbol=symbol, type=kind, silent_s=silent_s)
             place = self._keys.index((symbol, kind)) // STREAMS_A_CONNECTION
             self._streams[place].leave(f"{symbol} {kind} silent for {silent_s:.1f} s")
+            self._give_time(place)
         for symbol, kind in self._watchdog.resumed():
             self._tell("stream_resumed", symbol=symbol, type=kind)
+
+    def _give_time(self, place: int) -> None:
+        """The next connection of a stream is not left because the last one was silent."""
+        first = place * STREAMS_A_CONNECTION
+        for key in self._keys[first : first + STREAMS_A_CONNECTION]:
+            self._watchdog.prolong(key)
 
     def _make_streams(self) -> list[Stream]:
         limits = self._options.limits

@@ -1,6 +1,7 @@
 """Where a home's feed stands, told in a file, so that another process can watch it."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +24,15 @@ def told_path(home: Path) -> Path:
 
 
 def tell_status(path: Path, status: FeedStatus) -> None:
-    """Write where the feed stands; readers see the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write where the feed stands; readers see the old file or the new one, never a part.
+
+    A full disk stops no feed: readers see by its age that what they read is old.
+    """
     written = path.with_suffix(".new")
-    written.write_bytes(msgspec.json.encode(Told(os.getpid(), status)))
-    written.replace(path)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written.write_bytes(msgspec.json.encode(Told(os.getpid(), status)))
+        written.replace(path)
 
 
 def read_told(path: Path) -> Told | None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from pyiceberg.catalog import Catalog
 
-from k2lib.errors import DeliveryError, TransientError
+from k2lib.errors import DeliveryError, TransientError, reason_of
 from k2lib.events import Event, OnEvent, log_event
 from k2lib.lake.maintenance import Maintenance
 from k2lib.lake.session import Session
@@ -25,6 +25,8 @@ LOOK_S: Final = 5.0
 POLL_S: Final = 0.2
 HURRIED_POLL_S: Final = 0.02
 RETRY_S: Final = 1.0
+# A sink that failed and then has nothing to write for so long works again.
+QUIET_S: Final = 2.0
 
 
 class Sink:
@@ -56,6 +58,7 @@ class Sink:
         self._accept_loss = accept_loss
         self._now = now
         self._on_event = on_event
+        self._paused = False
 
     def run(self, stop: threading.Event) -> None:
         """Feed the table until `stop` is set; what was read by then is committed.
@@ -71,9 +74,8 @@ class Sink:
                 try:
                     self._session(stop)
                 except (TransientError, DeliveryError, *CATALOG_ERRORS) as exc:
-                    self._on_event(
-                        Event("sink_paused", {"table": self.spec.name, "reason": str(exc)})
-                    )
+                    self._paused = True
+                    self._tell("sink_paused", reason=reason_of(exc))
                     stop.wait(RETRY_S)
 
     def _wait_for_lock(self, stop: threading.Event) -> Lock | None:
@@ -106,7 +108,7 @@ class Sink:
     def _feed(
         self, session: Session, stop: threading.Event, after_commit: Callable[[bool], object]
     ) -> None:
-        looked = float("-inf")
+        looked, began = float("-inf"), time.monotonic()
         while not stop.is_set():
             if self.look.is_set() or time.monotonic() - looked > LOOK_S:
                 self.look.clear()
@@ -117,9 +119,16 @@ class Sink:
             n_read = session.read(HURRIED_POLL_S if hurried else POLL_S, limit=limit)
             if session.pending.read and self._is_due(session, idle=hurried and not n_read):
                 session.commit()
+                self._paused = False
                 after_commit(n_read >= MESSAGES)
+            if self._paused and not session.pending.read and time.monotonic() - began > QUIET_S:
+                self._paused = False
+                self._tell("sink_resumed")
         if session.pending.read:
             session.commit()
+
+    def _tell(self, name: str, **fields: object) -> None:
+        self._on_event(Event(name, {"table": self.spec.name, **fields}))
 
     def _is_due(self, session: Session, *, idle: bool) -> bool:
         waited_s = time.monotonic() - session.pending.since

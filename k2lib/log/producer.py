@@ -75,9 +75,21 @@ class BatchProducer:
             DeliveryError: some messages did not arrive; says how many of which topic, and why.
         """
         waiting = self._client.flush(timeout_s)
-        failed, self._failed = self._failed, Counter()
         if waiting:
-            failed[f"{waiting} not acknowledged within {timeout_s:g} s"] += waiting
+            self._failed[f"{waiting} not acknowledged within {timeout_s:g} s"] += waiting
+        self._raise_failed()
+
+    def check(self) -> None:
+        """Say, without waiting, whether Kafka has refused anything so far.
+
+        Raises:
+            DeliveryError: as `flush`.
+        """
+        self._client.poll(0)
+        self._raise_failed()
+
+    def _raise_failed(self) -> None:
+        failed, self._failed = self._failed, Counter()
         if failed:
             told = "; ".join(f"{count} records, {reason}" for reason, count in failed.items())
             raise DeliveryError(f"not delivered to Kafka: {told}. Load them again")

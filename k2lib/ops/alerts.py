@@ -277,6 +277,7 @@ _RULES: Final[Mapping[str, Callable[[Alerts, Fields], None]]] = {
     "dead_letters_sent": Alerts._dead_letters_sent,
     "sink_paused": Alerts._sink_paused,
     "batch_done": Alerts._batch_done,
+    "sink_resumed": Alerts._batch_done,
     "feed_paused": Alerts._feed_paused,
     "feed_resumed": Alerts._feed_resumed,
     "state_lost": Alerts._state_lost,

@@ -211,6 +211,9 @@ class Metrics:
         self.sink_doubles.labels(of["table"]).inc(of["doubles"])
         self.sink_paused.labels(of["table"]).set(0)
 
+    def _sink_resumed(self, of: Fields) -> None:
+        self.sink_paused.labels(of["table"]).set(0)
+
     def _sink_lag_measured(self, of: Fields) -> None:
         self.sink_lag.labels(of["table"]).set(of["records"])
 
@@ -271,5 +274,6 @@ _COUNTED: Final[Mapping[str, Callable[[Metrics, Fields], None]]] = {
     "batch_done": Metrics._batch_done,
     "sink_lag_measured": Metrics._sink_lag_measured,
     "sink_paused": Metrics._sink_paused,
+    "sink_resumed": Metrics._sink_resumed,
     "dead_letters_sent": Metrics._dead_letters_sent,
 }

@@ -24,6 +24,11 @@ class Watchdog(Generic[Key]):
         self._last.setdefault(key, now)
         self._due[key] = now + self._limit_s
 
+    def prolong(self, key: Key) -> None:
+        """Give a key that is not told stale yet the whole time again."""
+        if key in self._due and key not in self._missing:
+            self._due[key] = self._clock() + self._limit_s
+
     def forget(self, key: Key) -> None:
         """Watch the key no longer."""
         self._last.pop(key, None)

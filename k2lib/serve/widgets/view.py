@@ -1,8 +1,9 @@
 """The live view of a feed: alive in JupyterLab, and a picture once its time is over."""
 
+import asyncio
 import threading
+import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
 import ipywidgets  # type: ignore[import-untyped]
@@ -19,6 +20,9 @@ from k2lib.serve.widgets.figure import draw, live_figure
 from k2lib.serve.widgets.history import History
 
 FRAME_S: Final = 0.4
+# A browser that is slow, or not there, gets a frame at least this often.
+LATE_S: Final = 2.0
+LOOK_S: Final = 0.1
 WINDOW_S: Final = 60.0
 PLOTLY: Final = "application/vnd.plotly.v1+json"
 
@@ -52,6 +56,9 @@ class LiveView(Closing):
         self._feeding = threading.Lock()
         self._over = threading.Event()
         self._closed = threading.Event()
+        self._drawn = threading.Event()
+        self._drawn.set()
+        self._drawn_at = 0.0
         self._handle: DisplayHandle | None = None
         self._thread: threading.Thread | None = None
         self._problem = ""
@@ -71,17 +78,18 @@ class LiveView(Closing):
         self._thread = threading.Thread(target=self._run, name="live-view", daemon=True)
         self._thread.start()
 
-    def wait(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> None:
         """Wait while the view lives, then leave its picture in its place; the feed goes on.
 
-        Ctrl-C, the kernel's interrupt, and the button "go on" end the wait early.
+        The button "go on" ends the wait early. It is awaited, because a kernel hears no button
+        while a cell runs that is not.
         """
-        with suppress(KeyboardInterrupt):
-            self._over.wait(seconds)
-        self._end_frames()
-        if self._handle is not None:
-            self._handle.update(self.picture(), raw=True)  # type: ignore[no-untyped-call]
-        self._widget.close()
+        until = time.monotonic() + seconds
+        try:
+            while not self._over.is_set() and time.monotonic() < until:
+                await asyncio.sleep(LOOK_S)
+        finally:
+            self._leave_picture()
 
     def status(self) -> FeedStatus:
         """Return where the feed stands."""
@@ -146,6 +154,13 @@ class LiveView(Closing):
         self._widget.close()
         self.stop()
 
+    def _leave_picture(self) -> None:
+        self._end_frames()
+        draw(self._figure, self._history, window_s=self._window_s)
+        if self._handle is not None:
+            self._handle.update(self.picture(), raw=True)  # type: ignore[no-untyped-call]
+        self._widget.close()
+
     def _end_frames(self) -> None:
         self._closed.set()
         if self._thread is not None:
@@ -159,12 +174,20 @@ class LiveView(Closing):
     def _frame(self) -> None:
         status = self.status()
         self._history.add(status)
-        draw(self._figure, self._history, window_s=self._window_s)
+        if self._drawn.is_set() or time.monotonic() - self._drawn_at > LATE_S:
+            self._draw()
         self._lamp.value = text.lamp(status, problem=self._problem)
         self._tape.value = text.tape(status.symbols)
         self._firing.value = text.alert_list(self._alerts.firing if self._alerts else ())
         runs = status.state not in ("stopped", "failed")
         self._start.disabled, self._stop.disabled = runs, not runs
+
+    def _draw(self) -> None:
+        """Draw a frame, and learn when the browser has drawn it: frames must not queue up."""
+        self._drawn.clear()
+        self._drawn_at = time.monotonic()
+        draw(self._figure, self._history, window_s=self._window_s)
+        self._figure.on_edits_completed(self._drawn.set)
 
     def _lay_out(self, below: Any) -> Any:
         self._lamp, self._tape, self._firing = (ipywidgets.HTML() for _ in range(3))
