@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bench import commits, live_frames, live_freshness, live_memory, memory, throughput
+from bench import commits, live_faults, live_frames, live_freshness, live_memory, memory, throughput
 
 
 def main() -> None:
@@ -12,6 +12,7 @@ def main() -> None:
         "Throughput": throughput.run(build),
         "Commits": commits.measured(),
         "Memory": memory.run(build),
+        "Live: faults": live_faults.run(build),
         "Live: frames": live_frames.run(build),
         "Live: freshness": live_freshness.run(build),
         "Live: memory": live_memory.run(build),

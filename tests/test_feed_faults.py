@@ -6,7 +6,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -104,11 +104,9 @@ def _cells() -> list[list[object]]:
     return [list(Row.__annotations__), *([*vars(row).values()] for row in TABLE)]
 
 
-@pytest.fixture
-def live(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Live]:
-    """Start exchange, receiver and K2; the feed is started by `started`."""
-    settings = getattr(request, "param", {})
-    home = tmp_path / "home"
+@contextmanager
+def watched(home: Path, **settings: str) -> Iterator[Live]:
+    """Open exchange, receiver and K2; the feed is started by `start`."""
     heard: list[Callable[[Event], None]] = []
     with (
         OfflineExchange(SYMBOLS, rate=100.0, hosts=2) as exchange,
@@ -122,9 +120,16 @@ def live(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Live]:
             **settings,
         ) as k2,
     ):
-        one = Live(home, exchange, receiver, k2)
-        heard.append(one.heard)
-        yield one
+        live = Live(home, exchange, receiver, k2)
+        heard.append(live.heard)
+        yield live
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Live]:
+    """Open all that a row of the table needs."""
+    with watched(tmp_path / "home") as opened:
+        yield opened
 
 
 def start(live: Live, options: FeedOptions = SOON) -> dict[str, int]:
@@ -279,30 +284,11 @@ def test_a_catalog_that_is_away_at_a_gap_pauses_the_feed(live: Live) -> None:
     assert TABLE[-1].after >= 20
 
 
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """Start a real Redis."""
-    with RedisServer(tmp_path) as server:
-        yield server
-
-
-def test_redis_killed_and_back_changes_nothing(redis_server: RedisServer, tmp_path: Path) -> None:
-    heard: list[Callable[[Event], None]] = []
-    home = tmp_path / "home"
+def test_redis_killed_and_back_changes_nothing(tmp_path: Path) -> None:
     with (
-        OfflineExchange(SYMBOLS, rate=100.0, hosts=2) as exchange,
-        Receiver() as receiver,
-        K2.open(
-            home=home,
-            commit_interval_s=0.3,
-            metrics_port=0,
-            alert_webhook_url=receiver.url,
-            redis_url=redis_server.url,
-            on_event=lambda event: [one(event) for one in heard] and None,
-        ) as k2,
+        RedisServer(tmp_path) as redis_server,
+        watched(tmp_path / "home", redis_url=redis_server.url) as live,
     ):
-        live = Live(home, exchange, receiver, k2)
-        heard.append(live.heard)
         first = start(live)
         redis_server.kill()
         live.wait_for("state_lost")
