@@ -1,5 +1,6 @@
 """The live view's parts, and the view itself on a real feed without a browser."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -83,17 +84,18 @@ def test_a_symbol_has_no_lag_while_nothing_comes() -> None:
 
 def test_a_frame_moves_every_line_and_the_window() -> None:
     history = History(["BTCUSDT"], length=200)
-    figure = live_figure(OFFLINE, {"BTCUSDT": "USDT"}, window_s=60)
+    figure = live_figure(OFFLINE, {"BTCUSDT": "USDT"})
     for n in range(100):
         history.add(_status(_symbol(trades=n + 1), after_s=n))
-    draw(figure, history, window_s=60)
+    draw(figure, history, exchange=OFFLINE, window_s=60)
     assert {len(trace.y) for trace in figure.data} == {100}
-    assert np.ptp(figure.layout.xaxis.range) == 60_000
+    assert figure.layout.xaxis.range == (-60, 0) and figure.data[0].x[-1] == 0
+    assert figure.layout.title.text == "BINANCE_SIM until 12:01:39 UTC"
 
 
 def test_a_figure_has_room_for_four_symbols() -> None:
     names = [f"A{n}USDT" for n in range(6)]
-    figure = live_figure(OFFLINE, dict.fromkeys(names, "USDT"), window_s=60)
+    figure = live_figure(OFFLINE, dict.fromkeys(names, "USDT"))
     assert len(figure.data) == 3 * len(panels(names)) == 12
     assert "A3USDT, USDT" in str(figure.layout) and "A4USDT, USDT" not in str(figure.layout)
 
@@ -219,7 +221,7 @@ def healed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Healed]:
             assert stopped == "stopped"
             truth = {"BTCUSDT": exchange.truth("BTCUSDT")}
             wait_until(lambda: view.feed.status().symbols[0].trades > 100)
-            view.wait(0.5)
+            asyncio.run(view.wait(0.5))
             view.stop()
             k2.pipeline.settle()
             accounts = account(k2.engine, truth, exchange=OFFLINE)

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 from k2lib.serve.widgets.history import SERIES, History
 
 MOST_PANELS: Final = 4
-SHORTEST_MS: Final = 5_000
+SHORTEST_S: Final = 5.0
 COLORS: Final = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
 UNITS: Final = {"trades_per_s": "trades per second", "lag_ms": "lag, ms"}
 
@@ -19,7 +19,7 @@ def panels(symbols: Sequence[str]) -> list[str]:
     return list(symbols[:MOST_PANELS])
 
 
-def live_figure(exchange: str, quotes: Mapping[str, str], *, window_s: float) -> Any:
+def live_figure(exchange: str, quotes: Mapping[str, str]) -> Any:
     """Return the empty figure: prices at the left, trades per second and lag at the right.
 
     Args:
@@ -42,8 +42,9 @@ def live_figure(exchange: str, quotes: Mapping[str, str], *, window_s: float) ->
                 col=col,
             )
     figure.update_layout(
-        title=f"{exchange}: price, trades per second and lag of up to {window_s:.0f} seconds",
+        title=exchange,
         template="plotly_white",
+        width=960,
         height=max(360, 190 * len(shown)) + 60,
         margin={"l": 70, "r": 20, "t": 70, "b": 40},
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.08, "yanchor": "bottom"},
@@ -52,19 +53,18 @@ def live_figure(exchange: str, quotes: Mapping[str, str], *, window_s: float) ->
     return FigureWidget(figure)
 
 
-def draw(figure: Any, history: History, *, window_s: float) -> None:
+def draw(figure: Any, history: History, *, exchange: str, window_s: float) -> None:
     """Bring the figure up to date, as one message to the browser."""
-    times = history.times_ms()
-    if not len(times):
+    if not len(history):
         return
-    begin = max(times[0], times[-1] - window_s * 1000)
-    window = [min(begin, times[-1] - SHORTEST_MS), times[-1]]
+    ago = (history.times_ms() - history.times_ms()[-1]) / 1000
     with figure.batch_update():
         for place, symbol in enumerate(panels(history.symbols)):
             for offset, name in enumerate(SERIES):
                 trace = figure.data[place * len(SERIES) + offset]
-                trace.x, trace.y = times, history.series(symbol, name)
-        figure.layout.xaxis.range = window
+                trace.x, trace.y = ago, history.series(symbol, name)
+        figure.layout.xaxis.range = [max(min(ago[0], -SHORTEST_S), -window_s), 0]
+        figure.layout.title.text = f"{exchange} until {history.until():%H:%M:%S} UTC"
 
 
 def _axes(quotes: Mapping[str, str], shown: Sequence[str]) -> Any:
@@ -88,7 +88,7 @@ def _axes(quotes: Mapping[str, str], shown: Sequence[str]) -> Any:
     figure.update_yaxes(title=UNITS["trades_per_s"], rangemode="tozero", row=1, col=2)
     figure.update_yaxes(title=UNITS["lag_ms"], rangemode="tozero", row=count + 1, col=2)
     figure.update_yaxes(exponentformat="none", separatethousands=True)
-    figure.update_xaxes(type="date", matches="x")
-    figure.update_xaxes(title="time, UTC", row=2 * count - 1, col=1)
-    figure.update_xaxes(title="time, UTC", row=count + 1, col=2)
+    figure.update_xaxes(matches="x")
+    figure.update_xaxes(title="seconds before that", row=2 * count - 1, col=1)
+    figure.update_xaxes(title="seconds before that", row=count + 1, col=2)
     return figure

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
@@ -42,6 +43,10 @@ class History:
     def times_ms(self) -> Floats:
         """Return when the looks were taken, in milliseconds since the epoch."""
         return np.array(self._times)
+
+    def until(self) -> datetime:
+        """Return when the newest look was taken."""
+        return datetime.fromtimestamp(self._times[-1] / 1000, UTC)
 
     def series(self, symbol: str, name: str) -> Floats:
         """Return one of `SERIES` of a symbol, NaN where there was nothing."""

@@ -66,7 +66,7 @@ class LiveView(Closing):
         symbols = list(self.feed.instruments)
         self._history = History(symbols, length=round(window_s / frame_s))
         quotes = {symbol: of.quote_asset for symbol, of in self.feed.instruments.items()}
-        self._figure = live_figure(self.feed.venue.exchange, quotes, window_s=window_s)
+        self._figure = live_figure(self.feed.venue.exchange, quotes)
         self._widget = self._lay_out(below)
 
     def __repr__(self) -> str:
@@ -156,7 +156,7 @@ class LiveView(Closing):
 
     def _leave_picture(self) -> None:
         self._end_frames()
-        draw(self._figure, self._history, window_s=self._window_s)
+        self._draw()
         if self._handle is not None:
             self._handle.update(self.picture(), raw=True)  # type: ignore[no-untyped-call]
         self._widget.close()
@@ -186,7 +186,8 @@ class LiveView(Closing):
         """Draw a frame, and learn when the browser has drawn it: frames must not queue up."""
         self._drawn.clear()
         self._drawn_at = time.monotonic()
-        draw(self._figure, self._history, window_s=self._window_s)
+        exchange = self.feed.venue.exchange
+        draw(self._figure, self._history, exchange=exchange, window_s=self._window_s)
         self._figure.on_edits_completed(self._drawn.set)
 
     def _lay_out(self, below: Any) -> Any:
