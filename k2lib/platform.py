@@ -19,12 +19,16 @@ from k2lib.load.asx import load_asx
 from k2lib.load.report import LoadReport
 from k2lib.log.cluster import Cluster, read_properties
 from k2lib.log.kafka import RemoteKafka
+from k2lib.log.source import LogSource, attach
 from k2lib.ops import services
 from k2lib.pipeline import Pipeline, Target
 from k2lib.query import as_of, bars
 from k2lib.query.as_of import AsOf
+from k2lib.query.complete import CompleteTo
 from k2lib.query.contiguity import contiguity
-from k2lib.query.engine import Engine, Params
+from k2lib.query.difference import difference
+from k2lib.query.engine import Engine
+from k2lib.query.frames import Params
 from k2lib.query.instruments import When
 from k2lib.settings import Settings, read_settings
 from k2lib.sources.asx.reference import CorporateActions, read_corporate_actions
@@ -73,8 +77,9 @@ def choose_venue(settings: Settings) -> Venue:
 class K2(Closing):
     """Loads and reads market data; a context manager.
 
-    Reading needs no Kafka. The first write starts producer and sinks, and with the embedded
-    broker makes this process the home's one writer until `close()`.
+    Reading needs no Kafka; where one runs, answers have what only Kafka has yet. The first write
+    starts producer and sinks, and with the embedded broker makes this process the home's one
+    writer until `close()`.
     """
 
     def __init__(
@@ -87,7 +92,8 @@ class K2(Closing):
         self.settings = settings
         self.kafka = choose_kafka(settings)
         self.catalog = open_catalog(settings)
-        self.engine = Engine(self.catalog)
+        self.engine = Engine(self.catalog, find_log=self._find_log)
+        self._reading: RemoteKafka | None = None
         self._with_sinks = with_sinks
         self._on_event = on_event
         self._pipeline: Pipeline | None = None
@@ -315,6 +321,7 @@ class K2(Closing):
         end: When | None = None,
         as_of: AsOf | None = None,
         last: int | None = None,
+        tail: bool = True,
     ) -> pl.DataFrame:
         """Return one instrument's trades of [start, end) in the order of events.
 
@@ -322,13 +329,14 @@ class K2(Closing):
             exchange: needed where the symbol is held at more than one.
             start: aware datetime, or a date: the venue's trading date.
             end: as `start`; not included.
-            as_of: snapshot id, tag or aware time: the table as it was then.
+            as_of: snapshot id, tag or aware time: the table as it was then, without Kafka.
             last: only so many of the newest.
+            tail: with what Kafka has and the lake has not; `complete_to` says up to where.
         Raises:
             QueryError: no such instrument, or more than one; the message names what there is.
         """
         return self.engine.trades(
-            symbol, exchange=exchange, start=start, end=end, as_of=as_of, last=last
+            symbol, exchange=exchange, start=start, end=end, as_of=as_of, last=last, tail=tail
         )
 
     def quotes(
@@ -340,10 +348,11 @@ class K2(Closing):
         end: When | None = None,
         as_of: AsOf | None = None,
         last: int | None = None,
+        tail: bool = True,
     ) -> pl.DataFrame:
         """Return one instrument's quotes of [start, end) in the order of events; see `trades`."""
         return self.engine.quotes(
-            symbol, exchange=exchange, start=start, end=end, as_of=as_of, last=last
+            symbol, exchange=exchange, start=start, end=end, as_of=as_of, last=last, tail=tail
         )
 
     def bars(
@@ -356,6 +365,7 @@ class K2(Closing):
         end: When | None = None,
         as_of: AsOf | None = None,
         market: bars.Market = "all",
+        tail: bool = True,
     ) -> pl.DataFrame:
         """Fold one instrument's trades into OHLCV bars; see `query.bars.bars`."""
         return bars.bars(
@@ -367,15 +377,29 @@ class K2(Closing):
             end=end,
             as_of=as_of,
             market=market,
+            tail=tail,
         )
 
-    def sql(self, text: str, params: Params | None = None) -> pl.DataFrame:
-        """Run SQL over `trades_v2`, `quotes_v2`, `reference_v2`, `dead_letters`, `gaps`."""
-        return self.engine.sql(text, params)
+    def sql(self, text: str, params: Params | None = None, *, tail: bool = True) -> pl.DataFrame:
+        """Run SQL over `trades_v2`, `quotes_v2`, `reference_v2`, `dead_letters`, `gaps`.
+
+        Args:
+            tail: `trades_v2`, `quotes_v2` and `gaps` with what Kafka has and the lake has not;
+                `lake.<table>` is the table alone.
+        """
+        return self.engine.sql(text, params, tail=tail)
+
+    def complete_to(self, table: str = "trades_v2") -> CompleteTo:
+        """Say up to which offsets and event time an answer of this moment is complete."""
+        return self.engine.look(table).complete_to
 
     def snapshots(self, table: str = "trades_v2") -> pl.DataFrame:
         """List the snapshots kept of a table, newest first, with rows, cause and offsets."""
         return as_of.snapshots(self.table(table))
+
+    def difference(self, before: AsOf, after: AsOf, *, table: str = "trades_v2") -> pl.DataFrame:
+        """Return the rows by which two snapshots of a table differ; see `query.difference`."""
+        return difference(self.engine, self.table(table), before, after)
 
     def table(self, name: str) -> Table:
         """Return the Iceberg table itself, for Polars, pyiceberg and other engines.
@@ -395,6 +419,8 @@ class K2(Closing):
         feeds, self._feeds = self._feeds, []
         for feed in feeds:
             feed.close()
+        # Clients of an embedded broker leave before it ends.
+        self.engine.leave_log()
         pipeline, self._pipeline = self._pipeline, None
         try:
             if pipeline is not None:
@@ -403,7 +429,18 @@ class K2(Closing):
             for part in (self._state, self._watch):
                 if part is not None:
                     part.close()
+            if self._reading is not None:
+                self._reading.close()
             self.engine.close()
+
+    def _find_log(self) -> LogSource:
+        if self._pipeline is not None:
+            return self._pipeline.log
+        if self.kafka.cluster is None:
+            return attach(self.settings.home)
+        if self._reading is None:
+            self._reading = RemoteKafka(self.kafka.cluster, self.kafka.registry_url)
+        return LogSource(self._reading.cluster, self._reading.registry.text)
 
     def _heard(self, event: Event) -> None:
         if self._watch is not None:

@@ -3,7 +3,7 @@
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -102,7 +102,9 @@ class World:
     def begin_sink(self) -> None:
         assert self.broker is not None
         self.stack.close()
-        self.writer = TableWriter(ensure_table(self.catalog, TRADES), TRADES, on_event=lambda event: None)
+        self.writer = TableWriter(
+            ensure_table(self.catalog, TRADES), TRADES, on_event=lambda event: None
+        )
         self.session = Session(
             TRADES,
             self.writer,
@@ -264,7 +266,7 @@ def test_answers_given_while_the_sink_commits_have_neither_hole_nor_double(tmp_p
     produced = 0
     counts = []
     with (
-        EmbeddedBroker(settings.home) as broker,
+        closing(EmbeddedBroker(settings.home)) as broker,
         Engine(
             open_catalog(settings),
             find_log=lambda: LogSource(broker.cluster, broker.registry.text),

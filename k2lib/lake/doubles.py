@@ -6,6 +6,7 @@ from typing import Any, Final
 import duckdb
 import polars as pl
 import pyarrow as pa
+from duckdb import DuckDBPyConnection
 from pyiceberg.expressions import (
     AlwaysTrue,
     And,
@@ -15,7 +16,7 @@ from pyiceberg.expressions import (
 )
 from pyiceberg.table import Table
 
-from k2lib.lake.scan import compare, planned_files, table_sql
+from k2lib.lake.scan import ALL_ROWS, compare, planned_files, table_sql
 from k2lib.lake.tables import TableSpec
 
 INSTRUMENT: Final = ["exchange", "symbol"]
@@ -40,9 +41,10 @@ class Doubles:
         names = ["message_id", *INSTRUMENT, *BOUNDS] if self._by_day else ["message_id"]
         frame = pl.DataFrame(rows.select(names))
         keep = frame["message_id"].is_first_distinct()
-        suspects = self._suspects(frame)
+        suspects = suspected(frame, self._newest) if self._by_day else frame
         if suspects.height:
-            keep &= ~frame["message_id"].is_in(self._stored(suspects, table))
+            stored = stored_ids(self._connection, suspects, table, by_day=self._by_day)
+            keep &= ~frame["message_id"].is_in(stored)
         return rows if keep.all() else rows.filter(keep.to_arrow())
 
     def added(self, rows: pa.Table) -> None:
@@ -51,46 +53,6 @@ class Doubles:
             newest = _newest(pl.DataFrame(rows.select([*INSTRUMENT, *BOUNDS])))
             self._newest = pl.concat([self._newest, newest]).group_by(INSTRUMENT).max()
 
-    def _suspects(self, frame: pl.DataFrame) -> pl.DataFrame:
-        if not self._by_day:
-            return frame
-        counted = pl.col("source_sequence").is_not_null()
-        return frame.join(
-            self._newest, on=INSTRUMENT, suffix="_newest", maintain_order="left"
-        ).filter(
-            pl.when(counted)
-            .then(pl.col("source_sequence") <= pl.col("source_sequence_newest"))
-            .otherwise(pl.col("timestamp") <= pl.col("timestamp_newest"))
-        )
-
-    def _stored(self, suspects: pl.DataFrame, table: Table) -> list[str]:
-        """Return those message_ids of the suspects that the table has."""
-        found: list[str] = []
-        for row_filter, some in self._ranges(suspects):
-            files = planned_files(table, row_filter=row_filter)
-            if files:
-                stored = table_sql(self._connection, table, files=files)
-                found += self._known_among(some, stored)
-        return found
-
-    def _known_among(self, suspects: pl.DataFrame, stored: str) -> list[str]:
-        self._connection.register("suspects", suspects.select("message_id").to_arrow())
-        known = self._connection.execute(
-            f"select message_id from suspects semi join ({stored}) using (message_id)"
-        )
-        return [message_id for (message_id,) in known.fetchall()]
-
-    def _ranges(self, suspects: pl.DataFrame) -> list[tuple[BooleanExpression, pl.DataFrame]]:
-        """Counted rows are looked for by their counter, others by their time."""
-        if not self._by_day:
-            return [(AlwaysTrue(), suspects)]
-        counted = pl.col("source_sequence").is_not_null()
-        parts = {
-            "source_sequence": suspects.filter(counted),
-            "timestamp": suspects.filter(~counted),
-        }
-        return [(_range(part, name), part) for name, part in parts.items() if part.height]
-
     def _read_newest(self, table: Table) -> pl.DataFrame:
         stored = table_sql(self._connection, table, files=planned_files(table))
         found = self._connection.sql(
@@ -98,6 +60,56 @@ class Doubles:
             f"max(timestamp) as timestamp from ({stored}) group by all"
         )
         return pl.DataFrame(found.to_arrow_table())
+
+
+def suspected(frame: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows that a table can have: those not above its newest of their instrument.
+
+    Args:
+        frame: message_id, exchange, symbol, source_sequence and timestamp.
+        newest: the greatest source_sequence and timestamp of each exchange and symbol.
+    """
+    counted = pl.col("source_sequence").is_not_null()
+    return frame.join(newest, on=INSTRUMENT, suffix="_newest", maintain_order="left").filter(
+        pl.when(counted)
+        .then(pl.col("source_sequence") <= pl.col("source_sequence_newest"))
+        .otherwise(pl.col("timestamp") <= pl.col("timestamp_newest"))
+    )
+
+
+def stored_ids(
+    connection: DuckDBPyConnection, suspects: pl.DataFrame, table: Table, *, by_day: bool
+) -> list[str]:
+    """Return those message_ids of the suspects that the table has.
+
+    Args:
+        by_day: look only where the suspects lie; the whole table otherwise.
+    """
+    found: list[str] = []
+    for row_filter, some in _ranges(suspects) if by_day else [(ALL_ROWS, suspects)]:
+        files = planned_files(table, row_filter=row_filter)
+        if files:
+            stored = table_sql(connection, table, files=files)
+            found += _known_among(connection, some, stored)
+    return found
+
+
+def _known_among(connection: DuckDBPyConnection, suspects: pl.DataFrame, stored: str) -> list[str]:
+    connection.register("suspects", suspects.select("message_id").to_arrow())
+    known = connection.execute(
+        f"select message_id from suspects semi join ({stored}) using (message_id)"
+    )
+    return [message_id for (message_id,) in known.fetchall()]
+
+
+def _ranges(suspects: pl.DataFrame) -> list[tuple[BooleanExpression, pl.DataFrame]]:
+    """Counted rows are looked for by their counter, others by their time."""
+    counted = pl.col("source_sequence").is_not_null()
+    parts = {
+        "source_sequence": suspects.filter(counted),
+        "timestamp": suspects.filter(~counted),
+    }
+    return [(_range(part, name), part) for name, part in parts.items() if part.height]
 
 
 def _newest(frame: pl.DataFrame) -> pl.DataFrame:

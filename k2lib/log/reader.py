@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from k2lib.closing import Closing
 from k2lib.errors import TransientError
@@ -20,6 +20,8 @@ OPTIONS: Final = {
     "queued.max.messages.kbytes": 64 * 1024,
 }
 MESSAGES: Final = 5_000
+# The embedded broker lets a fetch that finds nothing wait to its end, whatever arrives meanwhile.
+EMBEDDED_WAIT_MS: Final = 10
 
 
 class Place(NamedTuple):
@@ -46,8 +48,18 @@ class Messages:
 class TopicReader(Closing):
     """Reads the partitions assigned to it, each from its own offset."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._client = Consumer(cluster.client() | OPTIONS)
+    def __init__(self, cluster: Cluster, *, follows: bool = False) -> None:
+        """Connect.
+
+        Args:
+            follows: for who waits at the end of a log: records come as soon as they can, and
+                `read` also tells where a partition ends for now, beyond its last record where
+                offsets follow that are none, as transactions leave them.
+        """
+        options: dict[str, Any] = {"enable.partition.eof": True} if follows else {}
+        if follows and cluster.embedded_log is not None:
+            options["fetch.wait.max.ms"] = EMBEDDED_WAIT_MS
+        self._client = Consumer(cluster.client() | OPTIONS | options)
 
     def watermarks(self, place: Place) -> tuple[int, int]:
         """Return the first offset kept and the offset the next record will get."""
@@ -80,12 +92,15 @@ class TopicReader(Closing):
             TransientError: Kafka does not answer, or an offset to be read is not in the log.
         """
         messages = self._client.consume(min(limit, MESSAGES), timeout_s)
-        for message in messages:
-            if (error := message.error()) is not None:
-                place = f"{message.topic()} partition {message.partition()}"
-                raise TransientError(f"{place}: {error.str()}")
+        told = [message for message in messages if message.error() is not None]
+        ends = dict(map(_end, told))
+        if told:
+            messages = [message for message in messages if message.error() is None]
         last: dict[Any, Any] = {(m.topic(), m.partition()): m.offset() for m in messages}
-        ends = {Place(*place): offset + 1 for place, offset in last.items()}
+        ends |= {
+            Place(*place): max(offset + 1, ends.get(Place(*place), 0))
+            for place, offset in last.items()
+        }
         return Messages([message.value() for message in messages], ends, messages)
 
     def lag(self, ends: Mapping[Place, int]) -> int:
@@ -99,3 +114,12 @@ class TopicReader(Closing):
     def close(self) -> None:
         """Leave the cluster."""
         self._client.close()
+
+
+def _end(told: Message) -> tuple[Place, int]:
+    place = Place(told.topic() or "", told.partition() or 0)
+    error = told.error()
+    if error is None or error.code() != KafkaError._PARTITION_EOF:
+        reason = "" if error is None else error.str()
+        raise TransientError(f"{place.topic} partition {place.partition}: {reason}")
+    return place, told.offset() or 0

@@ -11,6 +11,7 @@ from k2lib.errors import QueryError
 from k2lib.lake.scan import text_sql
 from k2lib.model.venues import zone
 from k2lib.query.as_of import AsOf
+from k2lib.query.complete import Answer
 from k2lib.query.engine import Engine
 from k2lib.query.instruments import When
 
@@ -43,6 +44,7 @@ def bars(
     end: When | None = None,
     as_of: AsOf | None = None,
     market: Market = "all",
+    tail: bool = True,
 ) -> pl.DataFrame:
     """Fold the trades of one instrument into bars.
 
@@ -51,6 +53,7 @@ def bars(
             since the epoch; a day is the venue's trading date, from its midnight.
         start, end: trades in `[start, end)` count, so that the bars at either end can be parts.
         market: `on` leaves out the off-market prints (ASX venue `X`).
+        tail: whether trades count that only Kafka has yet.
     Returns:
         A row for each bar with a trade, by time: exchange, symbol, start (and trading_date of
         daily bars), open, high, low, close, volume, trades (their number), vwap, turnover (the
@@ -60,12 +63,38 @@ def bars(
     Raises:
         QueryError: no such bar length or market, or what `Engine.trades` raises.
     """
+    return ask_bars(
+        engine,
+        symbol,
+        every=every,
+        exchange=exchange,
+        start=start,
+        end=end,
+        as_of=as_of,
+        market=market,
+        tail=tail,
+    ).frame
+
+
+def ask_bars(
+    engine: Engine,
+    symbol: str,
+    *,
+    every: str | timedelta = "1m",
+    exchange: str | None = None,
+    start: When | None = None,
+    end: When | None = None,
+    as_of: AsOf | None = None,
+    market: Market = "all",
+    tail: bool = True,
+) -> Answer:
+    """Return bars as `bars` does, and how complete they are."""
     length = bar_length(every)
     chosen = engine.select(
-        "trades_v2", symbol, exchange=exchange, start=start, end=end, as_of=as_of
+        "trades_v2", symbol, exchange=exchange, start=start, end=end, as_of=as_of, tail=tail
     )
     query = bars_sql(chosen.sql, length, of_venue=zone(chosen.exchange), market=market)
-    return engine.fetch(query)
+    return chosen.answer(engine.fetch(query, chosen))
 
 
 def bars_sql(trades: str, every: timedelta, *, of_venue: ZoneInfo, market: Market = "all") -> str:

@@ -1,15 +1,15 @@
-"""Reads of the lake: SQL over views of the tables, and the rows of one instrument."""
+"""Reads of lake and log together: SQL over views, and the rows of one instrument."""
 
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 import duckdb
 import polars as pl
-from duckdb import DuckDBPyConnection, DuckDBPyRelation
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
 from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import BooleanExpression, EqualTo
 from pyiceberg.table import Table
@@ -20,13 +20,15 @@ from k2lib.lake.scan import (
     ALL_ROWS,
     PlanCache,
     compare,
-    newest_snapshot_id,
     relation_sql,
     table_sql,
     text_sql,
 )
-from k2lib.lake.tables import ORDER, TABLES, load_table
+from k2lib.lake.tables import TABLES, load_table
+from k2lib.log.source import FindLog, no_log
 from k2lib.query.as_of import AsOf, resolve
+from k2lib.query.complete import Answer
+from k2lib.query.frames import Params, fetch_frame, first_lines
 from k2lib.query.instruments import (
     NAMED_AT_MOST,
     When,
@@ -34,69 +36,98 @@ from k2lib.query.instruments import (
     pick_exchange,
     want,
 )
+from k2lib.query.seen import Seen
+from k2lib.query.selection import Selection, in_span, ordered_sql, tail_columns, where
+from k2lib.query.tails import Tails
 
-Params = Sequence[object] | Mapping[str, object]
 SETTINGS: Final = (
     "SET GLOBAL TimeZone = 'UTC'",
     "SET GLOBAL parquet_metadata_cache = true",
     "SET GLOBAL late_materialization_max_rows = 100000",
     "SET GLOBAL python_enable_replacements = false",
     "CREATE SCHEMA lake",
+    "CREATE MACRO lake.moment() AS 1",
 )
-NEWEST_REVISIONS: Final = (
-    "SELECT * FROM lake.gaps QUALIFY revision = max(revision) OVER (PARTITION BY gap_id)"
-)
-IN_ORDER: Final = ", ".join(f"{name} ASC NULLS FIRST" for name in ORDER)
-LATEST_FIRST: Final = ", ".join(f"{name} DESC NULLS LAST" for name in ORDER)
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The rows of one instrument, as a SELECT in no particular order."""
-
-    exchange: str
-    sql: str
+# What a view shows of a table and, in an answer that has some, of the log's rows beyond it.
+SHOWN: Final = {
+    "gaps": "SELECT * FROM ({rows}) QUALIFY revision = max(revision) OVER (PARTITION BY gap_id)"
+}
+VENUES_KEPT: Final = 256
+HYBRID: Final = ("trades_v2", "quotes_v2", "gaps")
+CREATES: Final = re.compile(r"\bcreate\b", re.IGNORECASE)
 
 
 class Engine(Closing):
-    """Answers from the lake; threads may ask at the same time.
+    """Answers from the lake and, beyond it, from Kafka; threads may ask at the same time.
 
-    In SQL, `lake.<table>` is a table as it is stored; `trades_v2`, `quotes_v2`, `reference_v2` and
-    `dead_letters` are the same, and `gaps` is the newest revision of each gap. A table that was
-    never written is empty.
+    In SQL, `lake.<table>` is a table as it is stored; `trades_v2`, `quotes_v2` and `gaps` have the
+    rows too that only Kafka has yet, each message_id once, and `gaps` is the newest revision of
+    each gap; `reference_v2` and `dead_letters` are the tables. A table never written is empty.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, *, find_log: FindLog = no_log) -> None:
+        """Open an empty DuckDB; files are read when asked for.
+
+        Args:
+            find_log: returns where Kafka is now; by default there is none.
+        """
         self._catalog = catalog
         self._plans = PlanCache()
         self._lock = threading.Lock()
         self._shown: dict[str, tuple[object, ...]] = {}
+        self._in_views: set[str] = set()
+        self._venues_known: dict[tuple[object, ...], list[str]] = {}
+        self._tails = Tails(lambda name: load_table(catalog, name), find_log)
         self._connection = duckdb.connect()
         for statement in SETTINGS:
             self._connection.execute(statement)
 
     def close(self) -> None:
-        """Let go of the memory that queries took."""
+        """Let go of Kafka, and of the memory that queries took."""
+        self.leave_log()
         self._connection.close()
 
-    def sql(self, text: str, params: Params | None = None) -> pl.DataFrame:
-        """Run SQL and return the last statement's rows.
+    def leave_log(self) -> None:
+        """Read Kafka no more: from now on answers are of the lake, and say so."""
+        self._tails.close()
 
-        All statements see the same snapshot of each table: the current one when they begin.
+    def sql(self, text: str, params: Params | None = None, *, tail: bool = True) -> pl.DataFrame:
+        """Run SQL and return the last statement's rows; see `ask_sql`."""
+        return self.ask_sql(text, params, tail=tail).frame
+
+    def ask_sql(self, text: str, params: Params | None = None, *, tail: bool = True) -> Answer:
+        """Run SQL and return the last statement's rows, and how complete they are.
+
+        All statements see each table at one moment: when they begin.
 
         Args:
             params: values for `?` in order, or for `$name` by name.
+            tail: whether the views have what only Kafka has yet.
         Raises:
             QueryError: DuckDB refuses it; the message is DuckDB's.
         """
+        hybrid = self._hybrid_named(text) if tail else set()
+        seen = {name: self.look(name, tail=name in hybrid) for name in self._tables_named(text)}
         with self._cursor() as cursor:
             with self._lock:
-                for name in _tables_named(text):
-                    self._show(name)
-            cursor.begin()
-            frame = _frame(cursor, text, params)
+                for name, one in seen.items():
+                    self._show(name, one.table)
+                cursor.begin()
+                # The transaction holds on to the views from its first look at the catalog.
+                cursor.execute("SELECT lake.moment()").fetchall()
+            for name, one in seen.items():
+                _show_tail(cursor, name, one)
+            frame = fetch_frame(cursor, text, params)
             cursor.commit()
-            return frame
+        if CREATES.search(text):
+            self._in_views |= hybrid
+        return Answer(frame, {name: one.complete_to for name, one in seen.items()})
+
+    def look(self, name: str, *, as_of: AsOf | None = None, tail: bool = True) -> Seen:
+        """Return a table as it is now, with what only Kafka has; or alone; or as it was."""
+        if as_of is not None:
+            return self._tails.of_lake(name, resolve=lambda table: resolve(table, as_of))
+        return self._tails.ask(name) if tail else self._tails.of_lake(name)
 
     def trades(
         self,
@@ -107,21 +138,29 @@ class Engine(Closing):
         end: When | None = None,
         as_of: AsOf | None = None,
         last: int | None = None,
+        tail: bool = True,
     ) -> pl.DataFrame:
         """Return the trades of one instrument in `[start, end)`, in the order of events.
 
         Args:
             exchange: needed where the symbol is held at more than one.
             start, end: moments with a time zone, or trading dates of the venue.
-            as_of: snapshot id, tag or moment; the newest snapshot without it.
+            as_of: snapshot id, tag or moment: the table as it was then, and nothing of Kafka.
             last: keep only the last so many rows.
+            tail: whether to add what only Kafka has yet.
         Raises:
             QueryError: no such symbol, venue or snapshot, or a moment without a time zone.
         """
-        chosen = self.select(
-            "trades_v2", symbol, exchange=exchange, start=start, end=end, as_of=as_of
-        )
-        return self.fetch(_ordered(chosen.sql, last))
+        return self.ask(
+            "trades_v2",
+            symbol,
+            exchange=exchange,
+            start=start,
+            end=end,
+            as_of=as_of,
+            last=last,
+            tail=tail,
+        ).frame
 
     def quotes(
         self,
@@ -132,12 +171,37 @@ class Engine(Closing):
         end: When | None = None,
         as_of: AsOf | None = None,
         last: int | None = None,
+        tail: bool = True,
     ) -> pl.DataFrame:
         """Return the quotes of one instrument in `[start, end)`; everything else as for trades."""
+        return self.ask(
+            "quotes_v2",
+            symbol,
+            exchange=exchange,
+            start=start,
+            end=end,
+            as_of=as_of,
+            last=last,
+            tail=tail,
+        ).frame
+
+    def ask(
+        self,
+        name: str,
+        symbol: str,
+        *,
+        exchange: str | None = None,
+        start: When | None = None,
+        end: When | None = None,
+        as_of: AsOf | None = None,
+        last: int | None = None,
+        tail: bool = True,
+    ) -> Answer:
+        """Return rows of one instrument, as `trades` does, and how complete they are."""
         chosen = self.select(
-            "quotes_v2", symbol, exchange=exchange, start=start, end=end, as_of=as_of
+            name, symbol, exchange=exchange, start=start, end=end, as_of=as_of, tail=tail
         )
-        return self.fetch(_ordered(chosen.sql, last))
+        return chosen.answer(self.fetch(ordered_sql(chosen, last), chosen))
 
     def select(
         self,
@@ -148,55 +212,96 @@ class Engine(Closing):
         start: When | None = None,
         end: When | None = None,
         as_of: AsOf | None = None,
+        tail: bool = True,
     ) -> Selection:
-        """Find the files that hold an instrument's rows; the arguments are those of `trades`."""
-        table = load_table(self._catalog, name)
-        if table is None:
-            raise no_such_symbol(symbol, table=name, held=[])
-        at = newest_snapshot_id(table) if as_of is None else resolve(table, as_of)
-        held_at = self._venues(table, symbol, at=at)
+        """Find what holds an instrument's rows; the arguments are those of `trades`."""
+        seen = self.look(name, as_of=as_of, tail=tail)
+        of_symbol = where(seen.rows, "symbol", symbol)
+        held_at = self._venues(seen, symbol, of_symbol, exchange=exchange)
         wanted = want(
             symbol, pick_exchange(symbol, exchange, held_at=held_at), start=start, end=end
         )
-        rows = self._rows_sql(table, at=at, row_filter=wanted.row_filter)
-        return Selection(wanted.exchange, f"SELECT * FROM ({rows}) WHERE {wanted.where_sql}")
+        rows = in_span(where(of_symbol, "exchange", wanted.exchange), wanted)
+        stored = self._rows_sql(seen, row_filter=wanted.row_filter)
+        parts = [f"SELECT * FROM ({stored}) WHERE {wanted.where_sql}"]
+        if rows.num_rows:
+            parts.append(f"SELECT {tail_columns(seen)} FROM tail_rows")
+        return Selection(wanted.exchange, tuple(parts), rows, seen.complete_to)
 
-    def fetch(self, query: str) -> pl.DataFrame:
+    def fetch(self, query: str, chosen: Selection | None = None) -> pl.DataFrame:
         """Run a query over a selection's SQL; the views of the tables may be older there."""
         with self._cursor() as cursor:
-            return _frame(cursor, query, None)
+            if chosen is not None and chosen.tail.num_rows:
+                cursor.register("tail_rows", chosen.tail)
+            return fetch_frame(cursor, query, None)
 
-    def _venues(self, table: Table, symbol: str, *, at: int | None) -> list[str]:
-        rows = self._rows_sql(table, at=at, row_filter=compare(EqualTo, "symbol", symbol))
-        matching = f"FROM ({rows}) WHERE symbol = {text_sql(symbol)}"
-        venues = self.fetch(f"SELECT DISTINCT exchange {matching} ORDER BY exchange")["exchange"]
-        if venues.is_empty():
-            raise no_such_symbol(symbol, table=table.name()[-1], held=self._held(table, at=at))
-        return venues.to_list()
-
-    def _held(self, table: Table, *, at: int | None) -> list[str]:
-        rows = self._rows_sql(table, at=at, row_filter=ALL_ROWS)
-        instruments = f"SELECT DISTINCT exchange || ':' || symbol AS held FROM ({rows})"
-        few = f"{instruments} ORDER BY held LIMIT {NAMED_AT_MOST + 1}"
-        return self.fetch(few)["held"].to_list()
-
-    def _rows_sql(self, table: Table, *, at: int | None, row_filter: BooleanExpression) -> str:
-        files = self._plans.files(table, row_filter=row_filter, snapshot_id=at)
+    def files_sql(self, table: Table, files: Sequence[str]) -> str:
+        """Return the SELECT over some files of a table, for `fetch`."""
         with self._lock:
             return table_sql(self._connection, table, files=files)
 
-    def _show(self, name: str) -> None:
-        table = load_table(self._catalog, name)
+    def _tables_named(self, text: str) -> set[str]:
+        """All where none is named: the text may list them, or read a view made earlier."""
+        named = {name for name in TABLES if re.search(rf"\b{name}\b", text, re.IGNORECASE)}
+        return (named or set(TABLES)) | self._in_views
+
+    def _hybrid_named(self, text: str) -> set[str]:
+        """The tables to be shown with what only Kafka has: named alone, or in a view made here."""
+        alone = r"(?<!\blake\.)\b{}\b"
+        named = {n for n in HYBRID if re.search(alone.format(n), text, re.IGNORECASE)}
+        return named | self._in_views
+
+    def _venues(
+        self, seen: Seen, symbol: str, of_symbol: pa.Table, *, exchange: str | None
+    ) -> list[str]:
+        in_tail = set(of_symbol["exchange"].to_pylist())
+        if exchange in in_tail:
+            return sorted(in_tail)
+        venues = sorted({*self._stored_venues(seen, symbol), *in_tail})
+        if not venues:
+            raise no_such_symbol(symbol, table=seen.complete_to.table, held=self._held(seen))
+        return venues
+
+    def _stored_venues(self, seen: Seen, symbol: str) -> list[str]:
+        """What a snapshot holds never changes, so it is asked once."""
+        identity = None if seen.table is None else seen.table.metadata.table_uuid
+        key = (identity, seen.snapshot_id, symbol)
+        known = self._venues_known.get(key)
+        if known is None:
+            rows = self._rows_sql(seen, row_filter=compare(EqualTo, "symbol", symbol))
+            matching = f"FROM ({rows}) WHERE symbol = {text_sql(symbol)}"
+            known = self.fetch(f"SELECT DISTINCT exchange {matching}")["exchange"].to_list()
+            with self._lock:
+                while len(self._venues_known) >= VENUES_KEPT:
+                    del self._venues_known[next(iter(self._venues_known))]
+                self._venues_known[key] = known
+        return known
+
+    def _held(self, seen: Seen) -> list[str]:
+        rows = self._rows_sql(seen, row_filter=ALL_ROWS)
+        instruments = f"SELECT DISTINCT exchange || ':' || symbol AS held FROM ({rows})"
+        few = f"{instruments} ORDER BY held LIMIT {NAMED_AT_MOST + 1}"
+        in_tail = pl.DataFrame(seen.rows.select(["exchange", "symbol"])).unique().rows()
+        held = {*self.fetch(few)["held"], *(":".join(one) for one in in_tail)}
+        return sorted(held)[: NAMED_AT_MOST + 1]
+
+    def _rows_sql(self, seen: Seen, *, row_filter: BooleanExpression) -> str:
+        table = seen.table
+        if table is None:
+            return _nothing_sql(self._connection, seen.complete_to.table)
+        files = self._plans.files(table, row_filter=row_filter, snapshot_id=seen.snapshot_id)
+        return self.files_sql(table, files)
+
+    def _show(self, name: str, table: Table | None) -> None:
         state = _state(table)
         if self._shown.get(name) == state:
             return
         if table is None:
-            rows = relation_sql(self._connection, [], schema=TABLES[name].schema.arrow)
+            rows = _nothing_sql(self._connection, name)
         else:
             rows = table_sql(self._connection, table, files=self._plans.files(table))
-        current = NEWEST_REVISIONS if name == "gaps" else f"SELECT * FROM lake.{name}"
         self._connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {rows}")
-        self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {current}")
+        self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_shown_sql(name)}")
         self._shown[name] = state
 
     @contextmanager
@@ -205,7 +310,7 @@ class Engine(Closing):
         try:
             yield cursor
         except (duckdb.Error, pl.exceptions.PolarsError) as exc:
-            raise QueryError(_first_lines(exc)) from exc
+            raise QueryError(first_lines(exc)) from exc
         finally:
             cursor.close()
 
@@ -217,43 +322,18 @@ def _state(table: Table | None) -> tuple[object, ...]:
     return metadata.table_uuid, metadata.current_snapshot_id, metadata.current_schema_id
 
 
-def _tables_named(text: str) -> list[str]:
-    """All where none is named: the text may list them, or read a view made earlier."""
-    named = [name for name in TABLES if re.search(rf"\b{name}\b", text, re.IGNORECASE)]
-    return named or list(TABLES)
+def _nothing_sql(connection: DuckDBPyConnection, name: str) -> str:
+    return relation_sql(connection, [], schema=TABLES[name].schema.arrow)
 
 
-def _ordered(rows: str, last: int | None) -> str:
-    if last is None:
-        return f"{rows} ORDER BY {IN_ORDER}"
-    if last < 0:
-        raise QueryError(f"last={last}: give the number of rows to keep, 0 or more")
-    return f"SELECT * FROM ({rows} ORDER BY {LATEST_FIRST} LIMIT {last}) ORDER BY {IN_ORDER}"
+def _shown_sql(name: str, *more: str) -> str:
+    rows = " UNION ALL BY NAME ".join([f"SELECT * FROM lake.{name}", *more])
+    return SHOWN.get(name, "{rows}").format(rows=rows)
 
 
-def _frame(cursor: DuckDBPyConnection, text: str, params: Params | None) -> pl.DataFrame:
-    relation = cursor.sql(text, params=params)
-    if relation is None:
-        return pl.DataFrame()
-    kinds = {name: str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
-    spans = [name for name, kind in kinds.items() if kind == "INTERVAL"]
-    for name, kind in kinds.items():
-        if "INTERVAL" in kind and name not in spans:
-            raise QueryError(f"column {name} is {kind}: cast the interval in it to VARCHAR")
-    frame: pl.DataFrame = _spans_counted(relation, spans).pl()
-    return frame.with_columns(pl.col(spans).cast(pl.Duration("us")))
-
-
-def _spans_counted(relation: DuckDBPyRelation, spans: Sequence[str]) -> DuckDBPyRelation:
-    """Polars has no type for months: a month counts as 30 days."""
-    if not spans:
-        return relation
-    counted = ", ".join(f'epoch_us("{name}") AS "{name}"' for name in spans)
-    return relation.project(f"* REPLACE ({counted})")
-
-
-def _first_lines(exc: Exception) -> str:
-    told = str(exc).partition("\n\n")[0]
-    if "Overflow in multiplication of DECIMAL" in told:
-        return f"{told} For example price::DECIMAL(38, 8) * quantity"
-    return told
+def _show_tail(cursor: DuckDBPyConnection, name: str, seen: Seen) -> None:
+    """Let the view of a table have the tail's rows, for one cursor alone."""
+    if seen.rows.num_rows:
+        cursor.register(f"tail_{name}", seen.rows)
+        shown = _shown_sql(name, f"SELECT {tail_columns(seen)} FROM tail_{name}")
+        cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {shown}")

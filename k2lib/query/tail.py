@@ -1,0 +1,313 @@
+"""The tail of one table: its topics read all the time, held until the lake has them."""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+import duckdb
+from confluent_kafka import KafkaException
+from pyiceberg.table import Table
+
+from k2lib.closing import Closing
+from k2lib.errors import K2Error, TransientError
+from k2lib.lake.tables import TableSpec
+from k2lib.lake.writer import CATALOG_ERRORS
+from k2lib.log.cluster import logs_of, topics_of
+from k2lib.log.marks import Marks
+from k2lib.log.reader import Messages, Place, TopicReader
+from k2lib.log.source import LogSource, answers
+from k2lib.log.topics import topic_kind
+from k2lib.model.codec import decode
+from k2lib.query.complete import CompleteTo
+from k2lib.query.held import Ends, Held
+from k2lib.query.seen import Seen, of_lake
+from k2lib.query.standing import NewestTimes, Standing
+
+POLL_S: Final = 0.1
+GATHER_S: Final = 0.005
+LOOK_S: Final = 5.0
+PRUNE_S: Final = 1.0
+RETRY_S: Final = 1.0
+WAIT_S: Final = 2.0
+IDLE_S: Final = 300.0
+LIMIT_BYTES: Final = 256 * 1024 * 1024
+FULL: Final = "the lake is so far behind the log that only a part of the rest fits in memory"
+ERRORS: Final = (K2Error, KafkaException, duckdb.Error, *CATALOG_ERRORS)
+
+LoadTable = Callable[[], Table | None]
+
+
+class Tail(Closing):
+    """Reads one table's topics in a thread, from the offsets of its snapshot.
+
+    It ends by itself when nobody asked for five minutes.
+    """
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        source: LogSource,
+        load: LoadTable,
+        *,
+        times: NewestTimes,
+        limit_bytes: int = LIMIT_BYTES,
+        wait_s: float = WAIT_S,
+    ) -> None:
+        """Start reading.
+
+        Args:
+            load: loads the table as it stands now.
+            times: tells the newest event time of a snapshot.
+            limit_bytes: of rows held; reading pauses beyond them.
+            wait_s: how long an answer waits for what Kafka had when it was asked for.
+        """
+        self.source = source
+        self._spec = spec
+        self._load = load
+        self._times = times
+        self._lake_newest: datetime | None = None
+        self._limit_bytes = limit_bytes
+        self._wait_s = wait_s
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._look = threading.Event()
+        self._held: Held | None = None
+        self._again = False
+        self._problem: str | None = None
+        self._silent_until = time.monotonic() + RETRY_S
+        self._asked = time.monotonic()
+        self._marks = Marks(source.cluster)
+        self._thread = threading.Thread(target=self._run, name=f"tail-{spec.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def runs(self) -> bool:
+        """Whether the thread lives and was not told to stop."""
+        return self._thread.is_alive() and not self._stop.is_set()
+
+    @property
+    def lives(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
+
+    def ask(self) -> Seen:
+        """Return the table with everything that Kafka has at this moment, as far as it can be had.
+
+        Waits until the log was read that far, at most two seconds; `complete_to` says how far.
+        """
+        self._asked = time.monotonic()
+        deadline = self._asked + self._wait_s
+        marks, silent = self._ask_marks()
+        while True:
+            with self._changed:
+                if marks is not None:
+                    self._wait(marks, deadline)
+                standing = Standing.of(self._load())
+                held = self._held
+                if held is None or self._problem is not None:
+                    reason = self._problem or silent or f"not read within {self._wait_s:g} s"
+                    return self._of_lake(standing, reason)
+                if held.advance(standing):
+                    return self._seen(held, marks, silent)
+                self._begin_again()
+                if time.monotonic() > deadline:
+                    return self._of_lake(standing, "the table went back to an older snapshot")
+
+    def stop(self) -> None:
+        """Tell the thread to end."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """End the thread and let go of what is held."""
+        self.stop()
+        self._thread.join()
+
+    def _ask_marks(self) -> tuple[Ends | None, str | None]:
+        try:
+            if time.monotonic() < self._silent_until:
+                self._check_answers()
+            return self._marks.ends(self._feeds), None
+        except TransientError as exc:
+            self._silent_until = time.monotonic() + RETRY_S
+            return None, str(exc)
+
+    def _check_answers(self) -> None:
+        """Cheaper than to wait for a client that finds nobody."""
+        bootstrap = self.source.cluster.bootstrap
+        if not answers(bootstrap):
+            raise TransientError(f"Kafka at {bootstrap} does not answer")
+
+    def _feeds(self, topic: str) -> bool:
+        return topic_kind(topic) == self._spec.kind
+
+    def _wait(self, marks: Ends, deadline: float) -> None:
+        if self._held is not None and not marks.keys() <= self._held.reached.keys():
+            self._look.set()
+        self._changed.wait_for(
+            lambda: self._problem is not None or self._is_full() or self._has_reached(marks),
+            max(0.0, deadline - time.monotonic()),
+        )
+
+    def _has_reached(self, marks: Ends) -> bool:
+        if self._held is None:
+            return False
+        ends = self._held.ends()
+        return all(ends.get(place, -1) >= high for place, high in marks.items())
+
+    def _is_full(self) -> bool:
+        return self._held is not None and self._held.n_bytes > self._limit_bytes
+
+    def _begin_again(self) -> None:
+        if self._held is not None:
+            self._held.close()
+        self._held, self._again = None, True
+
+    def _of_lake(self, standing: Standing, reason: str) -> Seen:
+        return of_lake(self._spec.name, standing, self._times.of(standing), reason=reason)
+
+    def _seen(self, held: Held, marks: Ends | None, silent: str | None) -> Seen:
+        rows = held.rows()
+        ends = held.ends()
+        behind = None if marks is None else _behind(marks, ends)
+        reason = silent or held.lost()
+        if behind:
+            reason = FULL if self._is_full() else f"not read within {self._wait_s:g} s"
+        told = CompleteTo(
+            self._spec.name,
+            held.standing.snapshot_id,
+            _offsets(held),
+            self._newest(held, marks or {}),
+            {p: one.newest for p, one in held.reached.items() if one.newest is not None},
+            log=True,
+            tail_rows=rows.num_rows,
+            behind=behind,
+            reason=reason,
+        )
+        return Seen(held.standing.table, held.standing.snapshot_id, rows, told)
+
+    def _newest(self, held: Held, marks: Ends) -> datetime | None:
+        """The newest there is; where some is not read yet, the newest of the farthest behind."""
+        ends = held.ends()
+        late = [place for place, high in marks.items() if ends.get(place, 0) < high]
+        times = [one.newest for place, one in held.reached.items() if place in late or not late]
+        known = [one for one in times if one is not None]
+        if late:
+            return min(known) if len(known) == len(late) else self._lake_newest
+        return max([*known, *([self._lake_newest] if self._lake_newest else [])], default=None)
+
+    def _run(self) -> None:
+        while not self._stop.is_set() and not self._is_idle():
+            try:
+                self._session()
+            except ERRORS as exc:
+                self._tell(str(exc))
+                self._stop.wait(RETRY_S)
+            except Exception as exc:  # noqa: BLE001 - a thread's end must reach those who ask
+                self._tell(f"{type(exc).__name__}: {exc}")
+                self._stop.set()
+        with self._changed:
+            if self._held is not None:
+                self._held.close()
+            self._held = None
+            self._problem = self._problem or "the log is no longer read"
+            self._changed.notify_all()
+
+    def _is_idle(self) -> bool:
+        return time.monotonic() - self._asked > IDLE_S
+
+    def _tell(self, problem: str) -> None:
+        with self._changed:
+            self._problem = problem
+            self._changed.notify_all()
+
+    def _session(self) -> None:
+        self._check_answers()
+        standing = Standing.of(self._load())
+        self._lake_newest = self._times.of(standing)
+        with TopicReader(self.source.cluster, follows=True) as reader:
+            held = Held(self._spec, standing)
+            self._follow(reader, held)
+            with self._changed:
+                if self._held is not None:
+                    self._held.close()
+                self._held, self._again, self._problem = held, False, None
+                self._changed.notify_all()
+            self._read(reader, held)
+
+    def _read(self, reader: TopicReader, held: Held) -> None:
+        looked = pruned = time.monotonic()
+        while not (self._stop.is_set() or self._again or self._is_idle()):
+            now = time.monotonic()
+            if self._look.is_set() or now - looked > LOOK_S:
+                self._look.clear()
+                self._follow(reader, held)
+                looked = now
+            if now - pruned > PRUNE_S:
+                self._prune(held)
+                pruned = now
+            if self._is_full():
+                self._stop.wait(POLL_S)
+            else:
+                self._append(held, _gather(reader))
+
+    def _append(self, held: Held, messages: Messages) -> None:
+        if not messages.ends:
+            return
+        rows, refused = decode(messages.values, self._spec.schema, writer=self.source.schema_text)
+        left_out = {one.index for one in refused}
+        at = [messages.position(i) for i in range(len(messages.raw)) if i not in left_out]
+        with self._changed:
+            if self._held is held:
+                held.append(rows, at, messages.ends)
+                self._changed.notify_all()
+
+    def _prune(self, held: Held) -> None:
+        with self._changed:
+            if self._held is not held or held.is_empty:
+                return
+            if not held.advance(Standing.of(self._load())):
+                self._begin_again()
+
+    def _follow(self, reader: TopicReader, held: Held) -> None:
+        admin = self.source.cluster.admin()
+        topics = [topic for topic in topics_of(admin) if self._feeds(topic)]
+        logs = logs_of(self.source.cluster, admin, topics)
+        with self._changed:
+            if any(logs.get(place.topic) != one.log for place, one in held.reached.items()):
+                self._begin_again()  # a topic was deleted, or made again
+                return
+        places = [place for topic in topics for place in reader.partitions(topic)]
+        new = [place for place in places if place not in held.reached]
+        marks = {place: reader.watermarks(place) for place in new}
+        with self._changed:
+            for place, (low, high) in marks.items():
+                held.follow(place, logs[place.topic], low, high)
+            if new:
+                reader.assign({place: one.end for place, one in held.reached.items()})
+            self._changed.notify_all()
+
+
+def _gather(reader: TopicReader) -> Messages:
+    """Return what has arrived, a few milliseconds of it, so that it is decoded together."""
+    first = reader.read(POLL_S, limit=1)
+    if not first.ends:
+        return first
+    more = reader.read(GATHER_S)
+    return Messages(first.values + more.values, first.ends | more.ends, first.raw + more.raw)
+
+
+def _behind(marks: Ends, ends: Ends) -> int:
+    return sum(max(0, high - ends.get(place, 0)) for place, high in marks.items())
+
+
+def _offsets(held: Held) -> dict[str, dict[Place, int]]:
+    """Return how far lake and tail together have each log."""
+    told: dict[str, dict[Place, int]] = {
+        log: {place: end for place, (_, end) in places.items()}
+        for log, places in held.standing.offsets.items()
+    }
+    for place, end in held.ends().items():
+        told.setdefault(held.reached[place].log, {})[place] = end
+    return told
