@@ -87,6 +87,12 @@ class Lab:
         """Return the newest line of the tape."""
         return self.page.locator(".k2-tape tr").first.inner_text()
 
+    def stands_still(self) -> bool:
+        """Say whether no trade came within a second, in which some 100 would."""
+        newest = self.newest()
+        self.page.wait_for_timeout(1_000)
+        return self.newest() == newest
+
     def drawn(self) -> str:
         """Return the path of the first price line."""
         return (
@@ -226,12 +232,11 @@ def test_the_view_is_light(lab: Lab) -> None:
 def test_stop_leaves_the_venue_and_start_comes_back(lab: Lab) -> None:
     lab.button("stop").click()
     lab.wait_for("stopped")
+    wait_until(lab.stands_still)
     newest = lab.newest()
-    lab.page.wait_for_timeout(1_000)
-    assert lab.newest() == newest
     lab.button("start").click()
     lab.wait_for("live")
-    assert lab.newest() != newest
+    wait_until(lambda: lab.newest() != newest)
 
 
 @pytest.mark.slow
