@@ -24,7 +24,8 @@ RATE = 100.0
 LOOK_S = 0.5
 EXPLAINED_S = 120.0
 QUICK = FeedOptions(
-    limits=StreamLimits(first_delay_s=0.5, longest_delay_s=5.0, stale_s=2.0, breaker_rest_s=3.0)
+    limits=StreamLimits(first_delay_s=0.5, longest_delay_s=5.0, stale_s=2.0, breaker_rest_s=3.0),
+    upgrade_s=5.0,
 )
 IDS = """
     SELECT source_sequence FROM lake.trades_v2

@@ -136,6 +136,20 @@ def test_what_no_host_offers_is_not_asked_for_again() -> None:
     assert len(first.asked) == len(second.asked) == 1
 
 
+def test_a_path_may_be_offered_later() -> None:
+    clock = FakeClock()
+    host = RestHost(Answer(404), Answer(body=b"[]"))
+    with asking(host, clock=clock, offer_again_s=60.0) as rest:
+        with pytest.raises(NotOfferedError):
+            ask(rest)
+        clock.advance(59)
+        with pytest.raises(NotOfferedError):
+            ask(rest)
+        clock.advance(1)
+        assert ask(rest) == host.url
+    assert len(host.asked) == 2
+
+
 def test_a_host_that_is_down_may_still_offer_it() -> None:
     with (
         asking(RestHost(Answer(500)), RestHost(Answer(404))) as rest,

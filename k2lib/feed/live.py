@@ -67,8 +67,13 @@ class Feed(Closing):
         self._threads: list[threading.Thread] = []
         self._on_event = on_event
         self._fills: Queue[Fill] = Queue(FILLS_WAITING)
-        rest_s = options.limits.breaker_rest_s
-        self._rest = Rest(venue, on_event=on_event, stop=self._stop, breaker_rest_s=rest_s)
+        self._rest = Rest(
+            venue,
+            on_event=on_event,
+            stop=self._stop,
+            breaker_rest_s=options.limits.breaker_rest_s,
+            offer_again_s=options.upgrade_s,
+        )
         try:
             self.venue, self.instruments = self._look_up(venue, symbols)
             self._board = Board(

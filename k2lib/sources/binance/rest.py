@@ -60,7 +60,10 @@ class _NextHost(Exception):
 
 
 class Rest(Closing):
-    """Asks the venue's hosts in turn; may be used by one thread at a time."""
+    """Asks the venue's hosts in turn; may be used by one thread at a time.
+
+    A host that answers 404 is not asked for that path again within `offer_again_s`.
+    """
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class Rest(Closing):
         on_event: OnEvent,
         stop: threading.Event,
         breaker_rest_s: float = 30.0,
+        offer_again_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.hosts = Hosts(venue.rest_urls, clock=clock, rest_s=breaker_rest_s)
@@ -77,7 +81,9 @@ class Rest(Closing):
         self._name: str | None = None
         self._reasons: dict[str, str] = {}
         self._weight = Window(WEIGHT_A_MINUTE, 60.0, clock=clock)
-        self._without: set[tuple[str, str]] = set()
+        self._offer_again_s = offer_again_s
+        self._clock = clock
+        self._ask_again_at: dict[tuple[str, str], float] = {}
         self._client = httpx2.Client(
             timeout=TIMEOUT_S,
             verify=venue.tls,
@@ -93,8 +99,7 @@ class Rest(Closing):
             RestRefusedError: a host says no to the question; its code and message are told.
         """
         asked: set[str] = set()
-        unable = {host for host, missing in self._without if missing == path}
-        while (host := self.hosts.pick(without=unable | asked)) is not None:
+        while (host := self.hosts.pick(without=self._unable(path) | asked)) is not None:
             try:
                 self._spend(weight)
                 return self._ask(host, path, params)
@@ -114,8 +119,16 @@ class Rest(Closing):
         self._client.close()
 
     def _nobody_offers(self, path: str) -> bool:
-        left = [host for host in self.hosts.breakers if host not in self.hosts.banned]
-        return bool(left) and all((host, path) in self._without for host in left)
+        left = self.hosts.breakers.keys() - self.hosts.banned.keys()
+        return bool(left) and left <= self._unable(path)
+
+    def _unable(self, path: str) -> set[str]:
+        now = self._clock()
+        return {
+            host
+            for (host, missing), until in self._ask_again_at.items()
+            if missing == path and now < until
+        }
 
     def _ask(self, host: str, path: str, params: Mapping[str, Any]) -> Reply:
         try:
@@ -150,7 +163,7 @@ class Rest(Closing):
         elif status in LIMITED:
             self.hosts.rest(host, _number(answer.headers.get("Retry-After"), REST_S))
         elif status == 404:
-            self._without.add((host, path))
+            self._ask_again_at[host, path] = self._clock() + self._offer_again_s
         elif _code(answer.content) <= QUESTION:
             return RestRefusedError(f"{host}{path}: {told}")
         else:
