@@ -1,7 +1,8 @@
 """What many tests share: ASX files to read, real services to talk to."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -10,7 +11,9 @@ from confluent_kafka.admin import AdminClient
 from hypothesis.configuration import set_hypothesis_home_dir
 
 from k2lib import K2
+from k2lib.cli import main
 from k2lib.ops.services import Services, down, up
+from k2lib.settings import Settings
 from k2lib.sources.samples import write_samples
 
 ASX_SAMPLE = os.environ.get("ASX_SAMPLE")
@@ -82,6 +85,28 @@ def k2(tmp_path: Path, kafka_settings: dict[str, str]) -> Iterator[K2]:
     """Open a new home, on each kind of Kafka."""
     with K2.open(home=tmp_path / "home", commit_interval_s=0.5, **kafka_settings) as opened:
         yield opened
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Return the command line, run in this process on a home of its own."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"K2_{name.upper()}", raising=False)
+    monkeypatch.setenv("K2_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("K2_COMMIT_INTERVAL_S", "0.2")
+
+    def run(*arguments: object, **variables: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["k2", *map(str, arguments)])
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
 
 
 def delete_topics(bootstrap: str) -> None:

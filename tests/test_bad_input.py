@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 
 from k2lib import K2
-from k2lib.cli import main
 from k2lib.errors import QueryError
-from k2lib.settings import Settings
 
 # Most tests here load files, three of them in a process of their own.
 pytestmark = pytest.mark.slow
@@ -72,26 +70,6 @@ def child(home: Path, *arguments: object, **variables: str) -> Outcome:
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Return the command line, run in this process on a home of its own."""
-    for name in Settings.model_fields:
-        monkeypatch.delenv(f"K2_{name.upper()}", raising=False)
-    monkeypatch.setenv("K2_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("K2_COMMIT_INTERVAL_S", "0.2")
-
-    def run(*arguments: object, **variables: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["k2", *map(str, arguments)])
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
 
 
 def only_error(err: str) -> str:

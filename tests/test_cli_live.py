@@ -21,13 +21,11 @@ import trustme
 from redis_server import RedisServer
 from waiting import wait_until
 
-from k2lib.cli import main
 from k2lib.errors import ConfigError
 from k2lib.exchange import OfflineExchange, write_archive
 from k2lib.feed.check import check_venue
 from k2lib.feed.told import read_told, told_path
 from k2lib.serve.simulation import rate_of_home, read_script
-from k2lib.settings import Settings
 from k2lib.sources.binance.venues import binance
 
 # Most tests here stream, several in a process of their own.
@@ -36,26 +34,6 @@ Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
 STREAM = ("stream", "binance")
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Return the command line, run in this process on a home of its own."""
-    for name in Settings.model_fields:
-        monkeypatch.delenv(f"K2_{name.upper()}", raising=False)
-    monkeypatch.setenv("K2_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("K2_COMMIT_INTERVAL_S", "0.2")
-
-    def run(*arguments: object, **variables: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["k2", *map(str, arguments)])
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture
