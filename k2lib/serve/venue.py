@@ -10,6 +10,7 @@ from typing import Final
 import httpx2
 
 from k2lib.closing import Closing
+from k2lib.errors import reason_of
 from k2lib.exchange.offline import OfflineExchange
 from k2lib.sources.binance.venues import Venue, binance
 
@@ -80,5 +81,5 @@ def _refusal(venue: Venue, url: str, within_s: float) -> str | None:
     try:
         reply = httpx2.get(f"{url}/api/v3/ping", timeout=within_s, verify=venue.tls)
     except httpx2.TransportError as exc:
-        return str(exc) or type(exc).__name__
+        return reason_of(exc)
     return None if reply.status_code == 200 else f"HTTP {reply.status_code}"

@@ -10,7 +10,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from k2lib.errors import TransientError
+from k2lib.errors import TransientError, reason_of
 from k2lib.resilience.windows import Window
 from k2lib.sources.binance.fields import BROKEN
 from k2lib.sources.binance.venues import EXCHANGE_HEADER, exchange_of
@@ -202,7 +202,7 @@ async def open_connection(
     except ssl.SSLCertVerificationError as exc:
         raise Refused(f"certificate: {exc.verify_message}", lasting=True) from exc
     except (WebSocketException, OSError, TimeoutError) as exc:
-        raise Refused(_told(exc)) from exc
+        raise Refused(reason_of(exc)) from exc
     said = socket.response.headers.get(EXCHANGE_HEADER) if socket.response else None
     if (name := exchange_of(host, said)) != exchange:
         await socket.close()
@@ -220,10 +220,6 @@ def _status_refusal(exc: InvalidStatus) -> Refused:
         lasting=status in (403, 451),
         rest_s=asked_s or REST_S if status in (418, 429) else asked_s,
     )
-
-
-def _told(exc: Exception) -> str:
-    return f"{exc}" or type(exc).__name__
 
 
 def _close_reason(exc: ConnectionClosed) -> str:

@@ -12,7 +12,7 @@ import msgspec
 import stamina
 
 from k2lib.closing import Closing
-from k2lib.errors import SourceError, TransientError
+from k2lib.errors import SourceError, TransientError, reason_of
 from k2lib.events import Event, OnEvent
 from k2lib.resilience.failover import Hosts
 from k2lib.resilience.windows import Window
@@ -138,8 +138,8 @@ class Rest(Closing):
                 with attempt:
                     answer = self._client.get(f"{host}{path}", params=dict(params))
         except (httpx2.RequestError, ssl.SSLError) as exc:
-            self._failed(host, f"{exc}" or type(exc).__name__)
-            raise _NextHost(f"{exc}" or type(exc).__name__) from exc
+            self._failed(host, reason_of(exc))
+            raise _NextHost(reason_of(exc)) from exc
         self._weight.heard(_number(answer.headers.get(USED_WEIGHT), 0.0))
         if answer.status_code == 200:
             self._check_name(exchange_of(host, answer.headers.get(EXCHANGE_HEADER)), host)
