@@ -23,6 +23,7 @@ from k2lib.errors import LossError
 from k2lib.lake.offsets import render
 from k2lib.lake.tables import TABLES, ensure_table, load_table, open_catalog
 from k2lib.log.kafka import Kafka
+from k2lib.log.marks import Marks
 from k2lib.log.reader import Place
 from k2lib.log.source import LogSource
 from k2lib.log.topics import create_topics
@@ -211,6 +212,8 @@ def test_offsets_that_are_no_records_hold_up_no_answer(on_services: Reading) -> 
     client.begin_transaction()
     client.produce(TRADES_TOPIC, encode(batch, TRADE, schema_id=schema_id)[0], partition=0)
     client.commit_transaction()
+    marks = Marks(on_services.kafka.cluster)  # the broker ends a transaction after it said so
+    wait_until(lambda: 2 in marks.ends(lambda topic: True).values())
     tail = on_services.tail()
     began = time.monotonic()
     seen = tail.ask()
