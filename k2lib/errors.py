@@ -6,6 +6,8 @@ K2Error
 ├── RecordError              this record can never pass: dead letter, then go on
 ├── SchemaError              the schema change is refused; nothing was written
 ├── QueryError               ask differently: the message names what exists
+│   ├── NotFoundError        there is no such instrument, venue, day or snapshot
+│   └── LimitError           ask for less: it takes more time or memory than a query may
 ├── OwnerError               another process writes here; it is named
 ├── DeliveryError            Kafka did not take these records; they were not counted as loaded
 ├── LossError                records are gone from the log: restore it, or accept the loss
@@ -41,6 +43,14 @@ class SchemaError(K2Error):
 
 class QueryError(K2Error):
     """The question has no single answer; the message names what can be asked."""
+
+
+class NotFoundError(QueryError):
+    """There is no such instrument, venue, day or snapshot; the message names what there is."""
+
+
+class LimitError(QueryError):
+    """The answer takes more time or memory than a query may: ask for less."""
 
 
 class OwnerError(K2Error):

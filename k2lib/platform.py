@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,11 +25,15 @@ from k2lib.pipeline import Pipeline, Target
 from k2lib.query import as_of, bars
 from k2lib.query.as_of import AsOf
 from k2lib.query.complete import CompleteTo
+from k2lib.query.connection import Connection
 from k2lib.query.contiguity import contiguity
 from k2lib.query.difference import difference
 from k2lib.query.engine import Engine
+from k2lib.query.folding import Market
 from k2lib.query.frames import Params
 from k2lib.query.instruments import When
+from k2lib.query.stats import ask_symbols
+from k2lib.query.summary import ask_summary
 from k2lib.settings import Settings, read_settings
 from k2lib.sources.asx.reference import CorporateActions, read_corporate_actions
 from k2lib.sources.binance.venues import Venue, binance
@@ -92,7 +96,7 @@ class K2(Closing):
         self.settings = settings
         self.kafka = choose_kafka(settings)
         self.catalog = open_catalog(settings)
-        self.engine = Engine(self.catalog, find_log=self._find_log)
+        self.engine = Engine(self.catalog, find_log=self.find_log)
         self._reading: RemoteKafka | None = None
         self._with_sinks = with_sinks
         self._on_event = on_event
@@ -364,7 +368,7 @@ class K2(Closing):
         start: When | None = None,
         end: When | None = None,
         as_of: AsOf | None = None,
-        market: bars.Market = "all",
+        market: Market = "all",
         tail: bool = True,
     ) -> pl.DataFrame:
         """Fold one instrument's trades into OHLCV bars; see `query.bars.bars`."""
@@ -388,6 +392,35 @@ class K2(Closing):
                 `lake.<table>` is the table alone.
         """
         return self.engine.sql(text, params, tail=tail)
+
+    def connection(self, *, tail: bool = True) -> Connection:
+        """Return a DB-API connection, for JupySQL and other tools; what it reads is as `sql`'s."""
+        return Connection(self.engine, tail=tail)
+
+    def summary(
+        self,
+        symbol: str,
+        day: date,
+        *,
+        exchange: str | None = None,
+        as_of: AsOf | None = None,
+        market: Market = "all",
+        tail: bool = True,
+    ) -> pl.DataFrame:
+        """Return one trading date of one instrument as a row; see `query.summary`."""
+        return ask_summary(
+            self.engine,
+            symbol,
+            day,
+            exchange=exchange,
+            as_of=as_of,
+            market=market,
+            tail=tail,
+        ).frame
+
+    def symbols(self, table: str = "trades_v2", *, tail: bool = True) -> pl.DataFrame:
+        """List the instruments a table holds, with rows, first and last; see `query.stats`."""
+        return ask_symbols(self.engine, table=table, tail=tail).frame
 
     def complete_to(self, table: str = "trades_v2") -> CompleteTo:
         """Say up to which offsets and event time an answer of this moment is complete."""
@@ -414,6 +447,20 @@ class K2(Closing):
             raise QueryError(f"{name} is empty: nothing was loaded into {self.settings.home} yet")
         return table
 
+    def find_log(self) -> LogSource:
+        """Find the log that goes with the lake: what runs here, or where its writer lives.
+
+        Raises:
+            TransientError: there is none now.
+        """
+        if self._pipeline is not None:
+            return self._pipeline.log
+        if self.kafka.cluster is None:
+            return attach(self.settings.home)
+        if self._reading is None:
+            self._reading = RemoteKafka(self.kafka.cluster, self.kafka.registry_url)
+        return LogSource(self._reading.cluster, self._reading.registry.text)
+
     def close(self) -> None:
         """Wait until the tables have what was written, then end everything that was started."""
         feeds, self._feeds = self._feeds, []
@@ -432,15 +479,6 @@ class K2(Closing):
             if self._reading is not None:
                 self._reading.close()
             self.engine.close()
-
-    def _find_log(self) -> LogSource:
-        if self._pipeline is not None:
-            return self._pipeline.log
-        if self.kafka.cluster is None:
-            return attach(self.settings.home)
-        if self._reading is None:
-            self._reading = RemoteKafka(self.kafka.cluster, self.kafka.registry_url)
-        return LogSource(self._reading.cluster, self._reading.registry.text)
 
     def _heard(self, event: Event) -> None:
         if self._watch is not None:

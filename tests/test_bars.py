@@ -18,8 +18,9 @@ from lake_rows import append, at, catalog_in, rows_table, trade
 from k2lib.errors import QueryError
 from k2lib.lake.tables import ORDER
 from k2lib.model.venues import zone
-from k2lib.query.bars import DAY, Market, bar_length, bars, bars_sql
+from k2lib.query.bars import bars
 from k2lib.query.engine import Engine
+from k2lib.query.folding import DAY, Market, bar_length, bars_sql
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SYDNEY = ZoneInfo("Australia/Sydney")

@@ -29,6 +29,7 @@ WITHOUT_IMPORT = {
     "anywidget": "plotly's FigureWidget stands on it",
     "ipywidgets": "plotly's FigureWidget in JupyterLab",
     "jupyterlab": "make lab",
+    "jupysql": "a test runs it in a process of its own",
     "kaleido": "plotly writes PNG through it",
     "mypy": "make check",
     "pandas": "frames become pandas' with it, and plotly express wants it",

@@ -9,7 +9,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot
 
-from k2lib.errors import QueryError
+from k2lib.errors import NotFoundError, QueryError
 
 AsOf = int | str | datetime
 CAUSE: Final = "k2.cause"
@@ -49,14 +49,15 @@ def resolve(table: Table, as_of: AsOf) -> int:
     nothing in between has been dropped: where it is current, or the next kept one's parent.
 
     Raises:
-        QueryError: no such snapshot is kept; the message names what is.
+        NotFoundError: no such snapshot is kept; the message names what is.
+        QueryError: a moment without a time zone.
     """
     if isinstance(as_of, datetime):
         return _at(table, as_of)
     if isinstance(as_of, str):
         return _tagged(table, as_of)
     if table.snapshot_by_id(as_of) is None:
-        raise QueryError(f"as_of={as_of}: {_name(table)} keeps no such snapshot; {_kept(table)}")
+        raise NotFoundError(f"as_of={as_of}: {_name(table)} keeps no such snapshot; {_kept(table)}")
     return as_of
 
 
@@ -81,11 +82,11 @@ def _at(table: Table, moment: datetime) -> int:
     before = [one for one in line if _committed(one) <= moment]
     after = [one for one in line if _committed(one) > moment]
     if not before:
-        raise QueryError(
+        raise NotFoundError(
             f"as_of={moment.isoformat()}: {_name(table)} keeps nothing that old; {_kept(table)}"
         )
     if after and after[0].parent_snapshot_id != before[-1].snapshot_id:
-        raise QueryError(
+        raise NotFoundError(
             f"as_of={moment.isoformat()}: the snapshots of {_name(table)} around that time are no "
             f"longer kept; ask for the one before, {_short(before[-1])}, "
             f"or the one after, {_short(after[0])}"
@@ -97,7 +98,7 @@ def _tagged(table: Table, tag: str) -> int:
     tags = dict(_tags(table))
     if tag not in tags:
         known = f"its tags are {', '.join(sorted(tags))}" if tags else "it has no tags"
-        raise QueryError(f"as_of={tag!r}: {_name(table)} has no such tag; {known}")
+        raise NotFoundError(f"as_of={tag!r}: {_name(table)} has no such tag; {known}")
     return tags[tag]
 
 

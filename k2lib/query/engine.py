@@ -1,9 +1,8 @@
 """Reads of lake and log together: SQL over views, and the rows of one instrument."""
 
-import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Final
 
 import duckdb
@@ -20,15 +19,15 @@ from k2lib.lake.scan import (
     ALL_ROWS,
     PlanCache,
     compare,
-    relation_sql,
     table_sql,
     text_sql,
 )
-from k2lib.lake.tables import TABLES, load_table
+from k2lib.lake.tables import load_table
 from k2lib.log.source import FindLog, no_log
 from k2lib.query.as_of import AsOf, resolve
 from k2lib.query.complete import Answer
 from k2lib.query.frames import Params, fetch_frame, first_lines
+from k2lib.query.guard import Guard
 from k2lib.query.instruments import (
     NAMED_AT_MOST,
     When,
@@ -36,9 +35,11 @@ from k2lib.query.instruments import (
     pick_exchange,
     want,
 )
+from k2lib.query.paging import Key
 from k2lib.query.seen import Seen
-from k2lib.query.selection import Selection, in_span, ordered_sql, tail_columns, where
+from k2lib.query.selection import Rows, Selection, in_span, ordered_sql, tail_columns, where
 from k2lib.query.tails import Tails
+from k2lib.query.views import Views, nothing_sql, show_tail
 
 SETTINGS: Final = (
     "SET GLOBAL TimeZone = 'UTC'",
@@ -48,13 +49,7 @@ SETTINGS: Final = (
     "CREATE SCHEMA lake",
     "CREATE MACRO lake.moment() AS 1",
 )
-# What a view shows of a table and, in an answer that has some, of the log's rows beyond it.
-SHOWN: Final = {
-    "gaps": "SELECT * FROM ({rows}) QUALIFY revision = max(revision) OVER (PARTITION BY gap_id)"
-}
 VENUES_KEPT: Final = 256
-HYBRID: Final = ("trades_v2", "quotes_v2", "gaps")
-CREATES: Final = re.compile(r"\bcreate\b", re.IGNORECASE)
 
 
 class Engine(Closing):
@@ -63,24 +58,28 @@ class Engine(Closing):
     In SQL, `lake.<table>` is a table as it is stored; `trades_v2`, `quotes_v2` and `gaps` have the
     rows too that only Kafka has yet, each message_id once, and `gaps` is the newest revision of
     each gap; `reference_v2` and `dead_letters` are the tables. A table never written is empty.
+    `bars_1s`, `bars_1m`, `bars_5m`, `bars_1h` and `bars_1d` are the bars of every instrument.
     """
 
-    def __init__(self, catalog: Catalog, *, find_log: FindLog = no_log) -> None:
+    def __init__(
+        self, catalog: Catalog, *, find_log: FindLog = no_log, guard: Guard | None = None
+    ) -> None:
         """Open an empty DuckDB; files are read when asked for.
 
         Args:
             find_log: returns where Kafka is now; by default there is none.
+            guard: what a query may take and touch, where strangers ask.
         """
         self._catalog = catalog
+        self._guard = guard
         self._plans = PlanCache()
         self._lock = threading.Lock()
-        self._shown: dict[str, tuple[object, ...]] = {}
-        self._in_views: set[str] = set()
         self._venues_known: dict[tuple[object, ...], list[str]] = {}
         self._tails = Tails(lambda name: load_table(catalog, name), find_log)
         self._connection = duckdb.connect()
-        for statement in SETTINGS:
+        for statement in (*SETTINGS, *(() if guard is None else guard.settings)):
             self._connection.execute(statement)
+        self._views = Views(self._connection, self._plans)
 
     def close(self) -> None:
         """Let go of Kafka, and of the memory that queries took."""
@@ -106,21 +105,21 @@ class Engine(Closing):
         Raises:
             QueryError: DuckDB refuses it; the message is DuckDB's.
         """
-        hybrid = self._hybrid_named(text) if tail else set()
-        seen = {name: self.look(name, tail=name in hybrid) for name in self._tables_named(text)}
+        views = self._views
+        hybrid = views.hybrid_named(text) if tail else set()
+        seen = {name: self.look(name, tail=name in hybrid) for name in views.tables_named(text)}
         with self._cursor() as cursor:
             with self._lock:
                 for name, one in seen.items():
-                    self._show(name, one.table)
+                    views.show(name, one.table)
                 cursor.begin()
                 # The transaction holds on to the views from its first look at the catalog.
                 cursor.execute("SELECT lake.moment()").fetchall()
             for name, one in seen.items():
-                _show_tail(cursor, name, one)
+                show_tail(cursor, name, one)
             frame = fetch_frame(cursor, text, params)
             cursor.commit()
-        if CREATES.search(text):
-            self._in_views |= hybrid
+        views.remember(text, hybrid)
         return Answer(frame, {name: one.complete_to for name, one in seen.items()})
 
     def look(self, name: str, *, as_of: AsOf | None = None, tail: bool = True) -> Seen:
@@ -194,14 +193,30 @@ class Engine(Closing):
         start: When | None = None,
         end: When | None = None,
         as_of: AsOf | None = None,
+        first: int | None = None,
         last: int | None = None,
+        after: Key | None = None,
         tail: bool = True,
     ) -> Answer:
-        """Return rows of one instrument, as `trades` does, and how complete they are."""
+        """Return rows of one instrument, as `trades` does, and how complete they are.
+
+        Args:
+            first: keep only the first so many rows.
+            after: only rows behind this one in the order of events; not together with `last`.
+        """
+        if last is not None and after is not None:
+            raise QueryError(f"last={last} and after={after}: give one of them")
         chosen = self.select(
-            name, symbol, exchange=exchange, start=start, end=end, as_of=as_of, tail=tail
+            name,
+            symbol,
+            exchange=exchange,
+            start=start,
+            end=end,
+            as_of=as_of,
+            after=after,
+            tail=tail,
         )
-        return chosen.answer(self.fetch(ordered_sql(chosen, last), chosen))
+        return chosen.answer(self.fetch(ordered_sql(chosen, first=first, last=last), chosen))
 
     def select(
         self,
@@ -212,6 +227,7 @@ class Engine(Closing):
         start: When | None = None,
         end: When | None = None,
         as_of: AsOf | None = None,
+        after: Key | None = None,
         tail: bool = True,
     ) -> Selection:
         """Find what holds an instrument's rows; the arguments are those of `trades`."""
@@ -220,36 +236,33 @@ class Engine(Closing):
         held_at = self._venues(seen, symbol, of_symbol, exchange=exchange)
         wanted = want(
             symbol, pick_exchange(symbol, exchange, held_at=held_at), start=start, end=end
-        )
+        ).behind(after)
         rows = in_span(where(of_symbol, "exchange", wanted.exchange), wanted)
         stored = self._rows_sql(seen, row_filter=wanted.row_filter)
-        parts = [f"SELECT * FROM ({stored}) WHERE {wanted.where_sql}"]
-        if rows.num_rows:
-            parts.append(f"SELECT {tail_columns(seen)} FROM tail_rows")
-        return Selection(wanted.exchange, tuple(parts), rows, seen.complete_to)
+        lake = f"SELECT * FROM ({stored}) WHERE {wanted.where_sql}"
+        parts = (lake, *_tail_sql(seen, rows, f" WHERE {wanted.where_sql}"))
+        return Selection(parts, rows, seen.complete_to, wanted.exchange)
 
-    def fetch(self, query: str, chosen: Selection | None = None) -> pl.DataFrame:
+    def select_all(self, name: str, *, as_of: AsOf | None = None, tail: bool = True) -> Rows:
+        """Find what holds a table's rows, of all instruments."""
+        seen = self.look(name, as_of=as_of, tail=tail)
+        stored = self._rows_sql(seen, row_filter=ALL_ROWS)
+        parts = (stored, *_tail_sql(seen, seen.rows))
+        return Rows(parts, seen.rows, seen.complete_to)
+
+    def fetch(
+        self, query: str, chosen: Rows | None = None, *, params: Params | None = None
+    ) -> pl.DataFrame:
         """Run a query over a selection's SQL; the views of the tables may be older there."""
         with self._cursor() as cursor:
             if chosen is not None and chosen.tail.num_rows:
                 cursor.register("tail_rows", chosen.tail)
-            return fetch_frame(cursor, query, None)
+            return fetch_frame(cursor, query, params)
 
     def files_sql(self, table: Table, files: Sequence[str]) -> str:
         """Return the SELECT over some files of a table, for `fetch`."""
         with self._lock:
             return table_sql(self._connection, table, files=files)
-
-    def _tables_named(self, text: str) -> set[str]:
-        """All where none is named: the text may list them, or read a view made earlier."""
-        named = {name for name in TABLES if re.search(rf"\b{name}\b", text, re.IGNORECASE)}
-        return (named or set(TABLES)) | self._in_views
-
-    def _hybrid_named(self, text: str) -> set[str]:
-        """The tables to be shown with what only Kafka has: named alone, or in a view made here."""
-        alone = r"(?<!\blake\.)\b{}\b"
-        named = {n for n in HYBRID if re.search(alone.format(n), text, re.IGNORECASE)}
-        return named | self._in_views
 
     def _venues(
         self, seen: Seen, symbol: str, of_symbol: pa.Table, *, exchange: str | None
@@ -288,52 +301,21 @@ class Engine(Closing):
     def _rows_sql(self, seen: Seen, *, row_filter: BooleanExpression) -> str:
         table = seen.table
         if table is None:
-            return _nothing_sql(self._connection, seen.complete_to.table)
+            return nothing_sql(self._connection, seen.complete_to.table)
         files = self._plans.files(table, row_filter=row_filter, snapshot_id=seen.snapshot_id)
         return self.files_sql(table, files)
-
-    def _show(self, name: str, table: Table | None) -> None:
-        state = _state(table)
-        if self._shown.get(name) == state:
-            return
-        if table is None:
-            rows = _nothing_sql(self._connection, name)
-        else:
-            rows = table_sql(self._connection, table, files=self._plans.files(table))
-        self._connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {rows}")
-        self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_shown_sql(name)}")
-        self._shown[name] = state
 
     @contextmanager
     def _cursor(self) -> Iterator[DuckDBPyConnection]:
         cursor = self._connection.cursor()
         try:
-            yield cursor
+            with nullcontext() if self._guard is None else self._guard.limit(cursor):
+                yield cursor
         except (duckdb.Error, pl.exceptions.PolarsError) as exc:
             raise QueryError(first_lines(exc)) from exc
         finally:
             cursor.close()
 
 
-def _state(table: Table | None) -> tuple[object, ...]:
-    if table is None:
-        return ()
-    metadata = table.metadata
-    return metadata.table_uuid, metadata.current_snapshot_id, metadata.current_schema_id
-
-
-def _nothing_sql(connection: DuckDBPyConnection, name: str) -> str:
-    return relation_sql(connection, [], schema=TABLES[name].schema.arrow)
-
-
-def _shown_sql(name: str, *more: str) -> str:
-    rows = " UNION ALL BY NAME ".join([f"SELECT * FROM lake.{name}", *more])
-    return SHOWN.get(name, "{rows}").format(rows=rows)
-
-
-def _show_tail(cursor: DuckDBPyConnection, name: str, seen: Seen) -> None:
-    """Let the view of a table have the tail's rows, for one cursor alone."""
-    if seen.rows.num_rows:
-        cursor.register(f"tail_{name}", seen.rows)
-        shown = _shown_sql(name, f"SELECT {tail_columns(seen)} FROM tail_{name}")
-        cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {shown}")
+def _tail_sql(seen: Seen, rows: pa.Table, where: str = "") -> list[str]:
+    return [f"SELECT {tail_columns(seen)} FROM tail_rows{where}"] if rows.num_rows else []

@@ -1,7 +1,7 @@
 """What a read asks for: one instrument, and a span of time by its venue's clock; all pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -14,9 +14,10 @@ from pyiceberg.expressions import (
     LessThan,
 )
 
-from k2lib.errors import QueryError
+from k2lib.errors import NotFoundError, QueryError
 from k2lib.lake.scan import compare, text_sql
 from k2lib.model.venues import zone
+from k2lib.query.paging import Key
 
 When = datetime | date
 NAMED_AT_MOST: Final = 10
@@ -24,12 +25,20 @@ NAMED_AT_MOST: Final = 10
 
 @dataclass(frozen=True)
 class Wanted:
-    """One instrument's rows in `[start, end)`; None leaves that side open."""
+    """One instrument's rows in `[start, end)` behind a key; None leaves that side open."""
 
     symbol: str
     exchange: str
     start: datetime | None = None
     end: datetime | None = None
+    after: Key | None = None
+
+    def behind(self, after: Key | None) -> "Wanted":
+        """Return those of them that come after a row."""
+        if after is None:
+            return self
+        start = after.timestamp if self.start is None else max(self.start, after.timestamp)
+        return replace(self, start=start, after=after)
 
     @property
     def row_filter(self) -> BooleanExpression:
@@ -52,6 +61,8 @@ class Wanted:
             terms.append(f"timestamp >= TIMESTAMPTZ {text_sql(self.start.isoformat())}")
         if self.end is not None:
             terms.append(f"timestamp < TIMESTAMPTZ {text_sql(self.end.isoformat())}")
+        if self.after is not None:
+            terms.append(self.after.behind_sql)
         return " AND ".join(terms)
 
 
@@ -75,7 +86,8 @@ def pick_exchange(symbol: str, exchange: str | None, *, held_at: Sequence[str]) 
     Args:
         held_at: the venues where the symbol is held, at least one.
     Raises:
-        QueryError: there are several, or the one asked for is not among them.
+        QueryError: there are several.
+        NotFoundError: the one asked for is not among them.
     """
     venues = ", ".join(sorted(held_at))
     if exchange is None:
@@ -83,20 +95,22 @@ def pick_exchange(symbol: str, exchange: str | None, *, held_at: Sequence[str]) 
             raise QueryError(f"{symbol} is held at {venues}: say which one with exchange=")
         return held_at[0]
     if exchange not in held_at:
-        raise QueryError(f"{symbol} is not held at {exchange}, but at {venues}")
+        raise NotFoundError(f"{symbol} is not held at {exchange}, but at {venues}")
     return exchange
 
 
-def no_such_symbol(symbol: str, *, table: str, held: Sequence[str]) -> QueryError:
+def no_such_symbol(symbol: str, *, table: str, held: Sequence[str]) -> NotFoundError:
     """Return the error for a symbol that a table does not hold, naming those it does.
 
     Args:
         held: instruments as `exchange:symbol`, sorted; it is enough to give 11 of them.
     """
     if not held:
-        return QueryError(f"{symbol} is not in {table}, which holds nothing: load something first")
+        return NotFoundError(
+            f"{symbol} is not in {table}, which holds nothing: load something first"
+        )
     more = ", …" if len(held) > NAMED_AT_MOST else ""
-    return QueryError(
+    return NotFoundError(
         f"{symbol} is not in {table}, which holds {', '.join(held[:NAMED_AT_MOST])}{more}"
     )
 
@@ -105,10 +119,13 @@ def _instant(when: When, of_venue: ZoneInfo, *, name: str) -> datetime:
     if not isinstance(when, date):
         raise QueryError(f"{name}={when!r}: give a datetime with a time zone, or a date")
     if not isinstance(when, datetime):
-        return datetime.combine(when, time(), of_venue).astimezone(UTC)
+        when = datetime.combine(when, time(), of_venue)
     if when.tzinfo is None:
         raise QueryError(
             f"{name}={when.isoformat()} has no time zone: give one, for example tzinfo=UTC, "
             "or a date, which means the venue's trading date"
         )
-    return when.astimezone(UTC)
+    try:
+        return when.astimezone(UTC)
+    except OverflowError:
+        raise QueryError(f"{name}={when.isoformat()} is out of the range of times") from None

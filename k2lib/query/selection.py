@@ -19,13 +19,12 @@ LATEST_FIRST: Final = ", ".join(f"{name} DESC NULLS LAST" for name in ORDER)
 
 
 @dataclass(frozen=True)
-class Selection:
-    """The rows of one instrument, in no particular order.
+class Rows:
+    """Rows of one table in lake and tail, in no particular order.
 
     Each of `parts` is a SELECT: of the lake, and of `tail_rows`, which `Engine.fetch` shows.
     """
 
-    exchange: str
     parts: tuple[str, ...]
     tail: pa.Table
     complete_to: CompleteTo
@@ -38,6 +37,13 @@ class Selection:
     def answer(self, frame: pl.DataFrame) -> Answer:
         """Return what was made of them, as an answer."""
         return Answer(frame, {self.complete_to.table: self.complete_to})
+
+
+@dataclass(frozen=True)
+class Selection(Rows):
+    """The rows of one instrument: of its symbol, at this venue."""
+
+    exchange: str
 
 
 def where(rows: pa.Table, column: str, value: str) -> pa.Table:
@@ -62,22 +68,29 @@ def tail_columns(seen: Seen) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def ordered_sql(chosen: Selection, last: int | None) -> str:
-    """Return the SELECT of the rows in the order of events, or of the last so many.
+def ordered_sql(chosen: Selection, *, first: int | None = None, last: int | None = None) -> str:
+    """Return the SELECT of the rows in the order of events, or of the first or last so many.
 
     Raises:
-        QueryError: `last` is negative.
+        QueryError: a number is negative, or both are given.
     """
-    if last is None:
-        return f"SELECT * FROM ({chosen.sql}) ORDER BY {IN_ORDER}"
-    if last < 0:
-        raise QueryError(f"last={last}: give the number of rows to keep, 0 or more")
+    for name, count in (("first", first), ("last", last)):
+        if count is not None and count < 0:
+            raise QueryError(f"{name}={count}: give the number of rows to keep, 0 or more")
+    if first is not None and last is not None:
+        raise QueryError(f"first={first} and last={last}: give one of them")
+    if last is not None:
+        return f"SELECT * FROM ({_last_sql(chosen, last)}) ORDER BY {IN_ORDER}"
+    limit = "" if first is None else f" LIMIT {first}"
+    return f"SELECT * FROM ({chosen.sql}) ORDER BY {IN_ORDER}{limit}"
+
+
+def _last_sql(chosen: Selection, last: int) -> str:
     since = _nth_newest(chosen.tail, last)
     newest = [_newest_sql(f"SELECT * FROM ({part}){since}", last) for part in chosen.parts]
-    rows = newest[0]
-    if len(newest) > 1:
-        rows = _newest_sql(" UNION ALL BY NAME ".join(f"({part})" for part in newest), last)
-    return f"SELECT * FROM ({rows}) ORDER BY {IN_ORDER}"
+    if len(newest) == 1:
+        return newest[0]
+    return _newest_sql(" UNION ALL BY NAME ".join(f"({part})" for part in newest), last)
 
 
 def _newest_sql(rows: str, count: int) -> str:
