@@ -23,14 +23,14 @@ def catalog(tmp_path: Path) -> Catalog:
 
 @pytest.fixture
 def guarded(catalog: Catalog, tmp_path: Path) -> Iterator[Engine]:
-    guard = Guard(timeout_s=0.5, memory_bytes=64 * 2**20, folders=(f"{tmp_path}/warehouse",))
+    guard = Guard(timeout_s=2, memory_bytes=64 * 2**20, folders=(f"{tmp_path}/warehouse",))
     with Engine(catalog, guard=guard) as engine:
         yield engine
 
 
 def test_a_query_that_takes_too_long_is_cut(guarded: Engine) -> None:
     began = time.monotonic()
-    with pytest.raises(LimitError, match=r"cut after 0\.5 s: ask for a shorter span"):
+    with pytest.raises(LimitError, match=r"cut after 2 s: ask for a shorter span"):
         guarded.sql(ENDLESS)
     assert time.monotonic() - began < 5
 

@@ -47,21 +47,21 @@ def test_cache_plans_a_new_snapshot_again(catalog: Catalog) -> None:
     before = plans.files(append(catalog, [trade(1)]))
     table = append(catalog, [trade(2)])
     assert len(plans.files(table)) == 2
-    assert plans.files(table) is plans.files(table)
+    assert plans.stored(table) is plans.stored(table)
     assert len(before) == 1
 
 
 def test_cache_keeps_its_newest_plans(catalog: Catalog) -> None:
     plans = PlanCache(limit=1)
     table = append(catalog, [trade(1)])
-    before = plans.files(table)
-    plans.files(table, row_filter=compare(EqualTo, "symbol", "BHP"))
-    assert plans.files(table) is not before
+    before = plans.stored(table)
+    plans.stored(table, row_filter=compare(EqualTo, "symbol", "BHP"))
+    assert plans.stored(table) is not before
 
 
 def test_no_files_are_a_relation_with_columns_and_types() -> None:
     connection = duckdb.connect()
-    empty = connection.sql(relation_sql(connection, [], schema=TRADE.arrow))
+    empty = connection.sql(relation_sql([], schema=TRADE.arrow))
     kinds = dict(zip(empty.columns, map(str, empty.types), strict=True))
     assert empty.to_arrow_table().num_rows == 0
     assert empty.columns == TRADE.arrow.names
@@ -75,7 +75,7 @@ def test_relation_has_the_columns_in_the_order_of_the_schema(tmp_path: Path) -> 
     pq.write_table(pa.table({"b": [1], "a": ["x"]}), file)
     connection = duckdb.connect()
     schema = pa.schema({"a": pa.string(), "b": pa.int64()})
-    assert connection.sql(relation_sql(connection, [file], schema=schema)).columns == ["a", "b"]
+    assert connection.sql(relation_sql([file], schema=schema)).columns == ["a", "b"]
 
 
 def test_relation_gives_back_what_was_appended(catalog: Catalog) -> None:
@@ -83,7 +83,7 @@ def test_relation_gives_back_what_was_appended(catalog: Catalog) -> None:
     table = append(catalog, rows)
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
-    found = connection.sql(table_sql(connection, table, files=planned_files(table)))
+    found = connection.sql(table_sql(table, files=planned_files(table)))
     assert found.to_arrow_table().cast(TRADE.arrow).sort_by("message_id") == rows_table(rows)
 
 
@@ -92,9 +92,9 @@ def test_files_older_than_a_column_have_nulls_in_it(catalog: Catalog) -> None:
     with table.update_schema() as update:
         update.add_column("broker", StringType())
     connection = duckdb.connect()
-    only_old = connection.sql(table_sql(connection, table, files=planned_files(table)))
+    only_old = connection.sql(table_sql(table, files=planned_files(table)))
     assert only_old.columns == [*TRADE.arrow.names, "broker"]
     table.append(rows_table([trade(2)]).append_column("broker", pa.array(["Z"])))
-    both = connection.sql(table_sql(connection, table, files=planned_files(table)))
+    both = connection.sql(table_sql(table, files=planned_files(table)))
     found = both.order("message_id").project("broker").fetchall()
     assert found == [(None,), ("Z",)]

@@ -189,7 +189,7 @@ def _sorted_rows(
     schema = schema_to_pyarrow(table.schema())
     keys = ", ".join(f'"{name}" ASC NULLS FIRST' for name in order)
     with tempfile.TemporaryDirectory(prefix="k2-compaction-") as folder, _duckdb(folder) as duck:
-        small_files = table_sql(duck, table, files=[_path(file) for file in group])
+        small_files = table_sql(table, files=[_path(file) for file in group])
         rows = duck.sql(f"SELECT * FROM ({small_files}) ORDER BY {keys}")
         for batch in rows.to_arrow_reader(_ROW_GROUP_ROWS):
             yield pa.Table.from_batches([batch]).cast(schema)

@@ -54,7 +54,7 @@ class Doubles:
             self._newest = pl.concat([self._newest, newest]).group_by(INSTRUMENT).max()
 
     def _read_newest(self, table: Table) -> pl.DataFrame:
-        stored = table_sql(self._connection, table, files=planned_files(table))
+        stored = table_sql(table, files=planned_files(table))
         found = self._connection.sql(
             "select exchange, symbol, max(source_sequence) as source_sequence, "
             f"max(timestamp) as timestamp from ({stored}) group by all"
@@ -89,7 +89,7 @@ def stored_ids(
     for row_filter, some in _ranges(suspects) if by_day else [(ALL_ROWS, suspects)]:
         files = planned_files(table, row_filter=row_filter)
         if files:
-            stored = table_sql(connection, table, files=files)
+            stored = table_sql(table, files=files)
             found += _known_among(connection, some, stored)
     return found
 

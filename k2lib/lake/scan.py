@@ -3,17 +3,41 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
+import duckdb
 import pyarrow as pa
-from duckdb import DuckDBPyConnection
+from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression, LiteralPredicate
+from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
+from pyiceberg.types import TimestamptzType
 
 from k2lib.errors import QueryError
 
 ALL_ROWS: Final = AlwaysTrue()
 LOCAL_PREFIXES: Final = ("file://", "file:")
+LONG_AGO_US: Final = -(2**63)
+FAR_OFF_US: Final = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """What a manifest says of one data file.
+
+    Attributes:
+        path: as DuckDB reads it.
+        exchange: of all its rows; None where the file is of no one exchange.
+        oldest_us, newest_us: no event time in it lies outside.
+    """
+
+    path: str
+    rows: int
+    exchange: str | None = None
+    oldest_us: int = LONG_AGO_US
+    newest_us: int = FAR_OFF_US
 
 
 class PlanCache:
@@ -24,7 +48,7 @@ class PlanCache:
 
     def __init__(self, limit: int = 64) -> None:
         self._limit = limit
-        self._plans: OrderedDict[tuple[object, ...], list[str]] = OrderedDict()
+        self._plans: OrderedDict[tuple[object, ...], list[StoredFile]] = OrderedDict()
         self._lock = threading.Lock()
 
     def files(
@@ -35,11 +59,22 @@ class PlanCache:
         snapshot_id: int | None = None,
     ) -> list[str]:
         """Return what `planned_files` returns, planned at most once."""
+        stored = self.stored(table, row_filter=row_filter, snapshot_id=snapshot_id)
+        return [file.path for file in stored]
+
+    def stored(
+        self,
+        table: Table,
+        *,
+        row_filter: BooleanExpression = ALL_ROWS,
+        snapshot_id: int | None = None,
+    ) -> list[StoredFile]:
+        """Return what `stored_files` returns, planned at most once."""
         at = newest_snapshot_id(table) if snapshot_id is None else snapshot_id
         key = (table.metadata.table_uuid, at, str(row_filter))
         with self._lock:
             if key not in self._plans:
-                self._plans[key] = planned_files(table, row_filter=row_filter, snapshot_id=at)
+                self._plans[key] = stored_files(table, row_filter=row_filter, snapshot_id=at)
             self._plans.move_to_end(key)
             while len(self._plans) > self._limit:
                 self._plans.popitem(last=False)
@@ -64,40 +99,48 @@ def planned_files(
     Raises:
         QueryError: another writer left delete files, which a plain read would ignore.
     """
+    stored = stored_files(table, row_filter=row_filter, snapshot_id=snapshot_id)
+    return [file.path for file in stored]
+
+
+def stored_files(
+    table: Table,
+    *,
+    row_filter: BooleanExpression = ALL_ROWS,
+    snapshot_id: int | None = None,
+) -> list[StoredFile]:
+    """Return what the manifests say of the files of `planned_files`, sorted by path.
+
+    Raises:
+        QueryError: as `planned_files`.
+    """
     tasks = list(table.scan(row_filter=row_filter, snapshot_id=snapshot_id).plan_files())
     if any(task.delete_files for task in tasks):
         raise QueryError(
             f"table {'.'.join(table.name())} has delete files, which are not read here: "
             "compact it with the engine that deleted the rows"
         )
-    return sorted(_as_path(task.file.file_path) for task in tasks)
+    files = [_stored(table, task.file) for task in tasks]
+    return sorted(files, key=lambda file: file.path)
 
 
-def table_sql(connection: DuckDBPyConnection, table: Table, *, files: Sequence[str]) -> str:
+def table_sql(table: Table, *, files: Sequence[str]) -> str:
     """Return the SELECT over these files of a table, with the table's columns of today."""
-    evolved = len(table.schemas()) > 1
-    return relation_sql(connection, files, schema=table.schema().as_arrow(), evolved=evolved)
+    return relation_sql(files, schema=table.schema().as_arrow(), evolved=len(table.schemas()) > 1)
 
 
-def relation_sql(
-    connection: DuckDBPyConnection,
-    files: Sequence[str],
-    *,
-    schema: pa.Schema,
-    evolved: bool = False,
-) -> str:
+def relation_sql(files: Sequence[str], *, schema: pa.Schema, evolved: bool = False) -> str:
     """Return the SELECT over Parquet files: the columns of `schema`, in its order.
 
     Args:
         evolved: files may lack columns, which read as null; costs a look into every file.
     """
     if not files:
-        return _no_rows_sql(connection, schema)
+        return _no_rows_sql(schema)
     if not evolved:
         return f"SELECT {_columns(schema)} FROM {_parquet_sql(files)}"
     found = f"SELECT * FROM {_parquet_sql(files, 'union_by_name = true')}"
-    known = f"{_no_rows_sql(connection, schema)} UNION ALL BY NAME {found}"
-    return f"SELECT {_columns(schema)} FROM ({known})"
+    return f"SELECT {_columns(schema)} FROM ({_no_rows_sql(schema)} UNION ALL BY NAME {found})"
 
 
 def compare(kind: type[LiteralPredicate], column: str, value: str) -> BooleanExpression:
@@ -110,17 +153,36 @@ def text_sql(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _stored(table: Table, file: DataFile) -> StoredFile:
+    path = _as_path(file.file_path)
+    names = [field.name for field in table.specs()[file.spec_id].fields]
+    exchange = file.partition[names.index("exchange")] if "exchange" in names else None
+    if "timestamp" not in table.schema().column_names:
+        return StoredFile(path, file.record_count, exchange)
+    column = table.schema().find_field("timestamp").field_id
+    oldest = _bound(file.lower_bounds, column, LONG_AGO_US)
+    newest = _bound(file.upper_bounds, column, FAR_OFF_US)
+    return StoredFile(path, file.record_count, exchange, oldest, newest)
+
+
+def _bound(bounds: dict[int, bytes] | None, column: int, unknown: int) -> int:
+    told = (bounds or {}).get(column)
+    return unknown if told is None else int(from_bytes(TimestamptzType(), told))
+
+
 def _parquet_sql(files: Sequence[str], *options: str) -> str:
     paths = ", ".join(text_sql(path) for path in files)
     settings = ("hive_partitioning = false", *options)
     return f"read_parquet([{paths}], {', '.join(settings)})"
 
 
-def _no_rows_sql(connection: DuckDBPyConnection, schema: pa.Schema) -> str:
-    empty = connection.from_arrow(schema.empty_table())
-    columns = [
-        f'NULL::{kind} AS "{name}"' for name, kind in zip(empty.columns, empty.types, strict=True)
-    ]
+@lru_cache
+def _no_rows_sql(schema: pa.Schema) -> str:
+    """Only DuckDB knows what it calls a type of Arrow's, and it takes milliseconds to ask."""
+    with duckdb.connect() as connection:
+        empty = connection.from_arrow(schema.empty_table())
+        kinds = zip(empty.columns, empty.types, strict=True)
+        columns = [f'NULL::{kind} AS "{name}"' for name, kind in kinds]
     return f"SELECT {', '.join(columns)} WHERE false"
 
 

@@ -3,7 +3,7 @@
 import polars as pl
 from pyiceberg.table import Table
 
-from k2lib.lake.scan import planned_files
+from k2lib.lake.scan import planned_files, table_sql
 from k2lib.lake.tables import TABLES
 from k2lib.query.as_of import AsOf, resolve
 from k2lib.query.engine import Engine
@@ -22,7 +22,7 @@ def difference(engine: Engine, table: Table, before: AsOf, after: AsOf) -> pl.Da
     """
     then = set(planned_files(table, snapshot_id=resolve(table, before)))
     now = set(planned_files(table, snapshot_id=resolve(table, after)))
-    left, came = (engine.files_sql(table, sorted(some)) for some in (then - now, now - then))
+    left, came = (table_sql(table, files=sorted(some)) for some in (then - now, now - then))
     query = f"{_only('added', came, left)} UNION ALL {_only('removed', left, came)}"
     order = ", ".join(f"{name} NULLS FIRST" for name in TABLES[table.name()[-1]].order)
     return engine.fetch(f"SELECT * FROM ({query}) ORDER BY change, {order or 'message_id'}")

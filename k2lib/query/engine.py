@@ -10,36 +10,34 @@ import polars as pl
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 from pyiceberg.catalog import Catalog
-from pyiceberg.expressions import BooleanExpression, EqualTo
 from pyiceberg.table import Table
 
 from k2lib.closing import Closing
 from k2lib.errors import QueryError
-from k2lib.lake.scan import (
-    ALL_ROWS,
-    PlanCache,
-    compare,
-    table_sql,
-    text_sql,
-)
+from k2lib.lake.scan import PlanCache, StoredFile, table_sql
 from k2lib.lake.tables import load_table
 from k2lib.log.source import FindLog, no_log
 from k2lib.query.as_of import AsOf, resolve
 from k2lib.query.complete import Answer
 from k2lib.query.frames import Params, fetch_frame, first_lines
+from k2lib.query.from_end import from_newest, from_oldest, has_first, has_last
 from k2lib.query.guard import Guard
-from k2lib.query.instruments import (
-    NAMED_AT_MOST,
-    When,
-    no_such_symbol,
-    pick_exchange,
-    want,
-)
+from k2lib.query.instruments import When, no_such_symbol, pick_exchange, want
 from k2lib.query.paging import Key
 from k2lib.query.seen import Seen
-from k2lib.query.selection import Rows, Selection, in_span, ordered_sql, tail_columns, where
+from k2lib.query.selection import (
+    Rows,
+    Selection,
+    in_order_sql,
+    in_span,
+    instruments,
+    last_sql,
+    tail_columns,
+    where,
+)
+from k2lib.query.stored import Stored
 from k2lib.query.tails import Tails
-from k2lib.query.views import Views, nothing_sql, show_tail
+from k2lib.query.views import Views, show_tail
 
 SETTINGS: Final = (
     "SET GLOBAL TimeZone = 'UTC'",
@@ -49,7 +47,6 @@ SETTINGS: Final = (
     "CREATE SCHEMA lake",
     "CREATE MACRO lake.moment() AS 1",
 )
-VENUES_KEPT: Final = 256
 
 
 class Engine(Closing):
@@ -72,14 +69,14 @@ class Engine(Closing):
         """
         self._catalog = catalog
         self._guard = guard
-        self._plans = PlanCache()
+        plans = PlanCache()
         self._lock = threading.Lock()
-        self._venues_known: dict[tuple[object, ...], list[str]] = {}
         self._tails = Tails(lambda name: load_table(catalog, name), find_log)
         self._connection = duckdb.connect()
         for statement in (*SETTINGS, *(() if guard is None else guard.settings)):
             self._connection.execute(statement)
-        self._views = Views(self._connection, self._plans)
+        self._views = Views(self._connection, plans)
+        self._stored = Stored(plans, fetch=self.fetch)
 
     def close(self) -> None:
         """Let go of Kafka, and of the memory that queries took."""
@@ -204,8 +201,7 @@ class Engine(Closing):
             first: keep only the first so many rows.
             after: only rows behind this one in the order of events; not together with `last`.
         """
-        if last is not None and after is not None:
-            raise QueryError(f"last={last} and after={after}: give one of them")
+        _check_counts(first=first, last=last, after=after)
         chosen = self.select(
             name,
             symbol,
@@ -216,7 +212,11 @@ class Engine(Closing):
             after=after,
             tail=tail,
         )
-        return chosen.answer(self.fetch(ordered_sql(chosen, first=first, last=last), chosen))
+        if last is not None:
+            return chosen.answer(self._last(chosen, last))
+        if first is not None:
+            return chosen.answer(self._first(chosen, first))
+        return chosen.answer(self.fetch(in_order_sql(chosen.sql), chosen))
 
     def select(
         self,
@@ -238,15 +238,18 @@ class Engine(Closing):
             symbol, pick_exchange(symbol, exchange, held_at=held_at), start=start, end=end
         ).behind(after)
         rows = in_span(where(of_symbol, "exchange", wanted.exchange), wanted)
-        stored = self._rows_sql(seen, row_filter=wanted.row_filter)
-        lake = f"SELECT * FROM ({stored}) WHERE {wanted.where_sql}"
-        parts = (lake, *_tail_sql(seen, rows, f" WHERE {wanted.where_sql}"))
-        return Selection(parts, rows, seen.complete_to, wanted.exchange)
+        files = self._stored.files(seen, row_filter=wanted.row_filter)
+
+        def lake_sql(some: Sequence[StoredFile]) -> str:
+            return f"SELECT * FROM ({self._stored.sql(seen, some)}) WHERE {wanted.where_sql}"
+
+        parts = (lake_sql(files), *_tail_sql(seen, rows, f" WHERE {wanted.where_sql}"))
+        return Selection(parts, rows, seen.complete_to, wanted.exchange, files, lake_sql)
 
     def select_all(self, name: str, *, as_of: AsOf | None = None, tail: bool = True) -> Rows:
         """Find what holds a table's rows, of all instruments."""
         seen = self.look(name, as_of=as_of, tail=tail)
-        stored = self._rows_sql(seen, row_filter=ALL_ROWS)
+        stored = self._stored.sql(seen, self._stored.files(seen))
         parts = (stored, *_tail_sql(seen, seen.rows))
         return Rows(parts, seen.rows, seen.complete_to)
 
@@ -261,8 +264,24 @@ class Engine(Closing):
 
     def files_sql(self, table: Table, files: Sequence[str]) -> str:
         """Return the SELECT over some files of a table, for `fetch`."""
-        with self._lock:
-            return table_sql(self._connection, table, files=files)
+        return table_sql(table, files=files)
+
+    def _last(self, chosen: Selection, count: int) -> pl.DataFrame:
+        """Read back from the newest until no file left out can have more of the rows wanted."""
+        for files, rest_us in from_newest(chosen.files, chosen.since_us(count)):
+            some = chosen.newest(count).within(files)
+            frame = self.fetch(last_sql(some, count), some)
+            if has_last(frame, count, rest_us=rest_us):
+                break
+        return frame
+
+    def _first(self, chosen: Selection, count: int) -> pl.DataFrame:
+        for files, rest_us in from_oldest(chosen.files):
+            some = chosen.within(files)
+            frame = self.fetch(in_order_sql(some.sql, first=count), some)
+            if has_first(frame, count, rest_us=rest_us):
+                break
+        return frame
 
     def _venues(
         self, seen: Seen, symbol: str, of_symbol: pa.Table, *, exchange: str | None
@@ -270,40 +289,11 @@ class Engine(Closing):
         in_tail = set(of_symbol["exchange"].to_pylist())
         if exchange in in_tail:
             return sorted(in_tail)
-        venues = sorted({*self._stored_venues(seen, symbol), *in_tail})
+        venues = sorted({*self._stored.venues(seen, symbol), *in_tail})
         if not venues:
-            raise no_such_symbol(symbol, table=seen.complete_to.table, held=self._held(seen))
+            held = {*self._stored.held(seen), *instruments(seen.rows)}
+            raise no_such_symbol(symbol, table=seen.complete_to.table, held=sorted(held))
         return venues
-
-    def _stored_venues(self, seen: Seen, symbol: str) -> list[str]:
-        """What a snapshot holds never changes, so it is asked once."""
-        identity = None if seen.table is None else seen.table.metadata.table_uuid
-        key = (identity, seen.snapshot_id, symbol)
-        known = self._venues_known.get(key)
-        if known is None:
-            rows = self._rows_sql(seen, row_filter=compare(EqualTo, "symbol", symbol))
-            matching = f"FROM ({rows}) WHERE symbol = {text_sql(symbol)}"
-            known = self.fetch(f"SELECT DISTINCT exchange {matching}")["exchange"].to_list()
-            with self._lock:
-                while len(self._venues_known) >= VENUES_KEPT:
-                    del self._venues_known[next(iter(self._venues_known))]
-                self._venues_known[key] = known
-        return known
-
-    def _held(self, seen: Seen) -> list[str]:
-        rows = self._rows_sql(seen, row_filter=ALL_ROWS)
-        instruments = f"SELECT DISTINCT exchange || ':' || symbol AS held FROM ({rows})"
-        few = f"{instruments} ORDER BY held LIMIT {NAMED_AT_MOST + 1}"
-        in_tail = pl.DataFrame(seen.rows.select(["exchange", "symbol"])).unique().rows()
-        held = {*self.fetch(few)["held"], *(":".join(one) for one in in_tail)}
-        return sorted(held)[: NAMED_AT_MOST + 1]
-
-    def _rows_sql(self, seen: Seen, *, row_filter: BooleanExpression) -> str:
-        table = seen.table
-        if table is None:
-            return nothing_sql(self._connection, seen.complete_to.table)
-        files = self._plans.files(table, row_filter=row_filter, snapshot_id=seen.snapshot_id)
-        return self.files_sql(table, files)
 
     @contextmanager
     def _cursor(self) -> Iterator[DuckDBPyConnection]:
@@ -319,3 +309,13 @@ class Engine(Closing):
 
 def _tail_sql(seen: Seen, rows: pa.Table, where: str = "") -> list[str]:
     return [f"SELECT {tail_columns(seen)} FROM tail_rows{where}"] if rows.num_rows else []
+
+
+def _check_counts(*, first: int | None, last: int | None, after: Key | None) -> None:
+    for name, count in (("first", first), ("last", last)):
+        if count is not None and count < 0:
+            raise QueryError(f"{name}={count}: give the number of rows to keep, 0 or more")
+    if last is not None and first is not None:
+        raise QueryError(f"first={first} and last={last}: give one of them")
+    if last is not None and after is not None:
+        raise QueryError(f"last={last} and after={after}: give one of them")

@@ -218,7 +218,7 @@ class Held(Closing):
         files = planned_files(table, row_filter=wanted)
         listed = {name: ", ".join(map(text_sql, some)) for name, some in names.items()}
         where = " AND ".join(f"{name} IN ({some})" for name, some in listed.items())
-        stored = table_sql(self._connection, table, files=files)
+        stored = table_sql(table, files=files)
         found = self._connection.sql(
             "SELECT exchange, symbol, max(source_sequence) AS source_sequence, "
             f"max(timestamp) AS timestamp FROM ({stored}) WHERE {where} GROUP BY ALL"

@@ -103,7 +103,7 @@ def no_such_symbol(symbol: str, *, table: str, held: Sequence[str]) -> NotFoundE
     """Return the error for a symbol that a table does not hold, naming those it does.
 
     Args:
-        held: instruments as `exchange:symbol`, sorted; it is enough to give 11 of them.
+        held: instruments as `exchange:symbol`, sorted, all or at least the first 11.
     """
     if not held:
         return NotFoundError(

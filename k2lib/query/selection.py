@@ -1,14 +1,16 @@
 """The rows of one instrument in lake and tail, and the SQL that puts them in order."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from k2lib.errors import QueryError
+from k2lib.lake.scan import StoredFile
 from k2lib.lake.tables import ORDER
 from k2lib.query.complete import Answer, CompleteTo
 from k2lib.query.instruments import Wanted
@@ -41,14 +43,51 @@ class Rows:
 
 @dataclass(frozen=True)
 class Selection(Rows):
-    """The rows of one instrument: of its symbol, at this venue."""
+    """The rows of one instrument: of its symbol, at this venue.
+
+    Attributes:
+        files: those of the lake that can have some.
+        lake_sql: the SELECT of its rows in some of the files.
+    """
 
     exchange: str
+    files: Sequence[StoredFile]
+    lake_sql: Callable[[Sequence[StoredFile]], str]
+
+    def within(self, files: Sequence[StoredFile]) -> "Selection":
+        """Return it without the lake's other files."""
+        return replace(self, files=files, parts=(self.lake_sql(files), *self.parts[1:]))
+
+    def newest(self, count: int) -> "Selection":
+        """Return it without the rows of the tail that are not among its newest so many.
+
+        Rows of the same time as the last of these stay.
+        """
+        since_us = self.since_us(count)
+        if since_us is None:
+            return self
+        return replace(self, tail=self.tail.filter(pa.array(_times_us(self.tail) >= since_us)))
+
+    def since_us(self, last: int) -> int | None:
+        """Return a time before which no row is among the last so many, None where it is unknown.
+
+        Nothing older than the tail's so many newest is among the newest of lake and tail.
+        """
+        if not 0 < last <= self.tail.num_rows:
+            return None
+        place = self.tail.num_rows - last
+        return int(np.partition(_times_us(self.tail), place)[place])
 
 
 def where(rows: pa.Table, column: str, value: str) -> pa.Table:
     """Return the rows with this value."""
     return rows.filter(pc.equal(rows[column], value))
+
+
+def instruments(rows: pa.Table) -> set[str]:
+    """Return the instruments of rows as `exchange:symbol`."""
+    pairs = pl.DataFrame(rows.select(["exchange", "symbol"])).unique()
+    return {":".join(pair) for pair in pairs.rows()}
 
 
 def in_span(rows: pa.Table, wanted: Wanted) -> pa.Table:
@@ -68,38 +107,27 @@ def tail_columns(seen: Seen) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def ordered_sql(chosen: Selection, *, first: int | None = None, last: int | None = None) -> str:
-    """Return the SELECT of the rows in the order of events, or of the first or last so many.
-
-    Raises:
-        QueryError: a number is negative, or both are given.
-    """
-    for name, count in (("first", first), ("last", last)):
-        if count is not None and count < 0:
-            raise QueryError(f"{name}={count}: give the number of rows to keep, 0 or more")
-    if first is not None and last is not None:
-        raise QueryError(f"first={first} and last={last}: give one of them")
-    if last is not None:
-        return f"SELECT * FROM ({_last_sql(chosen, last)}) ORDER BY {IN_ORDER}"
+def in_order_sql(rows: str, *, first: int | None = None) -> str:
+    """Return the SELECT of rows in the order of events, or of the first so many."""
     limit = "" if first is None else f" LIMIT {first}"
-    return f"SELECT * FROM ({chosen.sql}) ORDER BY {IN_ORDER}{limit}"
+    return f"SELECT * FROM ({rows}) ORDER BY {IN_ORDER}{limit}"
 
 
-def _last_sql(chosen: Selection, last: int) -> str:
-    since = _nth_newest(chosen.tail, last)
-    newest = [_newest_sql(f"SELECT * FROM ({part}){since}", last) for part in chosen.parts]
-    if len(newest) == 1:
-        return newest[0]
-    return _newest_sql(" UNION ALL BY NAME ".join(f"({part})" for part in newest), last)
+def last_sql(chosen: Selection, last: int) -> str:
+    """Return the SELECT of the last so many rows in the order of events."""
+    since_us = chosen.since_us(last)
+    since = "" if since_us is None else f" WHERE timestamp >= make_timestamptz({since_us})"
+    stored, *in_tail = (f"SELECT * FROM ({part}){since}" for part in chosen.parts)
+    rows = _newest_sql(stored, last)
+    if in_tail:
+        rows = _newest_sql(f"({rows}) UNION ALL BY NAME ({in_tail[0]})", last)
+    return in_order_sql(rows)
 
 
 def _newest_sql(rows: str, count: int) -> str:
     return f"SELECT * FROM ({rows}) ORDER BY {LATEST_FIRST} LIMIT {count}"
 
 
-def _nth_newest(tail: pa.Table, count: int) -> str:
-    """Nothing older than the tail's so many newest is among the newest of lake and tail."""
-    if not 0 < count <= tail.num_rows:
-        return ""
-    times = np.sort(tail["timestamp"].cast(pa.int64()).to_numpy())
-    return f" WHERE timestamp >= make_timestamptz({times[-count]})"
+def _times_us(rows: pa.Table) -> npt.NDArray[np.int64]:
+    times: npt.NDArray[np.int64] = rows["timestamp"].cast(pa.int64()).to_numpy()
+    return times

@@ -59,9 +59,9 @@ class Views:
         if self._shown.get(name) == state:
             return
         if table is None:
-            rows = nothing_sql(self._connection, name)
+            rows = nothing_sql(name)
         else:
-            rows = table_sql(self._connection, table, files=self._plans.files(table))
+            rows = table_sql(table, files=self._plans.files(table))
         self._connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {rows}")
         self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_shown_sql(name)}")
         if name == "trades_v2" and name not in self._shown:
@@ -85,9 +85,9 @@ def show_tail(cursor: DuckDBPyConnection, name: str, seen: Seen) -> None:
         cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {shown}")
 
 
-def nothing_sql(connection: DuckDBPyConnection, name: str) -> str:
+def nothing_sql(name: str) -> str:
     """Return the SELECT of a table's columns and no row."""
-    return relation_sql(connection, [], schema=TABLES[name].schema.arrow)
+    return relation_sql([], schema=TABLES[name].schema.arrow)
 
 
 def _names(text: str, name: str) -> bool:

@@ -1,0 +1,81 @@
+"""The lake's side of an answer: the files that can hold it, and at which venues a symbol is."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import polars as pl
+from pyiceberg.expressions import BooleanExpression, EqualTo
+
+from k2lib.lake.scan import ALL_ROWS, PlanCache, StoredFile, compare, table_sql, text_sql
+from k2lib.query.instruments import NAMED_AT_MOST
+from k2lib.query.seen import Seen
+from k2lib.query.views import nothing_sql
+
+VENUES_KEPT: Final = 256
+
+
+class Stored:
+    """Plans files, and remembers at which venues symbols were found; threads may ask."""
+
+    def __init__(
+        self,
+        plans: PlanCache,
+        *,
+        fetch: Callable[[str], pl.DataFrame],
+    ) -> None:
+        """Begin with nothing known.
+
+        Args:
+            fetch: runs SQL.
+        """
+        self._plans = plans
+        self._lock = threading.Lock()
+        self._fetch = fetch
+        self._known: dict[tuple[object, ...], list[str]] = {}
+
+    def files(self, seen: Seen, *, row_filter: BooleanExpression = ALL_ROWS) -> list[StoredFile]:
+        """Return the files that can have rows of the filter."""
+        if seen.table is None:
+            return []
+        return self._plans.stored(seen.table, row_filter=row_filter, snapshot_id=seen.snapshot_id)
+
+    def sql(self, seen: Seen, files: Sequence[StoredFile]) -> str:
+        """Return the SELECT over some files of a table."""
+        if seen.table is None:
+            return nothing_sql(seen.complete_to.table)
+        return table_sql(seen.table, files=[file.path for file in files])
+
+    def venues(self, seen: Seen, symbol: str) -> list[str]:
+        """Return where the lake holds a symbol: of a snapshot that never changes, so asked once."""
+        identity = None if seen.table is None else seen.table.metadata.table_uuid
+        key = (identity, seen.snapshot_id, symbol)
+        known = self._known.get(key)
+        if known is None:
+            known = self._look_for_venues(seen, symbol)
+            with self._lock:
+                while len(self._known) >= VENUES_KEPT:
+                    del self._known[next(iter(self._known))]
+                self._known[key] = known
+        return known
+
+    def held(self, seen: Seen) -> set[str]:
+        """Return instruments that the lake holds as `exchange:symbol`: the first few, sorted."""
+        rows = self.sql(seen, self.files(seen))
+        instruments = f"SELECT DISTINCT exchange || ':' || symbol AS held FROM ({rows})"
+        few = f"{instruments} ORDER BY held LIMIT {NAMED_AT_MOST + 1}"
+        return set(self._fetch(few)["held"])
+
+    def _look_for_venues(self, seen: Seen, symbol: str) -> list[str]:
+        """Each file is of one exchange: a row of the symbol in any of its files is enough."""
+        files = self.files(seen, row_filter=compare(EqualTo, "symbol", symbol))
+        by_exchange: dict[str | None, list[StoredFile]] = {}
+        for file in sorted(files, key=lambda file: file.newest_us, reverse=True):
+            by_exchange.setdefault(file.exchange, []).append(file)
+        found: set[str] = set()
+        for exchange, some in by_exchange.items():
+            limit = "" if exchange is None else " LIMIT 1"
+            rows = f"FROM ({self.sql(seen, some)}) WHERE symbol = {text_sql(symbol)}"
+            venues = f"SELECT exchange {rows}{limit}"
+            found |= set(self._fetch(f"SELECT DISTINCT exchange FROM ({venues})")["exchange"])
+        return sorted(found)
