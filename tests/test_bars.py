@@ -17,10 +17,11 @@ from lake_rows import append, at, catalog_in, rows_table, trade
 
 from k2lib.errors import QueryError
 from k2lib.lake.tables import ORDER
+from k2lib.model.lengths import DAY, bar_length
 from k2lib.model.venues import zone
 from k2lib.query.bars import bars
 from k2lib.query.engine import Engine
-from k2lib.query.folding import DAY, Market, bar_length, bars_sql
+from k2lib.query.folding import Market, bars_sql
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SYDNEY = ZoneInfo("Australia/Sydney")

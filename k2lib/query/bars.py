@@ -5,11 +5,12 @@ from datetime import timedelta
 import polars as pl
 
 from k2lib.errors import QueryError
+from k2lib.model.lengths import bar_length
 from k2lib.model.venues import zone
 from k2lib.query.as_of import AsOf
 from k2lib.query.complete import Answer
 from k2lib.query.engine import Engine
-from k2lib.query.folding import Market, bar_length, bars_sql
+from k2lib.query.folding import Market, bars_sql
 from k2lib.query.instruments import When
 
 

@@ -1,23 +1,15 @@
 """The SQL that folds trades into bars, and what may be asked of it."""
 
-import re
 from datetime import timedelta
 from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
 from k2lib.errors import QueryError
 from k2lib.lake.scan import text_sql
+from k2lib.model.lengths import DAY, MICROSECOND
 from k2lib.model.venues import UTC_ZONE, ZONES
 
 Market = Literal["all", "on"]
-DAY: Final = timedelta(days=1)
-MICROSECOND: Final = timedelta(microseconds=1)
-UNITS: Final = {
-    "s": timedelta(seconds=1),
-    "m": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": DAY,
-}
 KEPT: Final = {"all": "true", "on": "vendor_data['venue'] IS DISTINCT FROM 'X'"}
 # Within one instrument this is the order of events.
 IN_ORDER: Final = (
@@ -55,25 +47,6 @@ def folded_sql(trades: str, every: timedelta, *, zone_sql: str, market: Market =
         SELECT exchange, symbol, {_start_sql(every, zone_sql)}, open, high, low, close, volume,
             trades, {VWAP} AS vwap, turnover
         FROM ({folded})"""
-
-
-def bar_length(every: str | timedelta) -> timedelta:
-    """Return the length of a bar: whole microseconds below a day, or one day.
-
-    Raises:
-        QueryError: not a length, not positive, or over a day.
-    """
-    length = _parsed(every) if isinstance(every, str) else every
-    if not timedelta(0) < length <= DAY:
-        raise QueryError(f"every={every}: a bar is longer than nothing and one day at most")
-    return length
-
-
-def _parsed(every: str) -> timedelta:
-    found = re.fullmatch(r"([1-9][0-9]{0,5})([smhd])", every)
-    if found is None:
-        raise QueryError(f"every={every!r}: give a number and s, m, h or d, for example 5m")
-    return int(found[1]) * UNITS[found[2]]
 
 
 def _bar_sql(every: timedelta, zone_sql: str) -> str:

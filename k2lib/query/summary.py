@@ -3,11 +3,12 @@
 from datetime import date, timedelta
 
 from k2lib.errors import NotFoundError, QueryError
+from k2lib.model.lengths import DAY
 from k2lib.model.venues import zone
 from k2lib.query.as_of import AsOf
 from k2lib.query.complete import Answer
 from k2lib.query.engine import Engine
-from k2lib.query.folding import DAY, Market, bars_sql
+from k2lib.query.folding import Market, bars_sql
 
 
 def ask_summary(

@@ -10,7 +10,8 @@ from pyiceberg.table import Table
 
 from k2lib.lake.scan import PlanCache, relation_sql, table_sql
 from k2lib.lake.tables import TABLES
-from k2lib.query.folding import DAY, ZONE_OF_ROW, folded_sql
+from k2lib.model.lengths import DAY
+from k2lib.query.folding import ZONE_OF_ROW, folded_sql
 from k2lib.query.seen import Seen
 from k2lib.query.selection import tail_columns
 
