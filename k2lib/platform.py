@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # what only a live feed or an archive needs is imported when 
     from k2lib.feed.options import FeedOptions
     from k2lib.feed.status import FeedStatus
     from k2lib.ops.watch import Watch
+    from k2lib.replay.player import Replay
     from k2lib.state import State
 
 
@@ -392,6 +393,33 @@ class K2(Closing):
                 `lake.<table>` is the table alone.
         """
         return self.engine.sql(text, params, tail=tail)
+
+    def replay(
+        self,
+        symbols: str | Sequence[str],
+        *,
+        start: When,
+        end: When,
+        exchange: str | None = None,
+        kinds: Sequence[str] = ("trades", "quotes"),
+        speed: float | None = None,
+        as_of: AsOf | None = None,
+        tail: bool = False,
+    ) -> "Replay":
+        """Replay what was traded and quoted, in the order of events; see `replay.replay`."""
+        from k2lib.replay.player import replay
+
+        return replay(
+            self.engine,
+            symbols,
+            start=start,
+            end=end,
+            exchange=exchange,
+            kinds=kinds,
+            speed=speed,
+            as_of=as_of,
+            tail=tail,
+        )
 
     def connection(self, *, tail: bool = True) -> Connection:
         """Return a DB-API connection, for JupySQL and other tools; what it reads is as `sql`'s."""

@@ -43,6 +43,10 @@ class Settings(BaseSettings):
     binance_rest_urls: str | None = None
     metrics_port: int | None = Field(default=None, ge=0, lt=65536)
     alert_webhook_url: SecretStr | None = None
+    api_keys: SecretStr | None = None
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(default=8000, ge=0, lt=65536)
+    api_cors_origins: str | None = None
 
     @field_validator("home")
     @classmethod

@@ -7,6 +7,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCHEMA_DOC = (ROOT / "docs" / "schema-design-v2.md").read_text(encoding="utf-8")
 STREAM_DOC = (ROOT / "docs" / "streaming-architecture.md").read_text(encoding="utf-8")
+READING_DOC = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
+API_DOC = (ROOT / "docs" / "http-api.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

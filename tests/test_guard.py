@@ -35,6 +35,11 @@ def test_a_query_that_takes_too_long_is_cut(guarded: Engine) -> None:
     assert time.monotonic() - began < 5
 
 
+def test_a_script_is_cut_where_its_statements_are_short(guarded: Engine) -> None:
+    with pytest.raises(LimitError, match="cut after 2 s"):
+        guarded.sql("SELECT count(*) FROM range(10000000); " * 2000)
+
+
 def test_a_query_that_takes_too_much_memory_is_cut(guarded: Engine) -> None:
     with pytest.raises(LimitError, match="more than the 64 MiB"):
         guarded.sql("SELECT list(n) FROM range(100000000) AS t(n)")

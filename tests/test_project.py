@@ -25,6 +25,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 OURS = {"k2lib", "bench", "tests", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
 WITHOUT_IMPORT = {
     "hatchling": "builds the wheel",
+    "httptools": "uvicorn reads HTTP with it",
     "ipykernel": "runs the notebooks",
     "anywidget": "plotly's FigureWidget stands on it",
     "ipywidgets": "plotly's FigureWidget in JupyterLab",
@@ -37,6 +38,7 @@ WITHOUT_IMPORT = {
     "pytz": "duckdb returns TIMESTAMPTZ through it",
     "ruff": "make check",
     "types-pyyaml": "mypy reads it",
+    "uvloop": "uvicorn runs on it",
 }
 OF_ONE_MACHINE = re.compile(rb"(?<![\w.~-])/(?:home|root|work|Users)/")
 OF_A_REGISTRY = re.compile(rb"index[-_]url|pypi\.org|pythonhosted\.org|repo1?\.maven")

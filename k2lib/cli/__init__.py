@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from k2lib.cli.api import api
 from k2lib.cli.files import load_asx, load_binance_archive, simulate_asx
 from k2lib.cli.home import down, maintain, reset, sink, sql, status, up
 from k2lib.cli.live import simulate_binance, stream_binance, watch
@@ -28,7 +29,7 @@ loads.command("binance-archive")(load_binance_archive)
 streams.command("binance")(stream_binance)
 simulations.command("asx")(simulate_asx)
 simulations.command("binance")(simulate_binance)
-for command in (watch, sql, sink, up, status, down, maintain, reset, notebooks, demo):
+for command in (watch, sql, api, sink, up, status, down, maintain, reset, notebooks, demo):
     app.command()(command)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import signal
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from k2lib.cli.shared import FAILED, AsJson, print_json
+from k2lib.cli.shared import FAILED, AsJson, print_json, sigterm_ends_it
 from k2lib.errors import ConfigError, K2Error, TransientError
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def stream_binance(
     names = [name.strip().upper() for name in symbols.split(",") if name.strip()]
     # What is retried is told by the feed's own events.
     logging.getLogger("stamina").addHandler(logging.NullHandler())
-    with _sigterm_ends_it(), contextlib.ExitStack() as parts:
+    with sigterm_ends_it(), contextlib.ExitStack() as parts:
         with _in_one_line(hint=not offline):
             from k2lib.settings import read_settings
 
@@ -83,7 +82,7 @@ def watch(seconds: Seconds = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(next(looks).as_json())
         return
-    with _sigterm_ends_it(), contextlib.suppress(KeyboardInterrupt):
+    with sigterm_ends_it(), contextlib.suppress(KeyboardInterrupt):
         show(looks, console=out(), now=_now)
         if (why := ended(read_told(path))) is not None:
             typer.echo(f"the stream is over: {why}")
@@ -113,7 +112,7 @@ def simulate_binance(
     from k2lib.serve.simulation import addresses, addresses_text, made, read_script
 
     with (
-        _sigterm_ends_it(),
+        sigterm_ends_it(),
         OfflineExchange(
             [name.strip().upper() for name in symbols.split(",")],
             rate=rate,
@@ -227,16 +226,6 @@ def _in_one_line(*, hint: bool) -> Iterator[None]:
         remedy = OFFLINE if hint and isinstance(exc, TransientError) else ""
         typer.echo(f"k2: {' '.join(str(exc).split())}{remedy}", err=True)
         raise typer.Exit(FAILED) from exc
-
-
-@contextlib.contextmanager
-def _sigterm_ends_it() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _now() -> datetime:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -29,3 +30,13 @@ def open_k2(*, with_sinks: bool = True) -> "Iterator[K2]":
 def print_json(value: Any) -> None:
     """Print plain values as JSON, for people too."""
     typer.echo(json.dumps(value, indent=2, default=str))
+
+
+@contextlib.contextmanager
+def sigterm_ends_it() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,27 +2,22 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from k2lib.errors import ConfigError
-from k2lib.exchange.commands import Subscriptions, answer, too_many
-from k2lib.exchange.connection import POLICY, Connection
 from k2lib.exchange.faults import FAULTS, Options
 from k2lib.exchange.floor import Floor
-from k2lib.exchange.frames import PONG, frame, text_frame
 from k2lib.exchange.host import Host
 from k2lib.exchange.limits import Refusal
 from k2lib.exchange.queries import RestError
 from k2lib.exchange.rest import Request, weight_of
 from k2lib.exchange.rest import answer as rest_answer
+from k2lib.exchange.streams import Handler, accept, loopback_only, routes, serve
 
 EXCHANGE = "BINANCE_SIM"
 HEADER = "X-K2-Exchange"
-_LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 _MICROS = "microsecond"
 _WEIGHT = "X-MBX-USED-WEIGHT-1M"
 _BODIES = {
@@ -30,19 +25,16 @@ _BODIES = {
     429: {"code": -1003, "msg": "Too many requests; wait before the next one."},
     451: {"code": 0, "msg": "Service unavailable from a restricted location."},
 }
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def application(host: Host, floor: Floor) -> web.Application:
     """Return the application of one host."""
     desk = _Desk(host, floor)
-    app = web.Application(middlewares=[_loopback_only, desk.refuse])
+    app = web.Application(middlewares=[loopback_only, desk.refuse])
     app.on_response_prepare.append(_sign)
     app.add_routes(
         [
-            web.get("/ws", desk.stream),
-            web.get("/ws/{names:.*}", desk.stream),
-            web.get("/stream", desk.stream),
+            *routes(desk.stream),
             web.get("/api/v3/{name:.*}", desk.rest),
             web.get("/data/spot/{path:.*}", desk.file),
             web.get("/control/truth", desk.truth),
@@ -55,14 +47,6 @@ def application(host: Host, floor: Floor) -> web.Application:
 
 async def _sign(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers[HEADER] = EXCHANGE
-
-
-@web.middleware
-async def _loopback_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    # A web page elsewhere that points its own name here must not get to speak with us.
-    if request.host.rpartition(":")[0] not in _LOOPBACK and request.host not in _LOOPBACK:
-        return web.Response(status=403, text="This server answers to loopback names only.\n")
-    return await handler(request)
 
 
 class _Desk:
@@ -95,40 +79,15 @@ class _Desk:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Open a stream connection and serve it until it ends."""
-        subscriptions = Subscriptions(
-            frozenset(self._host.market.books),
-            self._host.limits.streams,
-            combined=request.path == "/stream",
-        )
-        if too_many(_names(request), subscriptions):
-            return web.json_response({"code": 2, "msg": "too many streams"}, status=400)
         opened_at = self._floor.now()
-        ws = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=1 << 20)
-        await ws.prepare(request)
-        connection = Connection(
-            ws,
-            _transport(request),
-            subscriptions=subscriptions,
-            micros=request.query.get("timeUnit", "").lower() == _MICROS,
-            limits=self._host.limits,
-            now=opened_at,
-        )
+        symbols = frozenset(self._host.market.books)
+        ws, connection = await accept(request, symbols, limits=self._host.limits, now=opened_at)
         self._host.admit(connection, now=opened_at)
         try:
-            await self._serve(ws, connection)
+            await serve(ws, connection, clock=self._floor.now)
         finally:
             self._host.connections.discard(connection)
         return ws
-
-    async def _serve(self, ws: web.WebSocketResponse, connection: Connection) -> None:
-        while True:
-            message = await ws.receive()
-            if message.type not in (WSMsgType.TEXT, WSMsgType.PING, WSMsgType.PONG):
-                return
-            if not connection.took(self._floor.now()):
-                await connection.close(POLICY, "Too many requests")
-                return
-            _respond(message.type, message.data, connection)
 
     async def rest(self, request: web.Request) -> web.Response:
         """Answer a REST request, unless it is one too many."""
@@ -207,27 +166,6 @@ def _asked(text: str) -> tuple[str, int | None, Options]:
 def _kind(request: web.Request) -> str:
     top = request.path.split("/")[1]
     return {"ws": "ws", "stream": "ws", "api": "rest"}.get(top, "")
-
-
-def _names(request: web.Request) -> list[str]:
-    text: str = request.match_info.get("names") or request.query.get("streams", "")
-    return [name for name in text.split("/") if name]
-
-
-def _transport(request: web.Request) -> asyncio.Transport:
-    transport = request.transport
-    if transport is None:
-        raise ConnectionResetError("the client went away during the handshake")
-    return transport
-
-
-def _respond(kind: WSMsgType, data: Any, connection: Connection) -> None:
-    if kind is WSMsgType.TEXT:
-        connection.send(text_frame(answer(data, connection.subscriptions)))
-    elif kind is WSMsgType.PING:
-        connection.send(frame(bytes(data), PONG))
-    else:
-        connection.ponged(bytes(data))
 
 
 def _refused(refusal: Refusal) -> web.Response:

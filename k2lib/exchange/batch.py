@@ -14,6 +14,11 @@ class Batch:
         self.quote = quote
         self._encoded: dict[tuple[str, Form], bytes] = {}
 
+    @property
+    def symbol(self) -> str:
+        """Whose trades they are."""
+        return self.book.instrument.symbol
+
     def shown_as(self, trades: Trades) -> "Batch":
         """Return the batch with other trades; itself if they are the same."""
         return self if trades is self.trades else Batch(self.book, trades, self.quote)

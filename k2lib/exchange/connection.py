@@ -4,18 +4,29 @@ import asyncio
 import contextlib
 import socket
 import struct
+from typing import Protocol
 
 from aiohttp import web
 
-from k2lib.exchange.batch import Batch
 from k2lib.exchange.commands import Subscriptions
 from k2lib.exchange.frames import PING, Form, frame, shutdown_frame
 from k2lib.exchange.limits import Limits, Recent
 
-GOING_AWAY, POLICY = 1001, 1008
+GOING_AWAY, POLICY, BROKEN = 1001, 1008, 1011
 _CLOSE_WAIT_S = 1.0
 # Linger for no time at all: the close is a reset, and the peer sees it as one.
 _RESET = struct.pack("ii", 1, 0)
+
+
+class Shown(Protocol):
+    """What streams show of one symbol."""
+
+    @property
+    def symbol(self) -> str:
+        """Whose it is."""
+
+    def frames(self, kind: str, form: Form) -> bytes:
+        """Return the frames of a kind of stream in one form."""
 
 
 class Connection:
@@ -46,9 +57,14 @@ class Connection:
         self._pings: dict[bytes, float] = {}
         self._pinged_at = now
 
-    def publish(self, batch: Batch) -> None:
+    @property
+    def waiting_bytes(self) -> int:
+        """How much was sent and not yet taken."""
+        return len(self._outbox) + self._transport.get_write_buffer_size()
+
+    def publish(self, batch: Shown) -> None:
         """Send what the client listens to."""
-        for name, kind in self.subscriptions.known.get(batch.book.instrument.symbol, ()):
+        for name, kind in self.subscriptions.known.get(batch.symbol, ()):
             form = Form(name if self.subscriptions.combined else None, self.micros)
             self.send(batch.frames(kind, form))
 
@@ -57,8 +73,7 @@ class Connection:
         if self.stalled or not data or self.closing or self._transport.is_closing():
             return
         self._outbox += data
-        waiting = len(self._outbox) + self._transport.get_write_buffer_size()
-        if waiting > self._limits.buffer_bytes:
+        if self.waiting_bytes > self._limits.buffer_bytes:
             self.reset()
 
     def flush(self, most: int | None = None) -> None:

@@ -69,10 +69,12 @@ def text_frame(message: object) -> bytes:
     return frame(json.dumps(message, separators=(",", ":")).encode())
 
 
-def trade_frames(trades: Trades, item: Instrument, form: Form) -> bytes:
-    """Return a frame a trade."""
+def trade_frames(
+    trades: Trades, item: Instrument, form: Form, *, after_us: int = PUBLISHED_AFTER_US
+) -> bytes:
+    """Return a frame a trade, published so long after it."""
     columns = (
-        times(trades.time_us + PUBLISHED_AFTER_US, micros=form.micros),
+        times(trades.time_us + after_us, micros=form.micros),
         trades.id.tolist(),
         *decimals(trades.ticks * item.price_scale),
         *decimals(trades.steps * item.quantity_scale),

@@ -1,90 +1,44 @@
 """One host of the exchange: its connections, its listening socket and its faults."""
 
-import asyncio
-import socket
 import ssl
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
-from k2lib.errors import ConfigError
 from k2lib.exchange.batch import Batch
 from k2lib.exchange.connection import GOING_AWAY, Connection
 from k2lib.exchange.faults import Conditions, Options
 from k2lib.exchange.frames import broken_frames
 from k2lib.exchange.limits import Limits, Recent
+from k2lib.exchange.listener import Listener
 from k2lib.exchange.market import Market
 from k2lib.exchange.shaping import Shaper
 
-ADDRESS = "127.0.0.1"
-_BACKLOG = 128
 
-
-class Host:
+class Host(Listener):
     """Connections, conditions and shapers of one host; all in the exchange's own thread."""
 
     def __init__(self, market: Market, limits: Limits, *, ssl_context: ssl.SSLContext | None):
+        super().__init__(ssl_context=ssl_context)
         self.market = market
         self.limits = limits
         self.conditions = Conditions()
-        self.connections: set[Connection] = set()
         self.attempts = Recent(limits.attempts, limits.attempts_s)
-        self._ssl = ssl_context
         self._shapers: defaultdict[str, Shaper] = defaultdict(Shaper)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._holder = socket.socket()
-        self._server: asyncio.Server | None = None
-        self._factory: Any = None
         self._listening = False
         self._ticked_at: float | None = None
         self._owed_bytes = 0.0
 
-    @property
-    def port(self) -> int:
-        """The port that this host has, listening or not."""
-        port: int = self._holder.getsockname()[1]
-        return port
-
-    def bind(self, port: int) -> None:
-        """Take a port for as long as the host lives.
-
-        Raises:
-            ConfigError: something else has it.
-        """
-        # A socket that never listens keeps the port ours while connections are refused.
-        try:
-            self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._holder.bind((ADDRESS, port))
-        except (OSError, OverflowError) as exc:
-            raise ConfigError(f"cannot listen on {ADDRESS}:{port} ({exc}): choose a port") from exc
-
-    def unbind(self) -> None:
-        """Give the port back."""
-        self._holder.close()
-
     async def listen(self, factory: Any = None) -> None:
         """Accept connections; the factory makes the protocol that speaks with each."""
-        self._factory = factory or self._factory
         self._listening = True
-        loop = asyncio.get_running_loop()
-        try:
-            self._server = await loop.create_server(
-                self._factory, ADDRESS, self.port, ssl=self._ssl, backlog=_BACKLOG
-            )
-        except OSError as exc:
-            message = f"cannot listen on {ADDRESS}:{self.port} ({exc}): choose a port"
-            raise ConfigError(message) from exc
+        await super().listen(factory)
 
     def tick(self, now: float) -> None:
         """Do what time brings: pings, ends of faults, what was held back."""
         passed = 0.0 if self._ticked_at is None else now - self._ticked_at
         self._ticked_at = now
-        most = self._allowance(passed, now)
-        for connection in list(self.connections):
-            end = connection.upkeep(now)
-            if end is not None:
-                self._later(connection.close(*end))
-            connection.flush(most)
+        self.keep_up(now, most=self._allowance(passed, now))
         if not self._listening and self.conditions.find("refused", now=now) is None:
             self._listening = True
             self._later(self.listen())
@@ -111,17 +65,6 @@ class Host:
         if stall is not None and stall.options["new"]:
             connection.stall(stall.ends_at)
 
-    async def end(self) -> None:
-        """Let go of everything."""
-        for connection in list(self.connections):
-            connection.reset()
-        if self._server is not None:
-            self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.unbind()
-
     def _allowance(self, passed: float, now: float) -> int | None:
         if self.conditions.find("burst", now=now) is not None:
             return 0
@@ -133,24 +76,15 @@ class Host:
         self._owed_bytes -= most
         return most
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _end_all(self, code: int, reason: str) -> None:
-        for connection in list(self.connections):
-            self._later(connection.close(code, reason))
-
     def _cut(self, _options: Options, _now: float) -> None:
         for connection in list(self.connections):
             connection.reset()
 
     def _close(self, options: Options, _now: float) -> None:
-        self._end_all(options["code"], "closed on request")
+        self.end_all(options["code"], "closed on request")
 
     def _expire(self, _options: Options, _now: float) -> None:
-        self._end_all(GOING_AWAY, "connection has reached its longest life")
+        self.end_all(GOING_AWAY, "connection has reached its longest life")
 
     def _shutdown(self, options: Options, now: float) -> None:
         for connection in list(self.connections):

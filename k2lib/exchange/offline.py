@@ -16,8 +16,9 @@ from k2lib.closing import Closing
 from k2lib.errors import ConfigError
 from k2lib.exchange.app import application
 from k2lib.exchange.floor import Floor, Script, check
-from k2lib.exchange.host import ADDRESS, Host
+from k2lib.exchange.host import Host
 from k2lib.exchange.limits import Limits
+from k2lib.exchange.listener import ADDRESS
 from k2lib.exchange.market import Book, Market, Truth
 from k2lib.exchange.sequence import US
 

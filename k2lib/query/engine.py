@@ -10,11 +10,10 @@ import polars as pl
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 from pyiceberg.catalog import Catalog
-from pyiceberg.table import Table
 
 from k2lib.closing import Closing
 from k2lib.errors import QueryError
-from k2lib.lake.scan import PlanCache, StoredFile, table_sql
+from k2lib.lake.scan import PlanCache, StoredFile
 from k2lib.lake.tables import load_table
 from k2lib.log.source import FindLog, no_log
 from k2lib.query.as_of import AsOf, resolve
@@ -261,10 +260,6 @@ class Engine(Closing):
             if chosen is not None and chosen.tail.num_rows:
                 cursor.register("tail_rows", chosen.tail)
             return fetch_frame(cursor, query, params)
-
-    def files_sql(self, table: Table, files: Sequence[str]) -> str:
-        """Return the SELECT over some files of a table, for `fetch`."""
-        return table_sql(table, files=files)
 
     def _last(self, chosen: Selection, count: int) -> pl.DataFrame:
         """Read back from the newest until no file left out can have more of the rows wanted."""

@@ -4,12 +4,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import duckdb
 from duckdb import DuckDBPyConnection
 
 from k2lib.errors import LimitError
 from k2lib.lake.scan import text_sql
+
+AGAIN_S: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ class Guard:
         Raises:
             LimitError: it took more than it may.
         """
-        timer = threading.Timer(self.timeout_s, cursor.interrupt)
-        timer.daemon = True
-        timer.start()
+        over = threading.Event()
+        watch = threading.Thread(target=self._cut, args=(cursor, over), daemon=True)
+        watch.start()
         try:
             yield
         except duckdb.InterruptException as exc:
@@ -61,4 +64,12 @@ class Guard:
                 "all: ask for a shorter span, fewer symbols or fewer rows"
             ) from exc
         finally:
-            timer.cancel()
+            over.set()
+            watch.join()
+
+    def _cut(self, cursor: DuckDBPyConnection, over: threading.Event) -> None:
+        """Again and again: what comes between two statements stops neither."""
+        wait_s = self.timeout_s
+        while not over.wait(wait_s):
+            cursor.interrupt()
+            wait_s = AGAIN_S

@@ -1,0 +1,1 @@
+"""What goes out: formats, tags, and what OpenAPI says of them."""

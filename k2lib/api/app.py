@@ -1,0 +1,73 @@
+"""The HTTP application: reads and queries behind the edge, on a guarded engine of its own."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.gzip import GZipMiddleware
+
+from k2lib.api.answers.accept import BINARY_TYPES
+from k2lib.api.answers.openapi import DESCRIPTION, describe
+from k2lib.api.desk import Desk
+from k2lib.api.edge.gate import add_edge
+from k2lib.api.options import Options
+from k2lib.api.problems import add_problem_handlers
+from k2lib.api.routes import inventory, queries, reads, replays
+from k2lib.platform import K2
+from k2lib.query.engine import Engine
+from k2lib.query.guard import Guard
+
+VERSION: Final = "1"
+FAST_GZIP: Final = 1
+
+
+def create_app(k2: K2, *, options: Options | None = None) -> FastAPI:
+    """Return the application that answers from a home.
+
+    Its engine is its own, limited to the warehouse's files and to the time and memory of the
+    options; it ends with the application's lifespan.
+    """
+    options = Options() if options is None else options
+    engine = Engine(k2.catalog, find_log=k2.find_log, guard=_guard(k2, options))
+    app = FastAPI(
+        title="K2",
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=_lifespan(engine),
+        redirect_slashes=False,
+        # Their pages load scripts from another host.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.desk = Desk(k2, engine, options)
+    app.include_router(reads.router)
+    app.include_router(inventory.router)
+    app.include_router(queries.router)
+    app.include_router(replays.router)
+    add_problem_handlers(app)
+    app.add_middleware(
+        GZipMiddleware,
+        compresslevel=FAST_GZIP,
+        exclude_content_types=(*BINARY_TYPES, replays.NDJSON),
+    )
+    add_edge(app, k2=k2, engine=engine, options=options)
+    describe(app, options)
+    return app
+
+
+def _guard(k2: K2, options: Options) -> Guard:
+    warehouse = k2.catalog.properties["warehouse"].removeprefix("file://")
+    return Guard(options.timeout_s, options.memory_bytes, (warehouse,))
+
+
+def _lifespan(engine: Engine) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await run_in_threadpool(engine.close)
+
+    return lifespan

@@ -1,0 +1,54 @@
+"""What the HTTP API allows: who may ask, how much, and how often."""
+
+from dataclasses import dataclass
+from typing import Final
+
+GIB: Final = 1024**3
+
+
+@dataclass(frozen=True)
+class Key:
+    """Who may ask: a name for the log, and the SHA-256 of the key in hexadecimal digits."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """The limits of one server.
+
+    Attributes:
+        keys: who may ask; without any, whoever is on this machine.
+        max_rows: of one answer.
+        timeout_s, memory_bytes: of one query.
+        rate_per_s, burst: requests of one client, on average and at once.
+        concurrency: queries at a time; of one key half of them, and of POSTs, which can be heavy.
+        wait_s: how long a request waits for its turn before it is refused.
+        open_requests: requests in any state at a time, those being sent included.
+        max_body_bytes, max_url_bytes: of one request.
+        body_s: how long a request's body may take to arrive.
+        cors_origins: pages of these origins may ask from a browser.
+        stream_clients: connections of the live stream.
+        stream_symbols: subscriptions of one of them.
+        stream_queue_bytes: waiting for one of them, before it is told that it is slow and cut.
+        heartbeat_s: between two signs of life on the live stream.
+    """
+
+    keys: tuple[Key, ...] = ()
+    max_rows: int = 100_000
+    timeout_s: float = 10.0
+    memory_bytes: int = GIB
+    rate_per_s: float = 100.0
+    burst: int = 200
+    concurrency: int = 8
+    wait_s: float = 2.0
+    open_requests: int = 128
+    max_body_bytes: int = 64 * 1024
+    max_url_bytes: int = 8 * 1024
+    body_s: float = 10.0
+    cors_origins: tuple[str, ...] = ()
+    stream_clients: int = 100
+    stream_symbols: int = 200
+    stream_queue_bytes: int = 1024 * 1024
+    heartbeat_s: float = 15.0

@@ -1,0 +1,146 @@
+"""What went wrong, told over HTTP: RFC 9457 problem documents."""
+
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from k2lib.errors import K2Error, LimitError, NotFoundError, QueryError, TransientError, reason_of
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_S: Final = 1
+SHOWN_AT_MOST: Final = 200
+UNEXPECTED: Final = "the server failed; its log says more under this request's id"
+
+
+class WrongParameterError(QueryError):
+    """One parameter cannot be as it is."""
+
+    def __init__(self, parameter: str, value: object, reason: str) -> None:
+        super().__init__(f"{parameter}={shown(value)}: {reason}")
+        self.error = {"parameter": parameter, "value": shown(value), "reason": reason}
+
+
+class Problem(Response):
+    """A problem document; `instance` is the id of the request that it answers."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, told: Mapping[str, Any], *, headers: Mapping[str, str] | None) -> None:
+        super().__init__(_json(told), status_code=told["status"], headers=headers)
+        self.told = told
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it with the id that the request's scope has, if any."""
+        request_id = scope.get("state", {}).get("request_id")
+        if request_id is not None:
+            self.body = _json({**self.told, "instance": str(request_id)})
+            self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    title: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    errors: Sequence[Mapping[str, object]] = (),
+) -> Problem:
+    """Return the answer to a request that cannot be met.
+
+    Args:
+        detail: what is wrong with this request, and what would help.
+        title: what is wrong in general; by default the status in words.
+        errors: one for each parameter that is wrong: parameter, value, reason.
+    """
+    told: dict[str, Any] = {
+        "type": "about:blank",
+        "title": title or HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    if errors:
+        told["errors"] = [dict(one) for one in errors]
+    return Problem(told, headers=headers)
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Answer every error of an application with a problem document."""
+    app.add_exception_handler(K2Error, _failed)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def shown(value: object) -> object:
+    """Return a value as a problem names it: as text, cut where it is long."""
+    if value is None or isinstance(value, bool):
+        return value
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= SHOWN_AT_MOST else f"{text[:SHOWN_AT_MOST]}…"
+
+
+async def _failed(_request: Request, exc: Exception) -> Response:
+    match exc:
+        case NotFoundError():
+            return problem(404, reason_of(exc))
+        case WrongParameterError():
+            return problem(400, reason_of(exc), errors=[exc.error])
+        case LimitError():
+            return problem(503, reason_of(exc), title="Query limit reached")
+        case QueryError():
+            return problem(400, reason_of(exc))
+        case TransientError():
+            return problem(503, reason_of(exc), headers={"Retry-After": str(RETRY_S)})
+    return problem(500, reason_of(exc))
+
+
+async def _not_valid(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError)
+    errors = [_parameter_error(one) for one in exc.errors()]
+    detail = "; ".join(f"{one['parameter']}: {one['reason']}" for one in errors)
+    return problem(400, detail, errors=errors)
+
+
+def _parameter_error(error: Mapping[str, Any]) -> dict[str, object]:
+    """FastAPI says where first, as `query` or `body`; the rest is the way to the value."""
+    if error["type"] == "json_invalid":
+        return {"parameter": "body", "value": None, "reason": f"not JSON: {error['ctx']['error']}"}
+    where = [str(part) for part in error["loc"]]
+    name = ".".join(where[1:]) or where[0]
+    reason = str(error["msg"]).removeprefix("Value error, ")
+    value = None if error["type"] == "missing" else shown(error.get("input"))
+    return {"parameter": shown(name), "value": value, "reason": reason}
+
+
+async def _refused(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    return problem(exc.status_code, _refusal(request, exc), headers=exc.headers)
+
+
+def _refusal(request: Request, exc: HTTPException) -> str:
+    if exc.detail != HTTPStatus(exc.status_code).phrase:
+        return str(exc.detail)
+    if exc.status_code == HTTPStatus.NOT_FOUND:
+        return f"no such path: {shown(request.url.path)}; /openapi.json lists what there is"
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (exc.headers or {}).get("Allow", "another method")
+        return f"{request.method} is not for {shown(request.url.path)}: use {allowed}"
+    return str(exc.detail)
+
+
+async def _unexpected(_request: Request, _exc: Exception) -> Response:
+    return problem(500, UNEXPECTED)
+
+
+def _json(told: Mapping[str, Any]) -> bytes:
+    # ASCII: a value can have half a surrogate pair, which UTF-8 cannot say.
+    return json.dumps(told).encode("ascii")

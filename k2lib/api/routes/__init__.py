@@ -1,0 +1,1 @@
+"""The paths: what each answers."""

@@ -1,0 +1,210 @@
+"""What a replay is of: its instruments, and where their rows stand at one snapshot."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyiceberg.conversions import from_bytes
+from pyiceberg.expressions import BooleanExpression, EqualTo, Or
+from pyiceberg.manifest import DataFile
+from pyiceberg.table import Table
+from pyiceberg.types import PrimitiveType
+
+from k2lib.errors import QueryError
+from k2lib.lake.scan import compare, planned_files, table_sql, text_sql
+from k2lib.lake.tables import ORDER, TABLES
+from k2lib.query.engine import Engine
+from k2lib.query.instruments import (
+    NAMED_AT_MOST,
+    When,
+    no_such_symbol,
+    pick_exchange,
+    want,
+)
+from k2lib.query.seen import Seen
+from k2lib.replay.merge import Run
+from k2lib.replay.reading import NULL, Lane, Parts, in_file, in_table, of_tail, times_us
+
+TABLE_OF: Final = {"trades": "trades_v2", "quotes": "quotes_v2"}
+# Rows read at once of all runs together; of one run, at least and at most.
+ROWS_HELD: Final = 1_000_000
+FEWEST: Final = 2_048
+MOST: Final = 32_768
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a replay is of, and how it is read.
+
+    Attributes:
+        lanes: by their place.
+        seen: the table of each kind, as it was when the replay was made.
+        files: of each kind, those that can hold rows of its lanes.
+        rows: of a lane that are read at once.
+    """
+
+    lanes: tuple[Lane, ...]
+    seen: Mapping[str, Seen]
+    files: Mapping[str, Sequence[DataFile]]
+    rows: int
+
+    def runs(self, columns: Sequence[str] | None) -> list[Run]:
+        """Return where the rows stand, to be read with these columns, or all."""
+        found: list[Run] = []
+        for kind, seen in self.seen.items():
+            schema = _schema(kind, columns)
+            lanes = [lane for lane in self.lanes if lane.kind == kind]
+            with_ids = columns is None or "message_id" in columns
+            read = partial(in_file, schema=schema, rows=self.rows, with_ids=with_ids)
+            found += _stored(lanes, self.files[kind], seen, read)
+            found += _in_tail(lanes, seen, schema, self.rows)
+        return found
+
+
+def make_plan(
+    engine: Engine,
+    symbols: Sequence[str],
+    seen: Mapping[str, Seen],
+    *,
+    exchange: str | None,
+    start: When,
+    end: When,
+) -> Plan:
+    """Find the venue of each symbol and the span of time there.
+
+    Args:
+        symbols: `BHP` or, with its exchange, `ASX:BHP`.
+        seen: the table of each kind.
+    Raises:
+        QueryError: no such symbol, or one at several exchanges; no symbols, or no such span.
+    """
+    if not symbols:
+        raise QueryError("symbols=[]: name at least one, for example BHP or BINANCE:BTCUSDT")
+    instruments = sorted({_instrument(engine, text, exchange, seen) for text in symbols})
+    wanted = [want(symbol, venue, start=start, end=end) for venue, symbol in instruments]
+    pairs = [(kind, one) for one in wanted for kind in TABLE_OF if kind in seen]
+    lanes = tuple(Lane(*pair, place) for place, pair in enumerate(pairs))
+    files = {
+        kind: _files([lane for lane in lanes if lane.kind == kind], one)
+        for kind, one in seen.items()
+    }
+    return Plan(lanes, seen, files, max(FEWEST, min(MOST, ROWS_HELD // len(lanes))))
+
+
+def _instrument(
+    engine: Engine, text: str, exchange: str | None, seen: Mapping[str, Seen]
+) -> tuple[str, str]:
+    venue, colon, symbol = text.rpartition(":")
+    asked = venue if colon else exchange
+    venues = {one for each in seen.values() for one in _venues(engine, each, symbol)}
+    if not venues:
+        names = " or ".join(each.complete_to.table for each in seen.values())
+        raise no_such_symbol(symbol, table=names, held=_held(engine, seen))
+    return pick_exchange(symbol, asked, held_at=sorted(venues)), symbol
+
+
+def _venues(engine: Engine, seen: Seen, symbol: str) -> set[str]:
+    in_tail = seen.rows.filter(pc.equal(seen.rows["symbol"], symbol))["exchange"].to_pylist()
+    rows = _rows_sql(engine, seen, compare(EqualTo, "symbol", symbol))
+    if rows is None:
+        return set(in_tail)
+    matching = f"FROM ({rows}) WHERE symbol = {text_sql(symbol)}"
+    return {*in_tail, *engine.fetch(f"SELECT DISTINCT exchange {matching}")["exchange"]}
+
+
+def _held(engine: Engine, seen: Mapping[str, Seen]) -> list[str]:
+    held: set[str] = set()
+    for one in seen.values():
+        tail = zip(one.rows["exchange"].to_pylist(), one.rows["symbol"].to_pylist(), strict=True)
+        held |= {":".join(names) for names in tail}
+        rows = _rows_sql(engine, one, None)
+        if rows is not None:
+            few = f"SELECT DISTINCT exchange || ':' || symbol AS held FROM ({rows}) ORDER BY held"
+            held |= set(engine.fetch(f"{few} LIMIT {NAMED_AT_MOST + 1}")["held"])
+    return sorted(held)[: NAMED_AT_MOST + 1]
+
+
+def _rows_sql(engine: Engine, seen: Seen, row_filter: BooleanExpression | None) -> str | None:
+    if seen.table is None or seen.snapshot_id is None:
+        return None
+    asked = {} if row_filter is None else {"row_filter": row_filter}
+    files = planned_files(seen.table, snapshot_id=seen.snapshot_id, **asked)
+    return table_sql(seen.table, files=files)
+
+
+def _schema(kind: str, columns: Sequence[str] | None) -> pa.Schema:
+    whole = TABLES[TABLE_OF[kind]].schema.arrow
+    needed = whole.names if columns is None else {*columns, *ORDER}
+    return pa.schema([one for one in whole if one.name in needed])
+
+
+@contextmanager
+def still_kept(seen: Seen) -> Iterator[None]:
+    """Say of files that are gone why they are.
+
+    Raises:
+        QueryError: one was not found.
+    """
+    try:
+        yield
+    except FileNotFoundError as exc:
+        raise QueryError(
+            f"snapshot {seen.snapshot_id} of {seen.complete_to.table} is no longer kept, and files "
+            "of it are gone: replay faster, or as_of= a tag, which keeps a snapshot"
+        ) from exc
+
+
+def _files(lanes: Sequence[Lane], seen: Seen) -> list[DataFile]:
+    table = seen.table
+    if table is None or seen.snapshot_id is None:
+        return []
+    filters = [lane.wanted.row_filter for lane in lanes]
+    either = filters[0] if len(filters) == 1 else Or(*filters)
+    # Refuses what cannot be read here.
+    planned_files(table, row_filter=either, snapshot_id=seen.snapshot_id)
+    scan = table.scan(row_filter=either, snapshot_id=seen.snapshot_id)
+    return [task.file for task in scan.plan_files()]
+
+
+def _stored(
+    lanes: Sequence[Lane], files: Sequence[DataFile], seen: Seen, read: Callable[..., Parts]
+) -> Iterator[Run]:
+    table = seen.table
+    if table is None:
+        return
+    for file in files:
+        since, _ = _bounds(file, table, "timestamp")
+        low, high = _bounds(file, table, "symbol")
+        for lane in lanes:
+            if low is None or low <= lane.wanted.symbol <= high:
+                parts = partial(read, lane, file.file_path, io=table.io)
+                yield Run(lane, NULL if since is None else since, partial(_kept, parts, seen))
+
+
+def _kept(read: Callable[[], Parts], seen: Seen) -> Parts:
+    with still_kept(seen):
+        yield from read()
+
+
+def _bounds(file: DataFile, table: Table, name: str) -> tuple[Any, Any]:
+    of_field = table.schema().find_field(name)
+    low = (file.lower_bounds or {}).get(of_field.field_id)
+    high = (file.upper_bounds or {}).get(of_field.field_id)
+    if low is None or high is None:
+        return None, None
+    kind = cast(PrimitiveType, of_field.field_type)
+    return from_bytes(kind, low), from_bytes(kind, high)
+
+
+def _in_tail(lanes: Sequence[Lane], seen: Seen, schema: pa.Schema, rows: int) -> Iterator[Run]:
+    if not seen.rows.num_rows:
+        return
+    for lane in lanes:
+        found = of_tail(seen.rows, lane, schema)
+        if found.num_rows:
+            since = int(times_us(found).min())
+            yield Run(lane, since, partial(in_table, found, rows=rows))

@@ -1,0 +1,294 @@
+"""Replay: what was traded and quoted, in order of events, as if it happened again."""
+
+import asyncio
+import time
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, closing
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from k2lib.errors import QueryError
+from k2lib.query.as_of import AsOf
+from k2lib.query.complete import CompleteTo
+from k2lib.query.engine import Engine
+from k2lib.query.instruments import When
+from k2lib.replay.batches import Batch, gap_batch, kept, names_of, plain
+from k2lib.replay.gaps import Holes
+from k2lib.replay.merge import spans
+from k2lib.replay.pace import Pace, check_speed
+from k2lib.replay.plan import TABLE_OF, Plan, make_plan
+from k2lib.replay.reading import Int64s, Lane
+from k2lib.replay.records import Maker, Record
+from k2lib.replay.steps import in_thread
+from k2lib.replay.weave import Placed, Woven, weave
+
+BATCH_ROWS: Final = 65_536
+# Records made at once: the first one does not wait for more than these.
+RECORDS_AT_ONCE: Final = 4_096
+Clock = Callable[[], float]
+Sleep = Callable[[float], None]
+AsyncSleep = Callable[[float], Awaitable[object]]
+
+
+class Replay:
+    """Trades, quotes and gaps of several instruments in the order of events.
+
+    Each iteration begins again, on the same rows: those of the snapshots that were current when
+    the replay was made. Whoever takes the events sets the pace: none is made before the one
+    before it was taken, and none is left out because it is late. An iterator that is not read to
+    its end is closed by `close()` or `aclose()`, or by letting go of it.
+
+    The order is (timestamp, exchange, symbol), then trades before quotes, then source_sequence,
+    platform_sequence and message_id, nulls first: a quote of a trade's moment may be what the
+    trade made of it, and not what it met. A gap stands before the trade after it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        plan: Plan,
+        *,
+        speed: float | None,
+        tail: bool,
+        clock: Clock,
+        sleep: Sleep,
+        async_sleep: AsyncSleep,
+    ) -> None:
+        self.speed = speed
+        self._engine = engine
+        self._plan = plan
+        self._tail = tail
+        self._clock = clock
+        self._sleep = sleep
+        self._async_sleep = async_sleep
+        self._behind_s = 0.0
+
+    @property
+    def behind_s(self) -> float:
+        """By how many seconds of the clock the newest event came after it was due."""
+        return self._behind_s
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is replayed: `trades`, `quotes` or both."""
+        return tuple(self._plan.seen)
+
+    @property
+    def instruments(self) -> list[tuple[str, str]]:
+        """What is replayed, as exchange and symbol."""
+        return sorted({(one.wanted.exchange, one.wanted.symbol) for one in self._plan.lanes})
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns of what is replayed, sorted."""
+        return sorted({name for kind in self.kinds for name in names_of(kind)})
+
+    @property
+    def complete_to(self) -> Mapping[str, CompleteTo]:
+        """The snapshot and offsets that the rows come from, by table."""
+        return {one.complete_to.table: one.complete_to for one in self._plan.seen.values()}
+
+    def __iter__(self) -> Iterator[Record]:
+        """Begin, and yield each event as a `Trade`, `Quote` or `Gap`."""
+        return self._records()
+
+    def __aiter__(self) -> AsyncIterator[Record]:
+        """Begin, as `iter` does; the rows are read in a thread of their own."""
+        return self._arecords()
+
+    def batches(
+        self, rows: int = BATCH_ROWS, *, columns: Sequence[str] | None = None
+    ) -> Generator[Batch, None, None]:
+        """Begin, and yield the events as record batches, in time and across batches in order.
+
+        A batch ends where the kind changes: where trades and quotes alternate, ask for one kind
+        to get large ones. At a speed, a batch holds what is due when it is given.
+
+        Args:
+            rows: of a batch, at most.
+            columns: to read; all without it. Fewer are faster.
+        Raises:
+            QueryError: no such column, or not one row.
+        """
+        self._check(rows, columns)
+        return self._batches(rows, columns)
+
+    def abatches(
+        self, rows: int = BATCH_ROWS, *, columns: Sequence[str] | None = None
+    ) -> AsyncGenerator[Batch, None]:
+        """Begin, as `batches` does; the rows are read in a thread of their own."""
+        self._check(rows, columns)
+        return self._abatches(rows, columns)
+
+    def _records(self) -> Generator[Record, None, None]:
+        pace = self._pace()
+        with closing(self._made()) as made:
+            for times, records in made:
+                if pace is None:
+                    yield from records
+                    continue
+                for moment, record in zip(times.tolist(), records, strict=True):
+                    if (wait_s := self._late(pace, moment)) > 0:
+                        self._sleep(wait_s)
+                    yield record
+
+    async def _arecords(self) -> AsyncGenerator[Record, None]:
+        pace = self._pace()
+        async with aclosing(in_thread(self._made())) as made:
+            async for times, records in made:
+                for moment, record in zip(times.tolist(), records, strict=True):
+                    if pace is not None and (wait_s := self._late(pace, moment)) > 0:
+                        await self._async_sleep(wait_s)
+                    yield record
+
+    def _batches(self, rows: int, columns: Sequence[str] | None) -> Generator[Batch, None, None]:
+        pace = self._pace()
+        with closing(self._cut(rows, columns)) as cut:
+            for times, batch in cut:
+                if pace is None:
+                    yield batch
+                    continue
+                while len(times):
+                    if (wait_s := self._late(pace, int(times[0]))) > 0:
+                        self._sleep(wait_s)
+                    due, times, batch = _due(pace, times, batch)
+                    yield due
+
+    async def _abatches(
+        self, rows: int, columns: Sequence[str] | None
+    ) -> AsyncGenerator[Batch, None]:
+        pace = self._pace()
+        async with aclosing(in_thread(self._cut(rows, columns))) as cut:
+            async for times, batch in cut:
+                if pace is None:
+                    yield batch
+                    continue
+                while len(times):
+                    if (wait_s := self._late(pace, int(times[0]))) > 0:
+                        await self._async_sleep(wait_s)
+                    due, times, batch = _due(pace, times, batch)
+                    yield due
+
+    def _pace(self) -> Pace | None:
+        self._behind_s = 0.0
+        return None if self.speed is None else Pace(self.speed, self._clock)
+
+    def _late(self, pace: Pace, moment: int) -> float:
+        wait_s = pace.wait_s(moment)
+        self._behind_s = max(0.0, -wait_s)
+        return wait_s
+
+    def _made(self) -> Generator[tuple[Int64s, list[Record]], None, None]:
+        maker = Maker()
+        with closing(self._woven(None)) as woven:
+            for one in woven:
+                yield from one.records(maker, RECORDS_AT_ONCE)
+
+    def _cut(
+        self, rows: int, columns: Sequence[str] | None
+    ) -> Generator[tuple[Int64s, Batch], None, None]:
+        with closing(self._woven(columns)) as woven:
+            for one in woven:
+                whole = {kind: plain(kind, found, columns) for kind, found in one.rows.items()}
+                for kind, low, high, first in one.stretches(rows):
+                    if kind == "gaps":
+                        batch = gap_batch(one.gaps[first : first + high - low])
+                    else:
+                        batch = whole[kind].slice(first, high - low)
+                    yield one.times[low:high], Batch(kind, batch)
+
+    def _woven(self, columns: Sequence[str] | None) -> Generator[Woven, None, None]:
+        trades = self._plan.seen.get("trades")
+        holes = None if trades is None else Holes(self._engine, trades, tail=self._tail)
+        with closing(spans(self._plan.runs(columns))) as parts:
+            for some in parts:
+                yield weave(kept(some, columns), [] if holes is None else list(_gaps(some, holes)))
+
+    def _check(self, rows: int, columns: Sequence[str] | None) -> None:
+        if rows < 1:
+            raise QueryError(f"rows={rows}: a batch has 1 row or more")
+        known = self.column_names
+        unknown = [name for name in columns or () if name not in known]
+        if unknown:
+            raise QueryError(
+                f"no column {', '.join(unknown)} in {' or '.join(self.kinds)}; "
+                f"there are {', '.join(known)}"
+            )
+
+
+def replay(
+    engine: Engine,
+    symbols: str | Sequence[str],
+    *,
+    start: When,
+    end: When,
+    exchange: str | None = None,
+    kinds: Sequence[str] = ("trades", "quotes"),
+    speed: float | None = None,
+    as_of: AsOf | None = None,
+    tail: bool = False,
+    clock: Clock = time.monotonic,
+    sleep: Sleep = time.sleep,
+    async_sleep: AsyncSleep = asyncio.sleep,
+) -> Replay:
+    """Replay the trades and quotes of instruments in `[start, end)`, in the order of events.
+
+    Args:
+        symbols: `BHP`, or with its exchange `ASX:BHP`; several of several exchanges too.
+        start, end: moments with a time zone, or trading dates of each venue.
+        exchange: of the symbols that do not name theirs, needed where there are several.
+        kinds: `trades`, `quotes` or both. Only trades have gaps, and only where a venue counts.
+        speed: 1 for real time, 600 for ten minutes a second; without it as fast as it is taken.
+            The first event comes at once, each other one as much later as it was then.
+        as_of: a tag or a moment: the tables as they were then; a snapshot's id, of one kind.
+        tail: whether to replay too what only Kafka has when the replay is made.
+        clock, sleep, async_sleep: seconds that only ever grow, and how to wait some.
+    Raises:
+        QueryError: no such symbol, kind, speed, snapshot or span; the message says what there is.
+    """
+    check_speed(speed)
+    asked = _kinds(kinds)
+    seen = {kind: engine.look(TABLE_OF[kind], as_of=as_of, tail=tail) for kind in asked}
+    names = [symbols] if isinstance(symbols, str) else list(symbols)
+    plan = make_plan(engine, names, seen, exchange=exchange, start=start, end=end)
+    return Replay(
+        engine,
+        plan,
+        speed=speed,
+        tail=tail and as_of is None,
+        clock=clock,
+        sleep=sleep,
+        async_sleep=async_sleep,
+    )
+
+
+def _kinds(kinds: Sequence[str]) -> list[str]:
+    asked = [kinds] if isinstance(kinds, str) else list(kinds)
+    unknown = [kind for kind in asked if kind not in TABLE_OF]
+    if unknown or not asked:
+        raise QueryError(f"kinds={asked}: give some of {', '.join(TABLE_OF)}")
+    return [kind for kind in TABLE_OF if kind in asked]
+
+
+def _gaps(parts: Sequence[tuple[Lane, pa.Table]], holes: Holes) -> Iterator[Placed]:
+    for part, (lane, rows) in enumerate(parts):
+        if lane.kind == "trades":
+            yield from ((part, row, gap) for row, gap in holes.before(lane, rows))
+
+
+def _due(pace: Pace, times: Int64s, batch: Batch) -> tuple[Batch, Int64s, Batch]:
+    """What is due of a batch, at least a row, and what is left of it."""
+    count = max(1, int(np.searchsorted(times, pace.due_us(), side="right")))
+    due = Batch(batch.kind, batch.rows.slice(0, count))
+    return due, times[count:], Batch(batch.kind, batch.rows.slice(count))

@@ -1,0 +1,218 @@
+"""A WebSocket that speaks Binance's format and tells a replay."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+
+from k2lib.closing import Closing
+from k2lib.errors import ConfigError, QueryError
+from k2lib.exchange.connection import BROKEN
+from k2lib.exchange.limits import Limits
+from k2lib.exchange.listener import ADDRESS, Listener
+from k2lib.exchange.streams import accept, loopback_only, routes, serve
+from k2lib.replay.frames import COLUMNS, Teller
+from k2lib.replay.player import Replay
+
+TICK_S: Final = 0.005
+ROWS: Final = 2_048
+# Of frames that a client has not taken: while it has more, the replay waits for it.
+AHEAD_BYTES: Final = 1 << 20
+HEADER: Final = "X-K2-Exchange"
+NAME: Final = "REPLAY"
+
+
+class ReplaySocket(Closing):
+    """Tells a replay on 127.0.0.1 as Binance would have told it then, until closed.
+
+    Addresses are Binance's: `/ws/btcusdt@trade`, `/stream?streams=btcusdt@trade/…@bookTicker`,
+    then SUBSCRIBE, UNSUBSCRIBE and LIST_SUBSCRIPTIONS, and `timeUnit=MICROSECOND`. Event times
+    are those of the trades. A symbol whose venue counts nothing has ids from 1. A gap is what it
+    is on a live stream: ids that do not come.
+
+    There is one replay: it begins a moment after the first subscription, and who comes later
+    hears it from there. No event is left out for a slow client: while one has a megabyte of
+    frames waiting, the replay waits for it, and the others with it; a client that answers no
+    ping for a minute is cut off. At the end connections stay open and silent; where the replay
+    ends early they are closed (1011), and `wait` says why.
+    """
+
+    def __init__(
+        self,
+        replay: Replay,
+        *,
+        port: int = 0,
+        begin_after_s: float = 0.25,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Listen.
+
+        Args:
+            port: 0 for a free one.
+            begin_after_s: from the first subscription to the first event, so that those that
+                follow it at once miss nothing.
+            limits: what clients may do; by default Binance's.
+            clock: seconds since the epoch, for pings.
+        Raises:
+            ConfigError: the port is in use.
+            QueryError: a symbol is replayed of two exchanges.
+        """
+        self._symbols = _symbols(replay)
+        self._replay = replay
+        self._begin_after_s = begin_after_s
+        self._limits = limits or Limits()
+        self._clock = clock
+        self._listener = Listener()
+        self._bind(port)
+        self._told = 0
+        self._closed = False
+        self._error: BaseException | None = None
+        self._over = threading.Event()
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="k2-replay", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self._error is not None:
+            self.close()
+            raise self._error
+
+    @property
+    def ws_url(self) -> str:
+        """The address for stream connections, without a path."""
+        return f"ws://{ADDRESS}:{self._port}"
+
+    @property
+    def rest_url(self) -> str:
+        """The address for REST, which knows `/api/v3/ping` and `/api/v3/time`."""
+        return f"http://{ADDRESS}:{self._port}"
+
+    @property
+    def told(self) -> int:
+        """How many trades and quotes were told so far, heard or not."""
+        return self._told
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until all is told; say whether it is.
+
+        Raises:
+            K2Error: what ended the replay early.
+        """
+        over = self._over.wait(timeout_s)
+        if self._error is not None:
+            raise self._error
+        return over
+
+    def close(self) -> None:
+        """End all connections and stop listening; a second time does nothing."""
+        self._closed = True
+        self._thread.join()
+
+    def _bind(self, port: int) -> None:
+        try:
+            self._listener.bind(port)
+        except ConfigError:
+            self._listener.unbind()
+            raise
+        self._port = self._listener.port
+
+    def _run(self) -> None:
+        with contextlib.closing(self._loop):
+            asyncio.set_event_loop(self._loop)
+            self._loop.run_until_complete(self._live())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+
+    async def _live(self) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await self._open(stack)
+            except ConfigError as exc:
+                self._error = exc
+                return
+            finally:
+                self._ready.set()
+            telling = asyncio.create_task(self._tell())
+            telling.add_done_callback(self._ended)
+            while not self._closed:
+                self._listener.keep_up(self._clock())
+                await asyncio.sleep(TICK_S)
+            telling.cancel()
+            await asyncio.wait([telling])
+
+    async def _open(self, stack: contextlib.AsyncExitStack) -> None:
+        app = web.Application(middlewares=[loopback_only])
+        app.on_response_prepare.append(_sign)
+        app.add_routes(routes(self._stream))
+        app.add_routes([web.get("/api/v3/ping", _ping), web.get("/api/v3/time", self._time)])
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(self._listener.end)
+        await self._listener.listen(runner.server)
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        ws, connection = await accept(
+            request, self._symbols, limits=self._limits, now=self._clock()
+        )
+        self._listener.connections.add(connection)
+        try:
+            await serve(ws, connection, clock=self._clock)
+        finally:
+            self._listener.connections.discard(connection)
+        return ws
+
+    async def _time(self, _request: web.Request) -> web.Response:
+        return web.json_response({"serverTime": int(self._clock() * 1000)})
+
+    async def _tell(self) -> None:
+        while not any(one.subscriptions.known for one in self._listener.connections):
+            await asyncio.sleep(TICK_S)
+        await asyncio.sleep(self._begin_after_s)
+        teller = Teller()
+        known = [name for name in COLUMNS if name in self._replay.column_names]
+        async with contextlib.aclosing(self._replay.abatches(ROWS, columns=known)) as batches:
+            async for batch in batches:
+                for events in teller.events(batch):
+                    for connection in list(self._listener.connections):
+                        connection.publish(events)
+                    self._told += events.count
+                await self._until_taken()
+
+    def _ended(self, telling: asyncio.Task[None]) -> None:
+        if not telling.cancelled():
+            self._error = telling.exception()
+            self._over.set()
+        if self._error is not None:
+            self._listener.end_all(BROKEN, "the replay ended early")
+
+    async def _until_taken(self) -> None:
+        for connection in list(self._listener.connections):
+            connection.flush()
+        await asyncio.sleep(0)
+        while any(one.waiting_bytes > AHEAD_BYTES for one in self._listener.connections):
+            await asyncio.sleep(TICK_S)
+
+
+async def _sign(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[HEADER] = NAME
+
+
+async def _ping(_request: web.Request) -> web.Response:
+    return web.json_response({})
+
+
+def _symbols(replay: Replay) -> frozenset[str]:
+    names = [symbol for _, symbol in replay.instruments]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise QueryError(
+            f"{', '.join(twice)} is replayed of several exchanges, and a stream's name has none: "
+            "open a socket for each"
+        )
+    return frozenset(names)
