@@ -7,7 +7,6 @@ from typing import Annotated, Final
 from fastapi import Depends, Request
 
 from k2lib.api.options import Options
-from k2lib.lake.scan import PlanCache
 from k2lib.platform import K2
 from k2lib.query.engine import Engine
 
@@ -22,7 +21,6 @@ class Desk:
     k2: K2
     engine: Engine
     options: Options
-    plans: PlanCache = field(default_factory=PlanCache)
     replays: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(REPLAYS_AT_ONCE))
 
 

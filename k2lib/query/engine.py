@@ -10,10 +10,11 @@ import polars as pl
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 from pyiceberg.catalog import Catalog
+from pyiceberg.expressions import BooleanExpression
 
 from k2lib.closing import Closing
 from k2lib.errors import QueryError
-from k2lib.lake.scan import PlanCache, StoredFile
+from k2lib.lake.scan import ALL_ROWS, PlanCache, StoredFile
 from k2lib.lake.tables import load_table
 from k2lib.log.source import FindLog, no_log
 from k2lib.query.as_of import AsOf, resolve
@@ -232,7 +233,7 @@ class Engine(Closing):
         """Find what holds an instrument's rows; the arguments are those of `trades`."""
         seen = self.look(name, as_of=as_of, tail=tail)
         of_symbol = where(seen.rows, "symbol", symbol)
-        held_at = self._venues(seen, symbol, of_symbol, exchange=exchange)
+        held_at = self._venues(seen, symbol, exchange)
         wanted = want(
             symbol, pick_exchange(symbol, exchange, held_at=held_at), start=start, end=end
         ).behind(after)
@@ -245,12 +246,19 @@ class Engine(Closing):
         parts = (lake_sql(files), *_tail_sql(seen, rows, f" WHERE {wanted.where_sql}"))
         return Selection(parts, rows, seen.complete_to, wanted.exchange, files, lake_sql)
 
-    def select_all(self, name: str, *, as_of: AsOf | None = None, tail: bool = True) -> Rows:
-        """Find what holds a table's rows, of all instruments."""
-        seen = self.look(name, as_of=as_of, tail=tail)
-        stored = self._stored.sql(seen, self._stored.files(seen))
-        parts = (stored, *_tail_sql(seen, seen.rows))
-        return Rows(parts, seen.rows, seen.complete_to)
+    def rows(self, seen: Seen, *, row_filter: BooleanExpression = ALL_ROWS) -> Rows:
+        """Return what holds a table's rows of a filter, and more: they still need filtering."""
+        stored = self._stored.sql(seen, self._stored.files(seen, row_filter=row_filter))
+        return Rows((stored, *_tail_sql(seen, seen.rows)), seen.rows, seen.complete_to)
+
+    def venues(self, seen: Seen, symbol: str) -> list[str]:
+        """Return the venues at which a table holds a symbol, sorted; none where it does not."""
+        in_tail = where(seen.rows, "symbol", symbol)["exchange"].to_pylist()
+        return sorted({*self._stored.venues(seen, symbol), *in_tail})
+
+    def held(self, seen: Seen) -> list[str]:
+        """Return instruments that a table holds, as `exchange:symbol`: some, the first for sure."""
+        return sorted({*self._stored.held(seen), *instruments(seen.rows)})
 
     def fetch(
         self, query: str, chosen: Rows | None = None, *, params: Params | None = None
@@ -278,16 +286,13 @@ class Engine(Closing):
                 break
         return frame
 
-    def _venues(
-        self, seen: Seen, symbol: str, of_symbol: pa.Table, *, exchange: str | None
-    ) -> list[str]:
-        in_tail = set(of_symbol["exchange"].to_pylist())
+    def _venues(self, seen: Seen, symbol: str, exchange: str | None) -> list[str]:
+        in_tail = set(where(seen.rows, "symbol", symbol)["exchange"].to_pylist())
         if exchange in in_tail:
             return sorted(in_tail)
-        venues = sorted({*self._stored.venues(seen, symbol), *in_tail})
+        venues = self.venues(seen, symbol)
         if not venues:
-            held = {*self._stored.held(seen), *instruments(seen.rows)}
-            raise no_such_symbol(symbol, table=seen.complete_to.table, held=sorted(held))
+            raise no_such_symbol(symbol, table=seen.complete_to.table, held=self.held(seen))
         return venues
 
     @contextmanager

@@ -22,7 +22,7 @@ def ask_symbols(
         A row for each, sorted: exchange, symbol, rows (their number), first and last (the event
         times of the first and last).
     """
-    rows = engine.select_all(table, as_of=as_of, tail=tail)
+    rows = engine.rows(engine.look(table, as_of=as_of, tail=tail))
     of_venue = "" if exchange is None else f" WHERE exchange = {text_sql(exchange)}"
     counted = f"""
         SELECT exchange, symbol, count(*) AS rows, min(timestamp) AS first, max(timestamp) AS last

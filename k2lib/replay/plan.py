@@ -7,19 +7,17 @@ from functools import partial
 from typing import Any, Final, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyiceberg.conversions import from_bytes
-from pyiceberg.expressions import BooleanExpression, EqualTo, Or
+from pyiceberg.expressions import Or
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 from pyiceberg.types import PrimitiveType
 
 from k2lib.errors import QueryError
-from k2lib.lake.scan import compare, planned_files, table_sql, text_sql
+from k2lib.lake.scan import planned_files
 from k2lib.lake.tables import ORDER, TABLES
 from k2lib.query.engine import Engine
 from k2lib.query.instruments import (
-    NAMED_AT_MOST,
     When,
     no_such_symbol,
     pick_exchange,
@@ -100,40 +98,12 @@ def _instrument(
 ) -> tuple[str, str]:
     venue, colon, symbol = text.rpartition(":")
     asked = venue if colon else exchange
-    venues = {one for each in seen.values() for one in _venues(engine, each, symbol)}
+    venues = {one for each in seen.values() for one in engine.venues(each, symbol)}
     if not venues:
         names = " or ".join(each.complete_to.table for each in seen.values())
-        raise no_such_symbol(symbol, table=names, held=_held(engine, seen))
+        held = {one for each in seen.values() for one in engine.held(each)}
+        raise no_such_symbol(symbol, table=names, held=sorted(held))
     return pick_exchange(symbol, asked, held_at=sorted(venues)), symbol
-
-
-def _venues(engine: Engine, seen: Seen, symbol: str) -> set[str]:
-    in_tail = seen.rows.filter(pc.equal(seen.rows["symbol"], symbol))["exchange"].to_pylist()
-    rows = _rows_sql(engine, seen, compare(EqualTo, "symbol", symbol))
-    if rows is None:
-        return set(in_tail)
-    matching = f"FROM ({rows}) WHERE symbol = {text_sql(symbol)}"
-    return {*in_tail, *engine.fetch(f"SELECT DISTINCT exchange {matching}")["exchange"]}
-
-
-def _held(engine: Engine, seen: Mapping[str, Seen]) -> list[str]:
-    held: set[str] = set()
-    for one in seen.values():
-        tail = zip(one.rows["exchange"].to_pylist(), one.rows["symbol"].to_pylist(), strict=True)
-        held |= {":".join(names) for names in tail}
-        rows = _rows_sql(engine, one, None)
-        if rows is not None:
-            few = f"SELECT DISTINCT exchange || ':' || symbol AS held FROM ({rows}) ORDER BY held"
-            held |= set(engine.fetch(f"{few} LIMIT {NAMED_AT_MOST + 1}")["held"])
-    return sorted(held)[: NAMED_AT_MOST + 1]
-
-
-def _rows_sql(engine: Engine, seen: Seen, row_filter: BooleanExpression | None) -> str | None:
-    if seen.table is None or seen.snapshot_id is None:
-        return None
-    asked = {} if row_filter is None else {"row_filter": row_filter}
-    files = planned_files(seen.table, snapshot_id=seen.snapshot_id, **asked)
-    return table_sql(seen.table, files=files)
 
 
 def _schema(kind: str, columns: Sequence[str] | None) -> pa.Schema:

@@ -9,7 +9,7 @@ from k2lib.api.answers.reply import Page, check_rows
 from k2lib.api.asks.bodies import Aggregation
 from k2lib.api.asks.conditions import Where, of_names, of_venues, within
 from k2lib.api.asks.instruments import wanted_of
-from k2lib.api.asks.planned import of_symbols, of_wanted, rows_of
+from k2lib.api.asks.planned import of_symbols, of_wanted
 from k2lib.api.desk import Desk
 from k2lib.errors import QueryError
 from k2lib.lake.tables import ORDER
@@ -55,7 +55,7 @@ def group_page(desk: Desk, asked: Aggregation) -> Page:
     """
     seen = desk.engine.look(asked.table, as_of=asked.as_of, tail=asked.tail)
     where, may_have = _where(desk, seen, asked)
-    rows = rows_of(desk, seen, may_have)
+    rows = desk.engine.rows(seen, row_filter=may_have)
     most = desk.options.max_rows
     sql = groups_sql(rows.sql, asked, where=where, count=most + 1)
     frame = desk.engine.fetch(sql, rows, params=where.params)
@@ -86,7 +86,7 @@ def _where(desk: Desk, seen: Seen, asked: Aggregation) -> tuple[Where, BooleanEx
         return _of_all(asked, named)
     wanted = wanted_of(
         desk.engine,
-        rows_of(desk, seen, of_symbols(asked.symbols, None)),
+        seen,
         symbols=asked.symbols,
         exchange=asked.exchange,
         start=asked.start,

@@ -1,17 +1,16 @@
 """Which instruments a POST means: each symbol at one venue, or it is said where it is held."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from k2lib.api.asks.conditions import of_names
 from k2lib.errors import NotFoundError
 from k2lib.query.engine import Engine
 from k2lib.query.instruments import Wanted, When, pick_exchange, want
-from k2lib.query.selection import Rows
+from k2lib.query.seen import Seen
 
 
 def wanted_of(
     engine: Engine,
-    rows: Rows,
+    seen: Seen,
     *,
     symbols: Sequence[str],
     exchange: str | None,
@@ -24,28 +23,15 @@ def wanted_of(
         NotFoundError: a symbol is not held, or not at that venue.
         QueryError: a symbol is held at several venues and none is given.
     """
-    held = _venues(engine, rows, symbols)
     return [
-        want(symbol, _exchange(symbol, exchange, rows, held), start=start, end=end)
+        want(symbol, _exchange(engine, seen, symbol, exchange), start=start, end=end)
         for symbol in dict.fromkeys(symbols)
     ]
 
 
-def _exchange(symbol: str, exchange: str | None, rows: Rows, held: Mapping[str, list[str]]) -> str:
-    if symbol not in held:
-        table = rows.complete_to.table
+def _exchange(engine: Engine, seen: Seen, symbol: str, exchange: str | None) -> str:
+    venues = engine.venues(seen, symbol)
+    if not venues:
+        table = seen.complete_to.table
         raise NotFoundError(f"{symbol} is not in {table}: /v1/symbols lists what is")
-    return pick_exchange(symbol, exchange, held_at=held[symbol])
-
-
-def _venues(engine: Engine, rows: Rows, symbols: Sequence[str]) -> dict[str, list[str]]:
-    named = of_names(list(dict.fromkeys(symbols)), None)
-    found = engine.fetch(
-        f"SELECT DISTINCT symbol, exchange FROM ({rows.sql}) WHERE {named.sql} ORDER BY ALL",
-        rows,
-        params=named.params,
-    )
-    held: dict[str, list[str]] = {}
-    for symbol, exchange in found.rows():
-        held.setdefault(symbol, []).append(exchange)
-    return held
+    return pick_exchange(symbol, exchange, held_at=venues)

@@ -1,4 +1,4 @@
-"""Rows of several instruments, read only from the files that can have some."""
+"""Which rows several instruments can have, for the plan of the files to read; pure."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, time
@@ -13,20 +13,8 @@ from pyiceberg.expressions import (
     Or,
 )
 
-from k2lib.api.desk import Desk
-from k2lib.lake.scan import compare, table_sql
+from k2lib.lake.scan import compare
 from k2lib.query.instruments import Wanted
-from k2lib.query.seen import Seen
-from k2lib.query.selection import Rows, tail_columns
-from k2lib.query.views import nothing_sql
-
-
-def rows_of(desk: Desk, seen: Seen, may_have: BooleanExpression) -> Rows:
-    """Return the rows of a table as it was seen, and more: they still need filtering."""
-    parts = [_stored_sql(desk, seen, may_have)]
-    if seen.rows.num_rows:
-        parts.append(f"SELECT {tail_columns(seen)} FROM tail_rows")
-    return Rows(tuple(parts), seen.rows, seen.complete_to)
 
 
 def of_symbols(symbols: Sequence[str] | None, exchange: str | None) -> BooleanExpression:
@@ -69,10 +57,3 @@ def of_wanted(wanted: Sequence[Wanted], *, within: BooleanExpression) -> Boolean
 
 def _any_of(terms: Sequence[BooleanExpression]) -> BooleanExpression:
     return terms[0] if len(terms) == 1 else Or(*terms)
-
-
-def _stored_sql(desk: Desk, seen: Seen, may_have: BooleanExpression) -> str:
-    if seen.table is None:
-        return nothing_sql(seen.complete_to.table)
-    files = desk.plans.files(seen.table, row_filter=may_have, snapshot_id=seen.snapshot_id)
-    return table_sql(seen.table, files=files)

@@ -11,7 +11,7 @@ from k2lib.api.asks.conditions import IN_ORDER, Where, behind, of_venues, within
 from k2lib.api.asks.cursor import RowPlace, from_micros, read_row_cursor
 from k2lib.api.asks.instruments import wanted_of
 from k2lib.api.asks.pages import checked_limit, cut, pinned
-from k2lib.api.asks.planned import of_days, of_symbols, of_wanted, rows_of
+from k2lib.api.asks.planned import of_days, of_symbols, of_wanted
 from k2lib.api.desk import Desk
 from k2lib.lake.tables import ORDER
 from k2lib.query.complete import Answer
@@ -59,14 +59,16 @@ def found_page(
     named = of_symbols(asked.symbols, asked.exchange)
     wanted = wanted_of(
         desk.engine,
-        rows_of(desk, seen, of_symbols(asked.symbols, None)),
+        seen,
         symbols=asked.symbols,
         exchange=asked.exchange,
         start=asked.start,
         end=asked.end,
     )
     down = asked.order == "desc"
-    rows = rows_of(desk, seen, And(of_wanted(wanted, within=named), _left(place, down)))
+    rows = desk.engine.rows(
+        seen, row_filter=And(of_wanted(wanted, within=named), _left(place, down))
+    )
     where = of_venues(wanted) & filters & behind(place, descending=down)
     sql = _sql(rows.sql, where, columns=columns, descending=down, count=limit + 1)
     answer = rows.answer(desk.engine.fetch(sql, rows, params=where.params))

@@ -43,7 +43,7 @@ def _snapshot_page(desk: Desk, asked: Snapshots) -> Page:
 
 
 def _gaps(desk: Desk, asked: Gaps) -> Page:
-    rows = desk.engine.select_all(GAPS, as_of=asked.as_of, tail=asked.tail)
+    rows = desk.engine.rows(desk.engine.look(GAPS, as_of=asked.as_of, tail=asked.tail))
     where = _where(asked)
     most = desk.options.max_rows
     newest = f"SELECT * FROM ({rows.sql}) QUALIFY {NEWEST}"
