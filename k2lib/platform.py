@@ -385,14 +385,24 @@ class K2(Closing):
             tail=tail,
         )
 
-    def sql(self, text: str, params: Params | None = None, *, tail: bool = True) -> pl.DataFrame:
-        """Run SQL over `trades_v2`, `quotes_v2`, `reference_v2`, `dead_letters`, `gaps`.
+    def sql(
+        self,
+        text: str,
+        params: Params | None = None,
+        *,
+        start: When | None = None,
+        end: When | None = None,
+        tail: bool = True,
+    ) -> pl.DataFrame:
+        """Run SQL over `trades_v2`, `quotes_v2`, `reference_v2`, `dead_letters`, `gaps`, bars.
 
         Args:
+            start, end: trades, quotes and bars have only `[start, end)`, and no file of other times
+                is opened; a date is of UTC, since no one venue is asked for.
             tail: `trades_v2`, `quotes_v2` and `gaps` with what Kafka has and the lake has not;
                 `lake.<table>` is the table alone.
         """
-        return self.engine.sql(text, params, tail=tail)
+        return self.engine.sql(text, params, start=start, end=end, tail=tail)
 
     def replay(
         self,

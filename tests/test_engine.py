@@ -15,6 +15,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.types import StringType
 
 from k2lib.errors import QueryError
+from k2lib.lake.scan import stored_files
 from k2lib.lake.tables import ORDER, TABLES, load_table
 from k2lib.query.engine import Engine
 
@@ -268,3 +269,23 @@ def test_reading_commits_nothing(catalog: Catalog, engine: Engine) -> None:
     assert after is not None
     assert after.metadata_location == before
     assert load_table(catalog, "quotes_v2") is None
+
+
+def test_sql_of_a_span_sees_that_span_only(catalog: Catalog, engine: Engine) -> None:
+    append(catalog, [trade(n, timestamp=at(0) + timedelta(days=n)) for n in range(4)])
+    span = {"start": at(0) + timedelta(days=1), "end": at(0) + timedelta(days=3)}
+    for text in ("SELECT * FROM trades_v2", "SELECT * FROM bars_1m"):
+        assert len(engine.sql(text, **span)) == 2
+    assert len(engine.sql("SELECT * FROM lake.trades_v2", **span)) == 4
+    assert len(engine.sql("SELECT * FROM trades_v2")) == 4
+
+
+def test_sql_of_a_span_opens_no_file_of_another_time(catalog: Catalog, engine: Engine) -> None:
+    append(catalog, [trade(1)])
+    table = append(catalog, [trade(2, timestamp=at(0) + timedelta(days=9))])
+    [first, _] = sorted(stored_files(table), key=lambda file: file.oldest_us)
+    assert len(engine.sql("SELECT * FROM trades_v2")) == 2
+    Path(first.path).unlink()
+    assert len(engine.sql("SELECT * FROM trades_v2", start=at(60))) == 1
+    with pytest.raises(QueryError, match="No files found"):
+        engine.sql("SELECT * FROM trades_v2")

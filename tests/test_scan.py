@@ -12,7 +12,15 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import EqualTo, GreaterThanOrEqual
 from pyiceberg.types import StringType
 
-from k2lib.lake.scan import PlanCache, compare, planned_files, relation_sql, table_sql
+from k2lib.lake.loaded import Loaded
+from k2lib.lake.scan import (
+    PlanCache,
+    compare,
+    planned_files,
+    relation_sql,
+    stored_files,
+    table_sql,
+)
 from k2lib.model.schemas import TRADE
 
 
@@ -98,3 +106,30 @@ def test_files_older_than_a_column_have_nulls_in_it(catalog: Catalog) -> None:
     both = connection.sql(table_sql(table, files=planned_files(table)))
     found = both.order("message_id").project("broker").fetchall()
     assert found == [(None,), ("Z",)]
+
+
+def test_files_say_which_instruments_and_times_they_can_have(catalog: Catalog) -> None:
+    table = append(catalog, [trade(1), trade(9, symbol="MWR")])
+    [file] = stored_files(table)
+    assert file.can_have("BHP", "ASX") and file.can_have("MWR", None)
+    assert not file.can_have("AAA", None) and not file.can_have("ZZZ", "ASX")
+    assert not file.can_have("BHP", "BINANCE")
+    assert file.is_within(at(9), None) and file.is_within(None, at(2))
+    assert not file.is_within(at(10), None) and not file.is_within(None, at(1))
+
+
+def test_symbols_longer_than_the_bounds_are_not_left_out(catalog: Catalog) -> None:
+    names = ["A" * 40, "A" * 16 + "Z" * 24]
+    [file] = stored_files(append(catalog, [trade(n, symbol=one) for n, one in enumerate(names)]))
+    assert all(file.can_have(name, None) for name in names)
+
+
+def test_a_table_is_loaded_again_only_when_it_moved(catalog: Catalog) -> None:
+    loaded = Loaded(catalog)
+    assert loaded.table("trades_v2") is None
+    append(catalog, [trade(1)])
+    first = loaded.table("trades_v2")
+    assert first is not None and loaded.table("trades_v2") is first
+    append(catalog, [trade(2)])
+    then = loaded.table("trades_v2")
+    assert then is not None and len(stored_files(then)) == 2

@@ -42,7 +42,7 @@ class Options:
     rate_per_s: float = 100.0
     burst: int = 200
     concurrency: int = 8
-    wait_s: float = 2.0
+    wait_s: float = 5.0
     open_requests: int = 128
     max_body_bytes: int = 64 * 1024
     max_url_bytes: int = 8 * 1024

@@ -4,8 +4,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
@@ -13,12 +14,13 @@ from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression, LiteralPredicate
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
-from pyiceberg.types import TimestamptzType
+from pyiceberg.types import NestedField, PrimitiveType
 
 from k2lib.errors import QueryError
 
 ALL_ROWS: Final = AlwaysTrue()
 LOCAL_PREFIXES: Final = ("file://", "file:")
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LONG_AGO_US: Final = -(2**63)
 FAR_OFF_US: Final = 2**63 - 1
 
@@ -31,6 +33,7 @@ class StoredFile:
         path: as DuckDB reads it.
         exchange: of all its rows; None where the file is of no one exchange.
         oldest_us, newest_us: no event time in it lies outside.
+        first_symbol, last_symbol: no symbol in it lies outside; None where it is unknown.
     """
 
     path: str
@@ -38,6 +41,20 @@ class StoredFile:
     exchange: str | None = None
     oldest_us: int = LONG_AGO_US
     newest_us: int = FAR_OFF_US
+    first_symbol: str | None = None
+    last_symbol: str | None = None
+
+    def can_have(self, symbol: str, exchange: str | None) -> bool:
+        """Say whether it can have rows of an instrument, or of a symbol anywhere."""
+        if exchange is not None and self.exchange not in (exchange, None):
+            return False
+        first, last = self.first_symbol, self.last_symbol
+        return (first is None or first <= symbol) and (last is None or symbol <= last)
+
+    def is_within(self, start: datetime | None, end: datetime | None) -> bool:
+        """Say whether it can have rows in `[start, end)`."""
+        after_start = start is None or self.newest_us >= _microseconds(start)
+        return after_start and (end is None or self.oldest_us < _microseconds(end))
 
 
 class PlanCache:
@@ -157,17 +174,33 @@ def _stored(table: Table, file: DataFile) -> StoredFile:
     path = _as_path(file.file_path)
     names = [field.name for field in table.specs()[file.spec_id].fields]
     exchange = file.partition[names.index("exchange")] if "exchange" in names else None
-    if "timestamp" not in table.schema().column_names:
-        return StoredFile(path, file.record_count, exchange)
-    column = table.schema().find_field("timestamp").field_id
-    oldest = _bound(file.lower_bounds, column, LONG_AGO_US)
-    newest = _bound(file.upper_bounds, column, FAR_OFF_US)
-    return StoredFile(path, file.record_count, exchange, oldest, newest)
+    bounds = {}
+    for name in ("timestamp", "symbol"):
+        if name in table.schema().column_names:
+            field = table.schema().find_field(name)
+            bounds[name] = [_bound(side, field) for side in (file.lower_bounds, file.upper_bounds)]
+    oldest, newest = bounds.get("timestamp", (None, None))
+    first, last = bounds.get("symbol", (None, None))
+    return StoredFile(
+        path,
+        file.record_count,
+        exchange,
+        LONG_AGO_US if oldest is None else oldest,
+        FAR_OFF_US if newest is None else newest,
+        first,
+        last,
+    )
 
 
-def _bound(bounds: dict[int, bytes] | None, column: int, unknown: int) -> int:
-    told = (bounds or {}).get(column)
-    return unknown if told is None else int(from_bytes(TimestamptzType(), told))
+def _bound(bounds: dict[int, bytes] | None, field: NestedField) -> Any:
+    told, kind = (bounds or {}).get(field.field_id), field.field_type
+    if told is None or not isinstance(kind, PrimitiveType):
+        return None
+    return from_bytes(kind, told)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
 
 
 def _parquet_sql(files: Sequence[str], *options: str) -> str:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Final
 
 import duckdb
@@ -14,15 +15,15 @@ from pyiceberg.expressions import BooleanExpression
 
 from k2lib.closing import Closing
 from k2lib.errors import QueryError
+from k2lib.lake.loaded import Loaded
 from k2lib.lake.scan import ALL_ROWS, PlanCache, StoredFile
-from k2lib.lake.tables import load_table
 from k2lib.log.source import FindLog, no_log
 from k2lib.query.as_of import AsOf, resolve
 from k2lib.query.complete import Answer
 from k2lib.query.frames import Params, fetch_frame, first_lines
 from k2lib.query.from_end import from_newest, from_oldest, has_first, has_last
 from k2lib.query.guard import Guard
-from k2lib.query.instruments import When, no_such_symbol, pick_exchange, want
+from k2lib.query.instruments import Span, When, no_such_symbol, pick_exchange, span, want
 from k2lib.query.paging import Key
 from k2lib.query.seen import Seen
 from k2lib.query.selection import (
@@ -37,7 +38,7 @@ from k2lib.query.selection import (
 )
 from k2lib.query.stored import Stored
 from k2lib.query.tails import Tails
-from k2lib.query.views import Views, show_tail
+from k2lib.query.views import Views, show_here
 
 SETTINGS: Final = (
     "SET GLOBAL TimeZone = 'UTC'",
@@ -47,6 +48,7 @@ SETTINGS: Final = (
     "CREATE SCHEMA lake",
     "CREATE MACRO lake.moment() AS 1",
 )
+BY_TIME: Final = ("trades_v2", "quotes_v2")
 
 
 class Engine(Closing):
@@ -71,7 +73,7 @@ class Engine(Closing):
         self._guard = guard
         plans = PlanCache()
         self._lock = threading.Lock()
-        self._tails = Tails(lambda name: load_table(catalog, name), find_log)
+        self._tails = Tails(Loaded(catalog).table, find_log)
         self._connection = duckdb.connect()
         for statement in (*SETTINGS, *(() if guard is None else guard.settings)):
             self._connection.execute(statement)
@@ -87,17 +89,35 @@ class Engine(Closing):
         """Read Kafka no more: from now on answers are of the lake, and say so."""
         self._tails.close()
 
-    def sql(self, text: str, params: Params | None = None, *, tail: bool = True) -> pl.DataFrame:
+    def sql(
+        self,
+        text: str,
+        params: Params | None = None,
+        *,
+        start: When | None = None,
+        end: When | None = None,
+        tail: bool = True,
+    ) -> pl.DataFrame:
         """Run SQL and return the last statement's rows; see `ask_sql`."""
-        return self.ask_sql(text, params, tail=tail).frame
+        return self.ask_sql(text, params, start=start, end=end, tail=tail).frame
 
-    def ask_sql(self, text: str, params: Params | None = None, *, tail: bool = True) -> Answer:
+    def ask_sql(
+        self,
+        text: str,
+        params: Params | None = None,
+        *,
+        start: When | None = None,
+        end: When | None = None,
+        tail: bool = True,
+    ) -> Answer:
         """Run SQL and return the last statement's rows, and how complete they are.
 
         All statements see each table at one moment: when they begin.
 
         Args:
             params: values for `?` in order, or for `$name` by name.
+            start, end: `trades_v2`, `quotes_v2` and bars have only `[start, end)`, and no file of
+                other times is opened; dates are of UTC.
             tail: whether the views have what only Kafka has yet.
         Raises:
             QueryError: DuckDB refuses it; the message is DuckDB's.
@@ -113,11 +133,20 @@ class Engine(Closing):
                 # The transaction holds on to the views from its first look at the catalog.
                 cursor.execute("SELECT lake.moment()").fetchall()
             for name, one in seen.items():
-                show_tail(cursor, name, one)
+                self._show_here(cursor, name, one, span(start, end))
             frame = fetch_frame(cursor, text, params)
             cursor.commit()
         views.remember(text, hybrid)
         return Answer(frame, {name: one.complete_to for name, one in seen.items()})
+
+    def _show_here(self, cursor: DuckDBPyConnection, name: str, seen: Seen, wanted: Span) -> None:
+        if wanted.is_all or name not in BY_TIME:
+            show_here(cursor, name, seen)
+            return
+        files = self._stored.files_within(seen, wanted)
+        stored = f"SELECT * FROM ({self._stored.sql(seen, files)}) WHERE {wanted.where_sql}"
+        some = replace(seen, rows=in_span(seen.rows, wanted))
+        show_here(cursor, name, some, stored=stored)
 
     def look(self, name: str, *, as_of: AsOf | None = None, tail: bool = True) -> Seen:
         """Return a table as it is now, with what only Kafka has; or alone; or as it was."""
@@ -238,7 +267,7 @@ class Engine(Closing):
             symbol, pick_exchange(symbol, exchange, held_at=held_at), start=start, end=end
         ).behind(after)
         rows = in_span(where(of_symbol, "exchange", wanted.exchange), wanted)
-        files = self._stored.files(seen, row_filter=wanted.row_filter)
+        files = self._stored.files_of(seen, wanted)
 
         def lake_sql(some: Sequence[StoredFile]) -> str:
             return f"SELECT * FROM ({self._stored.sql(seen, some)}) WHERE {wanted.where_sql}"

@@ -24,6 +24,39 @@ NAMED_AT_MOST: Final = 10
 
 
 @dataclass(frozen=True)
+class Span:
+    """All rows in `[start, end)`; None leaves that side open."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+    @property
+    def is_all(self) -> bool:
+        """Whether no row lies outside."""
+        return self.start is None and self.end is None
+
+    @property
+    def where_sql(self) -> str:
+        """The rows in it, as an SQL condition."""
+        terms = ["true"]
+        if self.start is not None:
+            terms.append(f"timestamp >= TIMESTAMPTZ {text_sql(self.start.isoformat())}")
+        if self.end is not None:
+            terms.append(f"timestamp < TIMESTAMPTZ {text_sql(self.end.isoformat())}")
+        return " AND ".join(terms)
+
+
+def span(start: When | None, end: When | None) -> Span:
+    """Return a span of whatever venue, a date meaning midnight UTC.
+
+    Raises:
+        QueryError: a moment without a time zone, or an end before its start.
+    """
+    all_of_it = want("", "", start=start, end=end)
+    return Span(all_of_it.start, all_of_it.end)
+
+
+@dataclass(frozen=True)
 class Wanted:
     """One instrument's rows in `[start, end)` behind a key; None leaves that side open."""
 

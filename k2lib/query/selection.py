@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from k2lib.lake.scan import StoredFile
 from k2lib.lake.tables import ORDER
 from k2lib.query.complete import Answer, CompleteTo
-from k2lib.query.instruments import Wanted
+from k2lib.query.instruments import Span, Wanted
 from k2lib.query.seen import Seen
 
 IN_ORDER: Final = ", ".join(f"{name} ASC NULLS FIRST" for name in ORDER)
@@ -90,7 +90,7 @@ def instruments(rows: pa.Table) -> set[str]:
     return {":".join(pair) for pair in pairs.rows()}
 
 
-def in_span(rows: pa.Table, wanted: Wanted) -> pa.Table:
+def in_span(rows: pa.Table, wanted: Wanted | Span) -> pa.Table:
     """Return the rows of the span that is wanted."""
     if wanted.start is not None:
         rows = rows.filter(pc.greater_equal(rows["timestamp"], wanted.start))

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import polars as pl
-from pyiceberg.expressions import BooleanExpression, EqualTo
+from pyiceberg.expressions import BooleanExpression
 
-from k2lib.lake.scan import ALL_ROWS, PlanCache, StoredFile, compare, table_sql, text_sql
-from k2lib.query.instruments import NAMED_AT_MOST
+from k2lib.lake.scan import ALL_ROWS, PlanCache, StoredFile, table_sql, text_sql
+from k2lib.query.instruments import NAMED_AT_MOST, Span, Wanted
 from k2lib.query.seen import Seen
 from k2lib.query.views import nothing_sql
 
@@ -40,6 +40,21 @@ class Stored:
             return []
         return self._plans.stored(seen.table, row_filter=row_filter, snapshot_id=seen.snapshot_id)
 
+    def files_of(self, seen: Seen, wanted: Wanted) -> list[StoredFile]:
+        """Return the files that can have rows of an instrument in a span.
+
+        Chosen from all of them: to plan anew for each question takes more than to answer some.
+        """
+        return [
+            file
+            for file in self.files_within(seen, Span(wanted.start, wanted.end))
+            if file.can_have(wanted.symbol, wanted.exchange)
+        ]
+
+    def files_within(self, seen: Seen, span: Span) -> list[StoredFile]:
+        """Return the files that can have rows in a span."""
+        return [file for file in self.files(seen) if file.is_within(span.start, span.end)]
+
     def sql(self, seen: Seen, files: Sequence[StoredFile]) -> str:
         """Return the SELECT over some files of a table."""
         if seen.table is None:
@@ -68,14 +83,26 @@ class Stored:
 
     def _look_for_venues(self, seen: Seen, symbol: str) -> list[str]:
         """Each file is of one exchange: a row of the symbol in any of its files is enough."""
-        files = self.files(seen, row_filter=compare(EqualTo, "symbol", symbol))
+        files = [file for file in self.files(seen) if file.can_have(symbol, None)]
         by_exchange: dict[str | None, list[StoredFile]] = {}
         for file in sorted(files, key=lambda file: file.newest_us, reverse=True):
             by_exchange.setdefault(file.exchange, []).append(file)
         found: set[str] = set()
         for exchange, some in by_exchange.items():
-            limit = "" if exchange is None else " LIMIT 1"
-            rows = f"FROM ({self.sql(seen, some)}) WHERE symbol = {text_sql(symbol)}"
-            venues = f"SELECT exchange {rows}{limit}"
-            found |= set(self._fetch(f"SELECT DISTINCT exchange FROM ({venues})")["exchange"])
+            if exchange is None:
+                rows = f"FROM ({self.sql(seen, some)}) WHERE symbol = {text_sql(symbol)}"
+                found |= set(self._fetch(f"SELECT DISTINCT exchange {rows}")["exchange"])
+            elif self._has(seen, some, symbol):
+                found.add(exchange)
         return sorted(found)
+
+    def _has(self, seen: Seen, files: Sequence[StoredFile], symbol: str) -> bool:
+        """Look into one file, then into eight times as many, since DuckDB opens all it is given."""
+        begin, count = 0, 1
+        while begin < len(files):
+            some = files[begin : begin + count]
+            rows = f"FROM ({self.sql(seen, some)}) WHERE symbol = {text_sql(symbol)}"
+            if len(self._fetch(f"SELECT 1 {rows} LIMIT 1")):
+                return True
+            begin, count = begin + count, count * 8
+        return False

@@ -64,7 +64,9 @@ class Views:
         else:
             rows = table_sql(table, files=self._plans.files(table))
         self._connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {rows}")
-        self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_shown_sql(name)}")
+        self._connection.execute(
+            f"CREATE OR REPLACE VIEW {name} AS {_shown_sql(name, f'SELECT * FROM lake.{name}')}"
+        )
         if name == "trades_v2" and name not in self._shown:
             self._show_bars()
         self._shown[name] = state
@@ -78,12 +80,21 @@ class Views:
         return {"trades_v2"} if any(_names(text, name) for name in BARS) else set()
 
 
-def show_tail(cursor: DuckDBPyConnection, name: str, seen: Seen) -> None:
-    """Let the view of a table have the tail's rows, for one cursor alone."""
+def show_here(
+    cursor: DuckDBPyConnection, name: str, seen: Seen, *, stored: str | None = None
+) -> None:
+    """Let the view of a table have the tail's rows, for one cursor alone.
+
+    Args:
+        stored: the SELECT of the lake's part, where that is not all of the table.
+    """
+    if not seen.rows.num_rows and stored is None:
+        return
+    parts = [f"SELECT * FROM lake.{name}" if stored is None else stored]
     if seen.rows.num_rows:
         cursor.register(f"tail_{name}", seen.rows)
-        shown = _shown_sql(name, f"SELECT {tail_columns(seen)} FROM tail_{name}")
-        cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {shown}")
+        parts.append(f"SELECT {tail_columns(seen)} FROM tail_{name}")
+    cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {_shown_sql(name, *parts)}")
 
 
 def nothing_sql(name: str) -> str:
@@ -95,8 +106,8 @@ def _names(text: str, name: str) -> bool:
     return re.search(rf"\b{name}\b", text, re.IGNORECASE) is not None
 
 
-def _shown_sql(name: str, *more: str) -> str:
-    rows = " UNION ALL BY NAME ".join([f"SELECT * FROM lake.{name}", *more])
+def _shown_sql(name: str, *parts: str) -> str:
+    rows = " UNION ALL BY NAME ".join(parts)
     return SHOWN.get(name, "{rows}").format(rows=rows)
 
 

@@ -1,0 +1,148 @@
+"""Asks for what is new all the time, as a process of its own, and checks every answer.
+
+Run: python -m bench.hybrid_reader HOME SECONDS
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from bench.live_start import SYMBOLS
+from k2lib import K2
+from k2lib.errors import QueryError
+from k2lib.query.complete import Answer
+
+EXCHANGE = "BINANCE_SIM"
+BEGUN_S = 30.0
+LOOK_S = 0.1
+ALL = (
+    "SELECT symbol, count(*) AS rows, count(DISTINCT source_sequence) AS ids, "
+    "max(source_sequence) - min(source_sequence) + 1 AS span FROM trades_v2 GROUP BY symbol"
+)
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass
+class Seen:
+    """What a reader measured, in seconds.
+
+    Attributes:
+        answers: how many, each checked.
+        rows: how many trades were seen come.
+        wait_s: from receipt to the end of the first answer with the trade: p50, p99, worst.
+        answer_s: from question to answer: p50, p99, worst.
+        tail_rows: how many only Kafka had, of all symbols, at most.
+    """
+
+    answers: int
+    rows: int
+    wait_s: list[float]
+    answer_s: list[float]
+    tail_rows: int
+
+
+@dataclass
+class Reader:
+    """One who asks for each symbol in turn: for what there is since the newest trade seen."""
+
+    newest: dict[str, int] = field(default_factory=dict)
+    since: dict[str, datetime] = field(default_factory=dict)
+    waits: list[Floats] = field(default_factory=list)
+    took: list[float] = field(default_factory=list)
+    tail_rows: int = 0
+
+    def begin(self, k2: K2, symbol: str) -> None:
+        """Look at the newest trade there is."""
+        self._note(symbol, k2.engine.ask("trades_v2", symbol, exchange=EXCHANGE, last=1))
+
+    def ask(self, k2: K2, symbol: str) -> None:
+        """Ask once; the answer begins at trades seen before, so none was left out between."""
+        began = time.time()
+        answer = k2.engine.ask("trades_v2", symbol, exchange=EXCHANGE, start=self.since[symbol])
+        done = time.time()
+        ids, before = checked(answer), self.newest[symbol]
+        assert ids[0] <= before <= ids[-1], f"{symbol}: {ids[0]} to {ids[-1]}, before it {before}"
+        new = answer.frame.filter(pl.col("source_sequence") > before)
+        self.waits.append(done - received_s(new))
+        self.took.append(done - began)
+        self._note(symbol, answer)
+
+    def seen(self) -> Seen:
+        """Return what was measured."""
+        waits = np.concatenate(self.waits)
+        return Seen(
+            len(self.took), len(waits), _figures(waits), _figures(self.took), self.tail_rows
+        )
+
+    def _note(self, symbol: str, answer: Answer) -> None:
+        self.newest[symbol] = int(checked(answer)[-1])
+        self.since[symbol] = answer.frame["timestamp"][-1]
+        self.tail_rows = max(self.tail_rows, answer.complete_to["trades_v2"].tail_rows)
+
+
+def checked(answer: Answer) -> npt.NDArray[np.int64]:
+    """Return the ids of an answer.
+
+    Raises:
+        AssertionError: one is missing or there twice, or Kafka had more when it was asked.
+    """
+    told = answer.complete_to["trades_v2"]
+    assert told.log and told.behind == 0 and told.reason is None, told.told()
+    ids = answer.frame["source_sequence"].to_numpy()
+    steps = np.diff(ids)
+    assert (steps == 1).all(), f"{(steps > 1).sum()} holes, {(steps < 1).sum()} doubles"
+    return ids
+
+
+def received_s(rows: pl.DataFrame) -> Floats:
+    """Return when each row was received, in seconds since the epoch."""
+    times: Floats = rows["ingestion_timestamp"].to_physical().to_numpy() / 1e6
+    return times
+
+
+def read(home: str, seconds: float) -> Seen:
+    """Ask for so long, and at the end for everything."""
+    reader = Reader()
+    with K2.open(home=home) as k2:
+        _begin(reader, k2)
+        end = time.monotonic() + seconds
+        for symbol in _in_turn(end):
+            reader.ask(k2, symbol)
+        for row in k2.sql(ALL).iter_rows(named=True):
+            assert row["rows"] == row["ids"] == row["span"], row
+    return reader.seen()
+
+
+def _in_turn(end: float) -> Iterator[str]:
+    while time.monotonic() < end:
+        yield from SYMBOLS
+
+
+def _begin(reader: Reader, k2: K2) -> None:
+    """Wait until the log is read and has trades of each symbol."""
+    deadline = time.monotonic() + BEGUN_S
+    while True:
+        try:
+            for symbol in SYMBOLS:
+                reader.begin(k2, symbol)
+            return
+        except (QueryError, AssertionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_S)
+
+
+def _figures(seconds: Floats | list[float]) -> list[float]:
+    return [float(one) for one in np.quantile(seconds, [0.5, 0.99, 1.0])]
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(read(sys.argv[1], float(sys.argv[2])))))
