@@ -128,6 +128,13 @@ def _ask_for_no_news(settings: Path) -> None:
     path.write_text('{"checkForUpdates": false, "doNotDisturbMode": true, "fetchNews": "false"}')
 
 
+def _leave_out_jupysql(config: Path) -> None:
+    """Its button's extension stumbles over its own settings at each start of the lab."""
+    path = config / "labconfig" / "page_config.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"disabledExtensions": {"jupysql-plugin": true}}')
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -146,6 +153,7 @@ def _server(folder: Path) -> Iterator[str]:
     """Run a JupyterLab of its own on the folder's notebooks; yield the copy's address."""
     token, port = secrets.token_hex(16), _free_port()
     _ask_for_no_news(folder / "lab-SETTINGS")
+    _leave_out_jupysql(folder / "config")
     names = ("CONFIG", "DATA", "RUNTIME")
     own = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in names}
     own |= {

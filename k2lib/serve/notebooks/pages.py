@@ -86,9 +86,11 @@ def write_page(executed: Path) -> Path:
     notebook = nbformat.read(executed, as_version=4)
     notebook.metadata["title"] = _entry(executed, notebook).title
     for output in figures(notebook):
-        output.data["text/html"] = plotly.io.to_html(
+        page_part = plotly.io.to_html(
             output.data[FIGURE], include_plotlyjs=False, full_html=False, validate=False
         )
+        # Alone: what is a widget too would be shown as one, which no page can bring to life.
+        output.data = NotebookNode({"text/html": page_part})
     text, _ = HTMLExporter(raw_template=TEMPLATE).from_notebook_node(notebook)
     page = executed.with_suffix(".html")
     page.write_text(text, encoding="utf-8")
