@@ -3,6 +3,7 @@
 Run: python -m bench.replay [rows]
 """
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -90,6 +91,13 @@ def best(name: str, rows: int, work: Callable[[], int]) -> Figure:
             raise RuntimeError(f"{name}: {done} rows of {rows}")
         figures.append(figure)
     return min(figures, key=lambda figure: figure.cpu_s)
+
+
+def run(build: Path, *, rows: int = ROWS) -> list[str]:
+    """Write a lake, replay it, and return the report's lines."""
+    home = build / "homes" / "bench-replay"
+    shutil.rmtree(home, ignore_errors=True)
+    return list(report(home, rows))
 
 
 def report(home: Path, rows: int = ROWS) -> Iterator[str]:
