@@ -7,7 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -233,8 +233,9 @@ def test_clients_and_subscriptions_are_limited(quiet: K2) -> None:
 
 def test_who_sends_too_many_messages_is_ended(quiet: K2) -> None:
     with served(quiet, rate_per_s=1, burst=5) as edge, listening(edge) as listener:
-        for _ in range(10):
-            listener.ask(subscribe=[BHP])
+        with suppress(ConnectionClosed):  # it may be over before all are sent
+            for _ in range(10):
+                listener.ask(subscribe=[BHP])
         assert listener.close_code() == 1008
 
 

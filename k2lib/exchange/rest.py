@@ -75,7 +75,8 @@ def answer(name: str, request: Request) -> str:
     hidden = request.market_data_only and name == "historicalTrades"
     if name not in ENDPOINTS or hidden:
         raise RestError(0, "Not found.", status=404)
-    check_names(request.params, known=ENDPOINTS[name].params)
+    # The keys of a multidict are each name once, its items every one.
+    check_names([name for name, _ in request.params.items()], known=ENDPOINTS[name].params)
     return ENDPOINTS[name].answer(request)
 
 
