@@ -3,18 +3,14 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import polars as pl
-from pyiceberg.table import Table
-
 from k2lib.closing import Closing
-from k2lib.errors import ConfigError, QueryError
+from k2lib.errors import ConfigError
 from k2lib.events import Event, OnEvent, log_event
 from k2lib.lake.sink_threads import make_sinks, run_sinks
-from k2lib.lake.tables import TABLES, load_table, open_catalog
+from k2lib.lake.tables import TABLES, open_catalog
 from k2lib.load.asx import load_asx
 from k2lib.load.report import LoadReport
 from k2lib.log.cluster import Cluster, read_properties
@@ -22,18 +18,8 @@ from k2lib.log.kafka import RemoteKafka
 from k2lib.log.source import LogSource, attach
 from k2lib.ops import services
 from k2lib.pipeline import Pipeline, Target
-from k2lib.query import as_of, bars
-from k2lib.query.as_of import AsOf
-from k2lib.query.complete import CompleteTo
-from k2lib.query.connection import Connection
-from k2lib.query.contiguity import contiguity
-from k2lib.query.difference import difference
 from k2lib.query.engine import Engine
-from k2lib.query.folding import Market
-from k2lib.query.frames import Params
-from k2lib.query.instruments import When
-from k2lib.query.stats import ask_symbols
-from k2lib.query.summary import ask_summary
+from k2lib.reads import Reads
 from k2lib.settings import Settings, read_settings
 from k2lib.sources.asx.reference import CorporateActions, read_corporate_actions
 from k2lib.sources.binance.venues import Venue, binance
@@ -43,7 +29,6 @@ if TYPE_CHECKING:  # what only a live feed or an archive needs is imported when 
     from k2lib.feed.options import FeedOptions
     from k2lib.feed.status import FeedStatus
     from k2lib.ops.watch import Watch
-    from k2lib.replay.player import Replay
     from k2lib.state import State
 
 
@@ -79,7 +64,7 @@ def choose_venue(settings: Settings) -> Venue:
     return binance() if ws is None or rest is None else binance(ws.split(","), rest.split(","))
 
 
-class K2(Closing):
+class K2(Reads, Closing):
     """Loads and reads market data; a context manager.
 
     Reading needs no Kafka; where one runs, answers have what only Kafka has yet. The first write
@@ -94,10 +79,10 @@ class K2(Closing):
         with_sinks: bool = True,
         on_event: OnEvent = log_event,
     ) -> None:
-        self.settings = settings
         self.kafka = choose_kafka(settings)
-        self.catalog = open_catalog(settings)
-        self.engine = Engine(self.catalog, find_log=self.find_log)
+        catalog = open_catalog(settings)
+        engine = Engine(catalog, find_log=self.find_log)
+        super().__init__(settings, catalog=catalog, engine=engine)
         self._reading: RemoteKafka | None = None
         self._with_sinks = with_sinks
         self._on_event = on_event
@@ -272,10 +257,6 @@ class K2(Closing):
         self.pipeline.settle() if self._with_sinks else self.pipeline.flush()
         return status
 
-    def contiguity(self, exchange: str | None = None) -> pl.DataFrame:
-        """Count the trade ids of each symbol in the lake; see `query.contiguity`."""
-        return contiguity(self.engine, exchange)
-
     def sink(
         self,
         tables: Sequence[str] | None = None,
@@ -316,174 +297,6 @@ class K2(Closing):
     def corporate_actions(self, reference: str | Path) -> CorporateActions:
         """Read dividends, splits and mergers of a reference folder; they are not stored."""
         return read_corporate_actions(Path(reference))
-
-    def trades(
-        self,
-        symbol: str,
-        *,
-        exchange: str | None = None,
-        start: When | None = None,
-        end: When | None = None,
-        as_of: AsOf | None = None,
-        last: int | None = None,
-        tail: bool = True,
-    ) -> pl.DataFrame:
-        """Return one instrument's trades of [start, end) in the order of events.
-
-        Args:
-            exchange: needed where the symbol is held at more than one.
-            start: aware datetime, or a date: the venue's trading date.
-            end: as `start`; not included.
-            as_of: snapshot id, tag or aware time: the table as it was then, without Kafka.
-            last: only so many of the newest.
-            tail: with what Kafka has and the lake has not; `complete_to` says up to where.
-        Raises:
-            QueryError: no such instrument, or more than one; the message names what there is.
-        """
-        return self.engine.trades(
-            symbol, exchange=exchange, start=start, end=end, as_of=as_of, last=last, tail=tail
-        )
-
-    def quotes(
-        self,
-        symbol: str,
-        *,
-        exchange: str | None = None,
-        start: When | None = None,
-        end: When | None = None,
-        as_of: AsOf | None = None,
-        last: int | None = None,
-        tail: bool = True,
-    ) -> pl.DataFrame:
-        """Return one instrument's quotes of [start, end) in the order of events; see `trades`."""
-        return self.engine.quotes(
-            symbol, exchange=exchange, start=start, end=end, as_of=as_of, last=last, tail=tail
-        )
-
-    def bars(
-        self,
-        symbol: str,
-        *,
-        every: str | timedelta = "1m",
-        exchange: str | None = None,
-        start: When | None = None,
-        end: When | None = None,
-        as_of: AsOf | None = None,
-        market: Market = "all",
-        tail: bool = True,
-    ) -> pl.DataFrame:
-        """Fold one instrument's trades into OHLCV bars; see `query.bars.bars`."""
-        return bars.bars(
-            self.engine,
-            symbol,
-            every=every,
-            exchange=exchange,
-            start=start,
-            end=end,
-            as_of=as_of,
-            market=market,
-            tail=tail,
-        )
-
-    def sql(
-        self,
-        text: str,
-        params: Params | None = None,
-        *,
-        start: When | None = None,
-        end: When | None = None,
-        tail: bool = True,
-    ) -> pl.DataFrame:
-        """Run SQL over `trades_v2`, `quotes_v2`, `reference_v2`, `dead_letters`, `gaps`, bars.
-
-        Args:
-            start, end: trades, quotes and bars have only `[start, end)`, and no file of other times
-                is opened; a date is of UTC, since no one venue is asked for.
-            tail: `trades_v2`, `quotes_v2` and `gaps` with what Kafka has and the lake has not;
-                `lake.<table>` is the table alone.
-        """
-        return self.engine.sql(text, params, start=start, end=end, tail=tail)
-
-    def replay(
-        self,
-        symbols: str | Sequence[str],
-        *,
-        start: When,
-        end: When,
-        exchange: str | None = None,
-        kinds: Sequence[str] = ("trades", "quotes"),
-        speed: float | None = None,
-        as_of: AsOf | None = None,
-        tail: bool = False,
-    ) -> "Replay":
-        """Replay what was traded and quoted, in the order of events; see `replay.replay`."""
-        from k2lib.replay.player import replay
-
-        return replay(
-            self.engine,
-            symbols,
-            start=start,
-            end=end,
-            exchange=exchange,
-            kinds=kinds,
-            speed=speed,
-            as_of=as_of,
-            tail=tail,
-        )
-
-    def connection(self, *, tail: bool = True) -> Connection:
-        """Return a DB-API connection, for JupySQL and other tools; what it reads is as `sql`'s."""
-        return Connection(self.engine, tail=tail)
-
-    def summary(
-        self,
-        symbol: str,
-        day: date,
-        *,
-        exchange: str | None = None,
-        as_of: AsOf | None = None,
-        market: Market = "all",
-        tail: bool = True,
-    ) -> pl.DataFrame:
-        """Return one trading date of one instrument as a row; see `query.summary`."""
-        return ask_summary(
-            self.engine,
-            symbol,
-            day,
-            exchange=exchange,
-            as_of=as_of,
-            market=market,
-            tail=tail,
-        ).frame
-
-    def symbols(self, table: str = "trades_v2", *, tail: bool = True) -> pl.DataFrame:
-        """List the instruments a table holds, with rows, first and last; see `query.stats`."""
-        return ask_symbols(self.engine, table=table, tail=tail).frame
-
-    def complete_to(self, table: str = "trades_v2") -> CompleteTo:
-        """Say up to which offsets and event time an answer of this moment is complete."""
-        return self.engine.look(table).complete_to
-
-    def snapshots(self, table: str = "trades_v2") -> pl.DataFrame:
-        """List the snapshots kept of a table, newest first, with rows, cause and offsets."""
-        return as_of.snapshots(self.table(table))
-
-    def difference(self, before: AsOf, after: AsOf, *, table: str = "trades_v2") -> pl.DataFrame:
-        """Return the rows by which two snapshots of a table differ; see `query.difference`."""
-        return difference(self.engine, self.table(table), before, after)
-
-    def table(self, name: str) -> Table:
-        """Return the Iceberg table itself, for Polars, pyiceberg and other engines.
-
-        Raises:
-            QueryError: nothing was written to it yet, or there is no such table.
-        """
-        if name not in TABLES:
-            raise QueryError(f"no table {name}; there are {', '.join(TABLES)}")
-        table = load_table(self.catalog, name)
-        if table is None:
-            raise QueryError(f"{name} is empty: nothing was loaded into {self.settings.home} yet")
-        return table
 
     def find_log(self) -> LogSource:
         """Find the log that goes with the lake: what runs here, or where its writer lives.

@@ -122,7 +122,7 @@ class Engine(Closing):
         Raises:
             QueryError: DuckDB refuses it; the message is DuckDB's.
         """
-        views = self._views
+        views, wanted = self._views, span(start, end)
         hybrid = views.hybrid_named(text) if tail else set()
         seen = {name: self.look(name, tail=name in hybrid) for name in views.tables_named(text)}
         with self._cursor() as cursor:
@@ -133,7 +133,7 @@ class Engine(Closing):
                 # The transaction holds on to the views from its first look at the catalog.
                 cursor.execute("SELECT lake.moment()").fetchall()
             for name, one in seen.items():
-                self._show_here(cursor, name, one, span(start, end))
+                self._show_here(cursor, name, one, wanted)
             frame = fetch_frame(cursor, text, params)
             cursor.commit()
         views.remember(text, hybrid)
