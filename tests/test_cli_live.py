@@ -325,6 +325,9 @@ def test_a_simulated_exchange_says_how_it_is_reached_and_what_it_made(tmp_path: 
         reply = httpx2.post(told["control"], json={"name": "void", "n": 3})
         urls = told["K2_BINANCE_REST_URLS"].split(",")
         pings = [httpx2.get(f"{url}/api/v3/ping").status_code for url in urls]
+        newest = f"{urls[0]}/api/v3/trades?symbol=BTCUSDT&limit=1"
+        before = httpx2.get(newest).json()
+        wait_until(lambda: httpx2.get(newest).json() != before)
         process.terminate()
         out, err = process.communicate(timeout=60)
     assert (process.returncode, reply.status_code, pings) == (0, 200, [200, 200]), err
