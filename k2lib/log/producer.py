@@ -21,7 +21,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "acks": "all",
     "partitioner": "murmur2_random",
     "delivery.report.only.error": True,
-    "linger.ms": 20,
+    "linger.ms": 5,
     "batch.size": 256 * 1024,
     "compression.type": "lz4",
     "queue.buffering.max.messages": QUEUE_MESSAGES + SLICE_ROWS,

@@ -29,12 +29,15 @@ from k2lib.query.seen import Seen
 from k2lib.query.selection import (
     Rows,
     Selection,
+    columns_of,
+    in_order,
     in_order_sql,
     in_span,
     instruments,
     last_sql,
+    of_instrument,
     tail_columns,
-    where,
+    venues_of,
 )
 from k2lib.query.stored import Stored
 from k2lib.query.tails import Tails
@@ -245,7 +248,7 @@ class Engine(Closing):
             return chosen.answer(self._last(chosen, last))
         if first is not None:
             return chosen.answer(self._first(chosen, first))
-        return chosen.answer(self.fetch(in_order_sql(chosen.sql), chosen))
+        return chosen.answer(self._in_order(chosen))
 
     def select(
         self,
@@ -261,19 +264,27 @@ class Engine(Closing):
     ) -> Selection:
         """Find what holds an instrument's rows; the arguments are those of `trades`."""
         seen = self.look(name, as_of=as_of, tail=tail)
-        of_symbol = where(seen.rows, "symbol", symbol)
         held_at = self._venues(seen, symbol, exchange)
         wanted = want(
             symbol, pick_exchange(symbol, exchange, held_at=held_at), start=start, end=end
         ).behind(after)
-        rows = in_span(where(of_symbol, "exchange", wanted.exchange), wanted)
+        rows = of_instrument(seen.rows, wanted)
         files = self._stored.files_of(seen, wanted)
 
         def lake_sql(some: Sequence[StoredFile]) -> str:
             return f"SELECT * FROM ({self._stored.sql(seen, some)}) WHERE {wanted.where_sql}"
 
         parts = (lake_sql(files), *_tail_sql(seen, rows, f" WHERE {wanted.where_sql}"))
-        return Selection(parts, rows, seen.complete_to, wanted.exchange, files, lake_sql)
+        return Selection(
+            parts,
+            rows,
+            seen.complete_to,
+            exchange=wanted.exchange,
+            columns=columns_of(seen),
+            files=files,
+            lake_sql=lake_sql,
+            after=after,
+        )
 
     def rows(self, seen: Seen, *, row_filter: BooleanExpression = ALL_ROWS) -> Rows:
         """Return what holds a table's rows of a filter, and more: they still need filtering."""
@@ -282,8 +293,7 @@ class Engine(Closing):
 
     def venues(self, seen: Seen, symbol: str) -> list[str]:
         """Return the venues at which a table holds a symbol, sorted; none where it does not."""
-        in_tail = where(seen.rows, "symbol", symbol)["exchange"].to_pylist()
-        return sorted({*self._stored.venues(seen, symbol), *in_tail})
+        return sorted({*self._stored.venues(seen, symbol), *venues_of(seen.rows, symbol)})
 
     def held(self, seen: Seen) -> list[str]:
         """Return instruments that a table holds, as `exchange:symbol`: some, the first for sure."""
@@ -302,23 +312,31 @@ class Engine(Closing):
         """Read back from the newest until no file left out can have more of the rows wanted."""
         for files, rest_us in from_newest(chosen.files, chosen.since_us(count)):
             some = chosen.newest(count).within(files)
+            if some.is_of_tail:
+                return in_order(some.tail).tail(count)
             frame = self.fetch(last_sql(some, count), some)
             if has_last(frame, count, rest_us=rest_us):
                 break
         return frame
 
+    def _in_order(self, chosen: Selection, *, first: int | None = None) -> pl.DataFrame:
+        if chosen.is_of_tail:
+            rows = in_order(chosen.tail)
+            return rows if first is None else rows.head(first)
+        return self.fetch(in_order_sql(chosen.sql, first=first), chosen)
+
     def _first(self, chosen: Selection, count: int) -> pl.DataFrame:
         for files, rest_us in from_oldest(chosen.files):
             some = chosen.within(files)
-            frame = self.fetch(in_order_sql(some.sql, first=count), some)
+            frame = self._in_order(some, first=count)
             if has_first(frame, count, rest_us=rest_us):
                 break
         return frame
 
     def _venues(self, seen: Seen, symbol: str, exchange: str | None) -> list[str]:
-        in_tail = set(where(seen.rows, "symbol", symbol)["exchange"].to_pylist())
+        in_tail = venues_of(seen.rows, symbol)
         if exchange in in_tail:
-            return sorted(in_tail)
+            return in_tail
         venues = self.venues(seen, symbol)
         if not venues:
             raise no_such_symbol(symbol, table=seen.complete_to.table, held=self.held(seen))

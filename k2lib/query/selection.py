@@ -14,6 +14,7 @@ from k2lib.lake.scan import StoredFile
 from k2lib.lake.tables import ORDER
 from k2lib.query.complete import Answer, CompleteTo
 from k2lib.query.instruments import Span, Wanted
+from k2lib.query.paging import Key
 from k2lib.query.seen import Seen
 
 IN_ORDER: Final = ", ".join(f"{name} ASC NULLS FIRST" for name in ORDER)
@@ -46,17 +47,27 @@ class Selection(Rows):
     """The rows of one instrument: of its symbol, at this venue.
 
     Attributes:
+        columns: of the table.
         files: those of the lake that can have some.
         lake_sql: the SELECT of its rows in some of the files.
+        after: a row that they come behind; of the tail's rows `parts` leaves out the others.
     """
 
     exchange: str
+    columns: Sequence[str]
     files: Sequence[StoredFile]
     lake_sql: Callable[[Sequence[StoredFile]], str]
+    after: Key | None = None
 
     def within(self, files: Sequence[StoredFile]) -> "Selection":
         """Return it without the lake's other files."""
         return replace(self, files=files, parts=(self.lake_sql(files), *self.parts[1:]))
+
+    @property
+    def is_of_tail(self) -> bool:
+        """Whether the tail has all of them, with all columns, and nothing else."""
+        same = self.tail.column_names == list(self.columns)
+        return same and not self.files and self.after is None
 
     def newest(self, count: int) -> "Selection":
         """Return it without the rows of the tail that are not among its newest so many.
@@ -79,9 +90,24 @@ class Selection(Rows):
         return int(np.partition(_times_us(self.tail), place)[place])
 
 
-def where(rows: pa.Table, column: str, value: str) -> pa.Table:
-    """Return the rows with this value."""
-    return rows.filter(pc.equal(rows[column], value))
+def venues_of(rows: pa.Table, symbol: str) -> list[str]:
+    """Return the exchanges of a symbol's rows."""
+    found: list[str] = (
+        rows["exchange"].filter(pc.equal(rows["symbol"], symbol)).unique().to_pylist()
+    )
+    return found
+
+
+def of_instrument(rows: pa.Table, wanted: Wanted) -> pa.Table:
+    """Return the rows of one instrument in its span."""
+    is_wanted = pc.and_(
+        pc.equal(rows["symbol"], wanted.symbol), pc.equal(rows["exchange"], wanted.exchange)
+    )
+    if wanted.start is not None:
+        is_wanted = pc.and_(is_wanted, pc.greater_equal(rows["timestamp"], wanted.start))
+    if wanted.end is not None:
+        is_wanted = pc.and_(is_wanted, pc.less(rows["timestamp"], wanted.end))
+    return rows.filter(is_wanted)
 
 
 def instruments(rows: pa.Table) -> set[str]:
@@ -90,13 +116,21 @@ def instruments(rows: pa.Table) -> set[str]:
     return {":".join(pair) for pair in pairs.rows()}
 
 
-def in_span(rows: pa.Table, wanted: Wanted | Span) -> pa.Table:
+def in_span(rows: pa.Table, wanted: Span) -> pa.Table:
     """Return the rows of the span that is wanted."""
     if wanted.start is not None:
         rows = rows.filter(pc.greater_equal(rows["timestamp"], wanted.start))
     if wanted.end is not None:
         rows = rows.filter(pc.less(rows["timestamp"], wanted.end))
     return rows
+
+
+def columns_of(seen: Seen) -> list[str]:
+    """Return the columns that an answer has: the table's, and the record's where there is none."""
+    if seen.table is None:
+        names: list[str] = seen.rows.column_names
+        return names
+    return [field.name for field in seen.table.schema().fields]
 
 
 def tail_columns(seen: Seen) -> str:
@@ -111,6 +145,11 @@ def in_order_sql(rows: str, *, first: int | None = None) -> str:
     """Return the SELECT of rows in the order of events, or of the first so many."""
     limit = "" if first is None else f" LIMIT {first}"
     return f"SELECT * FROM ({rows}) ORDER BY {IN_ORDER}{limit}"
+
+
+def in_order(rows: pa.Table) -> pl.DataFrame:
+    """Return rows of the tail in the order of events, as the same SELECT would."""
+    return pl.DataFrame(rows).sort(ORDER, nulls_last=False)
 
 
 def last_sql(chosen: Selection, last: int) -> str:
