@@ -20,6 +20,7 @@ OPTIONS: Final = {
     "queued.max.messages.kbytes": 64 * 1024,
 }
 MESSAGES: Final = 5_000
+GATHER_S: Final = 0.005
 # The embedded broker lets a fetch that finds nothing wait to its end, whatever arrives meanwhile.
 EMBEDDED_WAIT_MS: Final = 10
 
@@ -102,6 +103,18 @@ class TopicReader(Closing):
             for place, offset in last.items()
         }
         return Messages([message.value() for message in messages], ends, messages)
+
+    def gather(self, timeout_s: float, *, limit: int = MESSAGES) -> Messages:
+        """Return what has arrived, a few milliseconds of it, so that it is decoded together.
+
+        Raises:
+            TransientError: as `read`.
+        """
+        first = self.read(timeout_s, limit=1)
+        if not first.ends:
+            return first
+        more = self.read(GATHER_S, limit=limit)
+        return Messages(first.values + more.values, first.ends | more.ends, first.raw + more.raw)
 
     def lag(self, ends: Mapping[Place, int]) -> int:
         """Return how many records lie beyond these offsets, as the last answers of Kafka told."""

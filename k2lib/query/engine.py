@@ -72,7 +72,6 @@ class Engine(Closing):
             find_log: returns where Kafka is now; by default there is none.
             guard: what a query may take and touch, where strangers ask.
         """
-        self._catalog = catalog
         self._guard = guard
         plans = PlanCache()
         self._lock = threading.Lock()

@@ -26,7 +26,6 @@ from k2lib.query.seen import Seen, of_lake
 from k2lib.query.standing import NewestTimes, Standing
 
 POLL_S: Final = 0.1
-GATHER_S: Final = 0.005
 LOOK_S: Final = 5.0
 PRUNE_S: Final = 1.0
 RETRY_S: Final = 1.0
@@ -250,7 +249,7 @@ class Tail(Closing):
             if self._is_full():
                 self._stop.wait(POLL_S)
             else:
-                self._append(held, _gather(reader))
+                self._append(held, reader.gather(POLL_S))
 
     def _append(self, held: Held, messages: Messages) -> None:
         if not messages.ends:
@@ -287,15 +286,6 @@ class Tail(Closing):
             if new:
                 reader.assign({place: one.end for place, one in held.reached.items()})
             self._changed.notify_all()
-
-
-def _gather(reader: TopicReader) -> Messages:
-    """Return what has arrived, a few milliseconds of it, so that it is decoded together."""
-    first = reader.read(POLL_S, limit=1)
-    if not first.ends:
-        return first
-    more = reader.read(GATHER_S)
-    return Messages(first.values + more.values, first.ends | more.ends, first.raw + more.raw)
 
 
 def _behind(marks: Ends, ends: Ends) -> int:

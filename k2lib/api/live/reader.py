@@ -23,7 +23,6 @@ from k2lib.model.codec import decode
 
 LOG: Final = logging.getLogger("k2lib.api")
 POLL_S: Final = 0.1
-GATHER_S: Final = 0.005
 LOOK_S: Final = 1.0
 RETRY_S: Final = 1.0
 READ_AT_ONCE: Final = 1000
@@ -150,7 +149,7 @@ class Live(Closing):
                 if version != known:
                     self._send(State(live=True, version=version, missed=self._missed))
                 looked, known, self._missed = time.monotonic(), version, False
-            self._pass_on(_gather(reader), source, wanted)
+            self._pass_on(reader.gather(POLL_S, limit=READ_AT_ONCE), source, wanted)
 
     def _follow(self, reader: TopicReader, admin: AdminClient, wanted: frozenset[Wanted]) -> None:
         venues = _venues(wanted)
@@ -180,15 +179,6 @@ class Live(Closing):
             if self._unhandled.acquire(timeout=POLL_S):
                 self._tell(self, told)
                 return
-
-
-def _gather(reader: TopicReader) -> Messages:
-    """Return what has arrived, a few milliseconds of it, so that it is decoded together."""
-    first = reader.read(POLL_S, limit=1)
-    if not first.ends:
-        return first
-    more = reader.read(GATHER_S, limit=READ_AT_ONCE)
-    return Messages(first.values + more.values, first.ends | more.ends, first.raw + more.raw)
 
 
 def _by_kind(messages: Messages, symbols: set[bytes]) -> dict[str, list[bytes | None]]:
