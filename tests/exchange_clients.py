@@ -98,12 +98,13 @@ def get(exchange: OfflineExchange, path: str, *, host: int = 0, **params: Any) -
     return httpx2.get(exchange.rest_urls[host] + path, params=params or None, verify=_PUBLIC)
 
 
-def pass_time(exchange: OfflineExchange, clock: SetClock, seconds: float) -> None:
-    """Let time pass, and wait until the exchange has done what it brings."""
+def pass_time(exchange: OfflineExchange, clock: SetClock, seconds: float) -> int:
+    """Let time pass, wait until the exchange has done what it brings, and count its trades."""
+    made = exchange.truth("BTCUSDT").last_id
     clock.advance(seconds)
-    book = exchange.book("BTCUSDT")
-    due = book.sequence.next_id(int(clock.now * 1e6)) - 1
+    due = exchange.book("BTCUSDT").sequence.next_id(int(clock.now * 1e6)) - 1
     wait_until(lambda: exchange.truth("BTCUSDT").last_id >= due)
+    return due - made
 
 
 def historical(exchange: OfflineExchange, from_id: int, *, limit: int = 1000) -> list[int]:

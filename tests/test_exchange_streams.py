@@ -18,6 +18,7 @@ from exchange_clients import (
     consecutive,
     get,
     mute_pongs,
+    pass_time,
     received,
     rest_of_frames,
     stream,
@@ -239,17 +240,21 @@ def test_too_many_attempts_are_refused_for_a_while(clock: SetClock) -> None:
 
 
 @pytest.mark.slow
-def test_a_slow_reader_is_cut_off_and_hurts_no_other() -> None:
+def test_a_slow_reader_is_cut_off_and_hurts_no_other(clock: SetClock) -> None:
     limits = Limits(buffer_bytes=1_000_000)
     with (
-        OfflineExchange(["BTCUSDT"], rate=20_000.0, limits=limits) as exchange,
+        OfflineExchange(["BTCUSDT"], rate=20_000.0, limits=limits, clock=clock) as exchange,
         stream(exchange, max_queue=1, sock=narrow(exchange)) as slow,
         stream(exchange) as quick,
     ):
-        assert consecutive(trade_ids(quick, 30_000))
+        ids: list[int] = []
+        for _ in range(40):
+            ids += trade_ids(quick, pass_time(exchange, clock, 0.05))
+        assert len(ids) > 30_000
+        assert consecutive(ids)
         frames, end = rest_of_frames(slow)
     assert end.rcvd is None
-    assert len(frames) < 30_000
+    assert len(frames) < len(ids)
 
 
 def narrow(exchange: OfflineExchange) -> socket.socket:
