@@ -54,6 +54,22 @@ def test_sql_sees_rows_appended_since(catalog: Catalog, engine: Engine) -> None:
     assert counts == [1, 2, 3]
 
 
+def test_only_sql_over_a_whole_lake_keeps_footers(catalog: Catalog, engine: Engine) -> None:
+    for number in range(5):
+        append(catalog, [trade(number)])
+    for _ in range(2):
+        assert len(engine.trades("BHP", last=5)) == 5
+        assert engine.sql("SELECT count(*) FROM trades_v2", start=at(0)).item() == 5
+    few = footer_bytes(engine)
+    assert engine.sql("SELECT max(price) FROM trades_v2 WHERE symbol > 'B'").height == 1
+    assert few < 5_000 < footer_bytes(engine)
+
+
+def footer_bytes(engine: Engine) -> int:
+    held = "SELECT sum(memory_usage_bytes)::BIGINT FROM duckdb_memory() WHERE tag = 'OBJECT_CACHE'"
+    return int(engine.sql(held, start=at(0)).item())
+
+
 def test_sql_sees_a_column_added_since(catalog: Catalog, engine: Engine) -> None:
     table = append(catalog, [trade(1)])
     assert "broker" not in engine.sql("SELECT * FROM trades_v2").columns
