@@ -185,8 +185,13 @@ class Pipeline(Closing):
         self._sinks.look()
 
     def _pace(self, size: int) -> None:
-        """Keep at most two windows ahead of the tables, so that the log never drops the unread."""
+        """Keep at most two windows ahead of the tables, so that the log never drops the unread.
+
+        Half a window on, the sinks are asked for the window before: a steady flow never waits.
+        """
         self._ahead += size
+        if self._ahead > self._kafka.window_bytes // 2:
+            self._sinks.commit_early()
         if self._ahead > self._kafka.window_bytes:
             self._producer.flush()
             sent = self._high_watermarks()

@@ -88,6 +88,14 @@ def test_settling_tells_what_is_missing(settings: Settings, kafka_settings: dict
     assert stored(settings) == message_ids(10)
 
 
+def test_half_a_window_on_the_sink_is_asked_not_to_wait_for_its_interval(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, commit_interval_s=600)
+    with open_pipeline(settings, {}) as pipeline:
+        pipeline.produce(TRADES_TOPIC, many_trades(10_000), TRADE)
+        wait_until(lambda: len(stored(settings)) > 0)
+    assert stored(settings) == message_ids(10_000)
+
+
 def test_dead_letters_of_the_sinks_are_waited_for(pipeline: Pipeline, settings: Settings) -> None:
     pipeline.produce(TRADES_TOPIC, many_trades(10), TRADE)
     client = Producer(pipeline.cluster.client())

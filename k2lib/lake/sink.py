@@ -24,6 +24,8 @@ from k2lib.log.registry import Registry
 LOOK_S: Final = 5.0
 POLL_S: Final = 0.2
 HURRIED_POLL_S: Final = 0.02
+# Asked to commit early, a sink does so with what is at least so old: each commit has its price.
+EARLY_S: Final = 0.25
 RETRY_S: Final = 1.0
 # A sink that failed and then has nothing to write for so long works again.
 QUIET_S: Final = 2.0
@@ -48,6 +50,7 @@ class Sink:
     ) -> None:
         self.spec = spec
         self.hurry = threading.Event()
+        self.early = threading.Event()
         self.look = threading.Event()
         self._catalog = catalog
         self._cluster = cluster
@@ -118,6 +121,7 @@ class Sink:
             limit = self._max_rows - session.pending.n_messages
             n_read = session.read(HURRIED_POLL_S if hurried else POLL_S, limit=limit)
             if session.pending.read and self._is_due(session, idle=hurried and not n_read):
+                self.early.clear()
                 session.commit()
                 self._paused = False
                 after_commit(n_read >= MESSAGES)
@@ -133,7 +137,8 @@ class Sink:
     def _is_due(self, session: Session, *, idle: bool) -> bool:
         waited_s = time.monotonic() - session.pending.since
         full = session.pending.n_messages >= self._max_rows
-        return idle or full or waited_s >= self._interval_s
+        early = self.early.is_set() and waited_s >= EARLY_S
+        return idle or full or early or waited_s >= self._interval_s
 
 
 def lock_path(run_folder: Path, table: str) -> Path:

@@ -51,6 +51,11 @@ class SinkThreads:
         for sink in self._sinks:
             sink.hurry.set() if yes else sink.hurry.clear()
 
+    def commit_early(self) -> None:
+        """Let the sinks commit soon what they have by now, before their interval is over."""
+        for sink in self._sinks:
+            sink.early.set()
+
     def stop(self) -> None:
         """Let the sinks commit what they have read, and wait for them."""
         self._stop.set()
