@@ -135,7 +135,9 @@ def test_what_says_nothing_of_the_feed_is_ignored(heard: Heard) -> None:
 def test_the_tape_keeps_the_newest_trades_of_each_symbol(heard: Heard) -> None:
     few = [trade(0, symbol=ETH, price=Decimal("7.5"), side="SELL")]
     many = [trade(number, symbol=BTC, price=Decimal(number)) for number in range(1, 501)]
-    heard.board.show(rows_table(few + many))
+    heard.board.show(ETH, rows_table(few))
+    for rows in (many[:30], many[30:]):
+        heard.board.show(BTC, rows_table(rows))
     btc, eth = heard.board.look().symbols
     assert [row.price for row in btc.tape] == [Decimal(n) for n in range(451, 501)]
     assert len(btc.tape) == TAPE_ROWS and btc.last_price == Decimal(500)
@@ -147,7 +149,7 @@ def test_the_tape_keeps_the_newest_trades_of_each_symbol(heard: Heard) -> None:
 
 
 def test_a_status_can_be_written_as_json(heard: Heard) -> None:
-    heard.board.show(rows_table([trade(1, symbol=BTC)]))
+    heard.board.show(BTC, rows_table([trade(1, symbol=BTC)]))
     status = heard.board.look()
     written = json.loads(msgspec.json.encode(status.as_json()))
     assert written["symbols"][0]["last_price"] == "36.67000000"

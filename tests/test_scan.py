@@ -59,6 +59,28 @@ def test_cache_plans_a_new_snapshot_again(catalog: Catalog) -> None:
     assert len(before) == 1
 
 
+def test_cache_lists_what_pyiceberg_plans_whatever_was_listed_before(catalog: Catalog) -> None:
+    snapshots = []
+    for number in range(6):
+        table = append(catalog, [trade(number, symbol=f"S{number}"), trade(number + 10)])
+        snapshots.append(table.metadata.current_snapshot_id)
+    table.delete(EqualTo("symbol", "S2"))
+    snapshots.append(table.metadata.current_snapshot_id)
+    plans = PlanCache()
+    for at_snapshot in (*snapshots, None, *snapshots[::-2], snapshots[3]):
+        listed = plans.stored(table, snapshot_id=at_snapshot)
+        assert listed == stored_files(table, snapshot_id=at_snapshot)
+
+
+def test_cache_reads_no_manifest_twice(catalog: Catalog) -> None:
+    plans = PlanCache()
+    first = append(catalog, [trade(1)])
+    [known] = plans.stored(first)
+    for manifest in first.current_snapshot().manifests(first.io):
+        Path(manifest.manifest_path.removeprefix("file://")).unlink()
+    assert known in plans.stored(append(catalog, [trade(2)]))
+
+
 def test_cache_keeps_its_newest_plans(catalog: Catalog) -> None:
     plans = PlanCache(limit=1)
     table = append(catalog, [trade(1)])

@@ -2,14 +2,14 @@
 
 import os
 import threading
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from lake_rows import rows_table, trade
 
 from k2lib.events import Event
-from k2lib.feed.status import Board, TapeRow
+from k2lib.feed.status import TAPE, Board, TapeRow
 from k2lib.feed.told import read_told, tell_status, told_path
 
 
@@ -29,12 +29,13 @@ def test_what_was_told_is_read_with_the_pid(tmp_path: Path) -> None:
 
 
 def test_prices_and_times_come_back_as_they_were(tmp_path: Path) -> None:
-    made = board()
-    row = TapeRow(datetime(2026, 3, 14, 12, tzinfo=UTC), Decimal("1.50000000"), Decimal(2), "BUY")
-    made._symbols["BTCUSDT"].tape.append(row)
+    made, kept = board(), trade(1, symbol="BTCUSDT", price=Decimal("1.50000000"))
+    made.show("BTCUSDT", rows_table([kept]))
     tell_status(told_path(tmp_path), made.look())
     told = read_told(told_path(tmp_path))
-    assert told is not None and told.status.symbols[0].tape == (row,)
+    assert told is not None and told.status.symbols[0].tape == (
+        TapeRow(**{n: kept[n] for n in TAPE}),
+    )
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", '{"pid": 1, "status": {}}', "\xff"])

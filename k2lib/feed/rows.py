@@ -123,17 +123,19 @@ class Rows:
         self._refuse(parsed.refused)
 
     def _produce_trades(self, trades: pa.Table, host: str) -> None:
-        new = np.ones(trades.num_rows, bool)
+        new, shown = np.ones(trades.num_rows, bool), {}
         for symbol, places, rows in _by_symbol(trades):
             fresh = self._book.add(symbol, _ids(rows), _times_us(rows))
             new[places] = fresh
+            shown[symbol] = rows if fresh.all() else rows.filter(pa.array(fresh))
             self._received(symbol, "trade", rows, host)
             if repeated := int(rows.num_rows - fresh.sum()):
                 self._tell("frames_repeated", symbol=symbol, count=repeated)
         kept = trades if new.all() else trades.filter(pa.array(new))
         if kept.num_rows:
             self._pipeline.produce(self._trades, kept, TRADE)
-            self._board.show(kept)
+            for symbol, rows in shown.items():
+                self._board.show(symbol, rows)
 
     def _received(self, symbol: str, kind: str, rows: pa.Table, host: str) -> None:
         self._seen(symbol, kind)

@@ -10,11 +10,11 @@ from decimal import Decimal
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from k2lib.events import Event
 
 TAPE_ROWS: Final = 50
+TAPE: Final = ["timestamp", "price", "quantity", "side"]
 RATE_S: Final = 5.0
 
 
@@ -93,7 +93,7 @@ class _Symbol:
 
     counts: Counter[str] = field(default_factory=Counter)
     arrivals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=5000))
-    tape: deque[TapeRow] = field(default_factory=lambda: deque(maxlen=TAPE_ROWS))
+    tape: pa.Table | None = None
     gaps: set[str] = field(default_factory=set)
     lag_s: float | None = None
     is_stale: bool = False
@@ -128,15 +128,13 @@ class Board:
             with self._lock:
                 handler(event.fields)
 
-    def show(self, trades: pa.Table) -> None:
-        """Put the newest of these trades on the tape; rows of `schemas.TRADE`."""
-        names = ["timestamp", "price", "quantity", "side"]
-        for symbol in pc.unique(trades["symbol"]).to_pylist():
-            mine = trades.select(names).filter(pc.equal(trades["symbol"], symbol))
-            newest = mine.slice(max(0, mine.num_rows - TAPE_ROWS))
-            rows = zip(*(newest[name].to_pylist() for name in names), strict=True)
-            with self._lock:
-                self._symbols[symbol].tape.extend(TapeRow(*values) for values in rows)
+    def show(self, symbol: str, trades: pa.Table) -> None:
+        """Put the newest of a symbol's trades on its tape; rows of `schemas.TRADE`."""
+        rows = trades.select(TAPE)
+        one = self._symbols[symbol]
+        with self._lock:
+            tape = rows if one.tape is None else pa.concat_tables([one.tape, rows])
+            one.tape = tape.slice(max(0, tape.num_rows - TAPE_ROWS))
 
     def look(self) -> FeedStatus:
         """Return where the feed stands now."""
@@ -249,7 +247,8 @@ class Board:
 def _symbol_status(symbol: str, one: _Symbol) -> SymbolStatus:
     since = time.monotonic() - RATE_S
     recent = sum(count for when, count in one.arrivals if when >= since)
-    newest = one.tape[-1] if one.tape else None
+    tape = () if one.tape is None else tuple(TapeRow(**row) for row in one.tape.to_pylist())
+    newest = tape[-1] if tape else None
     return SymbolStatus(
         symbol,
         trades_per_s=recent / RATE_S,
@@ -259,6 +258,6 @@ def _symbol_status(symbol: str, one: _Symbol) -> SymbolStatus:
         last_time=newest.timestamp if newest else None,
         is_stale=one.is_stale,
         gaps_open=len(one.gaps),
-        tape=tuple(one.tape),
+        tape=tape,
         **one.counts,
     )

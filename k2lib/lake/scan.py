@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Final
+from uuid import UUID
 
 import duckdb
 import pyarrow as pa
 from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression, LiteralPredicate
-from pyiceberg.manifest import DataFile
+from pyiceberg.manifest import DataFile, ManifestContent
 from pyiceberg.table import Table
 from pyiceberg.types import NestedField, PrimitiveType
 
@@ -60,12 +62,14 @@ class StoredFile:
 class PlanCache:
     """The file lists planned last, so that asking again reads no manifest.
 
-    What a snapshot holds never changes: an entry stays right as long as it is kept.
+    What a snapshot holds never changes: an entry stays right as long as it is kept. Nor does a
+    manifest: of the next snapshot, only those are read that the one listed before it had not.
     """
 
     def __init__(self, limit: int = 64) -> None:
         self._limit = limit
         self._plans: OrderedDict[tuple[object, ...], list[StoredFile]] = OrderedDict()
+        self._manifests: dict[UUID, dict[str, list[StoredFile]]] = {}
         self._lock = threading.Lock()
 
     def files(
@@ -91,11 +95,30 @@ class PlanCache:
         key = (table.metadata.table_uuid, at, str(row_filter))
         with self._lock:
             if key not in self._plans:
-                self._plans[key] = stored_files(table, row_filter=row_filter, snapshot_id=at)
+                self._plans[key] = (
+                    self._listed(table, at)
+                    if row_filter == ALL_ROWS
+                    else stored_files(table, row_filter=row_filter, snapshot_id=at)
+                )
             self._plans.move_to_end(key)
             while len(self._plans) > self._limit:
                 self._plans.popitem(last=False)
             return self._plans[key]
+
+    def _listed(self, table: Table, snapshot_id: int | None) -> list[StoredFile]:
+        snapshot = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
+        manifests = [] if snapshot is None else snapshot.manifests(table.io)
+        if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
+            raise _deletes_error(table)
+        known = self._manifests.get(table.metadata.table_uuid, {})
+        self._manifests[table.metadata.table_uuid] = listed = {
+            manifest.manifest_path: known.get(manifest.manifest_path)
+            or [
+                _stored(table, entry.data_file) for entry in manifest.fetch_manifest_entry(table.io)
+            ]
+            for manifest in manifests
+        }
+        return sorted(chain.from_iterable(listed.values()), key=lambda file: file.path)
 
 
 def newest_snapshot_id(table: Table) -> int | None:
@@ -133,10 +156,7 @@ def stored_files(
     """
     tasks = list(table.scan(row_filter=row_filter, snapshot_id=snapshot_id).plan_files())
     if any(task.delete_files for task in tasks):
-        raise QueryError(
-            f"table {'.'.join(table.name())} has delete files, which are not read here: "
-            "compact it with the engine that deleted the rows"
-        )
+        raise _deletes_error(table)
     files = [_stored(table, task.file) for task in tasks]
     return sorted(files, key=lambda file: file.path)
 
@@ -168,6 +188,13 @@ def compare(kind: type[LiteralPredicate], column: str, value: str) -> BooleanExp
 def text_sql(text: str) -> str:
     """Return a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def _deletes_error(table: Table) -> QueryError:
+    return QueryError(
+        f"table {'.'.join(table.name())} has delete files, which are not read here: "
+        "compact it with the engine that deleted the rows"
+    )
 
 
 def _stored(table: Table, file: DataFile) -> StoredFile:

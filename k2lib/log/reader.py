@@ -40,6 +40,11 @@ class Messages:
     ends: dict[Place, int]
     raw: list[Message]
 
+    def positions(self) -> list[tuple[Place, int]]:
+        """Return where each message stood."""
+        places = {tuple(place): place for place in self.ends}
+        return [(places[m.topic(), m.partition()], m.offset() or 0) for m in self.raw]
+
     def position(self, index: int) -> tuple[Place, int]:
         """Return where a message stood."""
         message = self.raw[index]

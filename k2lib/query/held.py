@@ -45,6 +45,7 @@ class Held(Closing):
 
     def __post_init__(self) -> None:
         self._batches: list[Batch] = []
+        self._nothing = self.spec.schema.arrow.empty_table()
         self._numbers: dict[Place, int] = {}
         self._connection = duckdb.connect(config={"threads": 1})
         self._connection.execute("SET TimeZone = 'UTC'")
@@ -110,7 +111,7 @@ class Held(Closing):
         self.standing = after
         self._rows = None
         batches, self._batches, self.n_bytes = self._batches, [], 0
-        kept, moved = self._split(Batch.of(batches, self._empty()))
+        kept, moved = self._split(Batch.of(batches, self._nothing))
         if at_hand:
             self._moved(moved)
             self._hold(kept.where(~_among(kept.rows, moved.rows)))
@@ -122,7 +123,7 @@ class Held(Closing):
     def rows(self) -> pa.Table:
         """Return the rows held, each message_id once, the first of them."""
         if self._rows is None:
-            batch = Batch.of(self._batches, self._empty())
+            batch = Batch.of(self._batches, self._nothing)
             first = pl.Series(batch.rows["message_id"]).is_first_distinct().to_numpy()
             self._rows = batch.where(first).rows
             self._batches = [batch] if batch.rows.num_rows else []
@@ -132,9 +133,6 @@ class Held(Closing):
         """Let go of everything."""
         self._batches, self._rows = [], None
         self._connection.close()
-
-    def _empty(self) -> pa.Table:
-        return self.spec.schema.arrow.empty_table()
 
     def _stored(self, place: Place) -> int:
         return end_of(self.standing.offsets, self.reached[place].log, place) or 0

@@ -256,7 +256,7 @@ class Tail(Closing):
             return
         rows, refused = decode(messages.values, self._spec.schema, writer=self.source.schema_text)
         left_out = {one.index for one in refused}
-        at = [messages.position(i) for i in range(len(messages.raw)) if i not in left_out]
+        at = [place for i, place in enumerate(messages.positions()) if i not in left_out]
         with self._changed:
             if self._held is held:
                 held.append(rows, at, messages.ends)

@@ -55,7 +55,8 @@ class Inbox:
         """Return what has arrived: nothing after `timeout_s`; what was taken before is dealt with.
 
         Fewer than `enough` frames wait `linger_s` for others, so that small batches stay few; more
-        of them are a flood, which waits longer, as a frame of a large batch costs a fifth.
+        of them are a flood, which waits the longer the more they are, as a frame of a large batch
+        costs a fifth.
         """
         self._taken_us = None
         if self._some.wait(timeout_s):
@@ -70,7 +71,8 @@ class Inbox:
         if len(self._held) < enough:
             time.sleep(linger_s)
             return
-        until = time.monotonic() + FLOOD_LINGERS * linger_s
+        lingers = min(FLOOD_LINGERS, 2 * len(self._held) // enough)
+        until = time.monotonic() + lingers * linger_s
         while len(self._held) < min(FLOOD, self.limit // 2) and time.monotonic() < until:
             time.sleep(linger_s)
 
