@@ -189,9 +189,9 @@ class Pipeline(Closing):
 
         Half a window on, the sinks are asked for the window before: a steady flow never waits.
         """
-        self._ahead += size
-        if self._ahead > self._kafka.window_bytes // 2:
+        if self._ahead <= self._kafka.window_bytes // 2 < self._ahead + size:
             self._sinks.commit_early()
+        self._ahead += size
         if self._ahead > self._kafka.window_bytes:
             self._producer.flush()
             sent = self._high_watermarks()
