@@ -358,6 +358,27 @@ def test_a_refused_frame_costs_itself_only_and_keeps_its_place() -> None:
     ]
 
 
+def test_frames_read_together_are_what_each_is_alone() -> None:
+    frames = [combined(stream_frame(Fact(number))) for number in range(1, 5)]
+    alone = [parsed(frame).trades for frame in frames]
+    assert _unlike_receipt(parsed(*frames).trades) == _unlike_receipt(pa.concat_tables(alone))
+    other = combined(TRADE_FRAME.replace(b"BTCUSDT", b"XYZ"))
+    result = parsed(*frames, other)
+    assert result.trades.num_rows == 4
+    assert [one.reason for one in result.refused] == ["unknown_symbol"]
+
+
+def test_a_frame_that_holds_two_is_refused_among_whole_ones() -> None:
+    one, two = (combined(stream_frame(Fact(number))) for number in (1, 2))
+    result = parsed(one, one + b"," + two, two)
+    assert result.trades["source_sequence"].to_pylist() == [1, 2]
+    assert [letter.raw for letter in result.refused] == [one + b"," + two]
+
+
+def _unlike_receipt(rows: pa.Table) -> pa.Table:
+    return rows.drop_columns("ingestion_timestamp")
+
+
 def test_the_id_of_a_refused_trade_is_among_those_that_came() -> None:
     ids = parsed(stream_frame(Fact(8)), stream_frame(Fact(9, quantity="1e99"))).trade_ids
     assert ids["BTCUSDT"].tolist() == [8, 9]
@@ -402,5 +423,6 @@ def test_any_fields_become_a_row_or_a_dead_letter(frames: list[dict[str, object]
 
 @given(st.lists(st.binary(max_size=60), max_size=8))
 def test_any_bytes_become_dead_letters(frames: list[bytes]) -> None:
-    result = parsed(TRADE_FRAME, *frames, TRADE_FRAME)
+    whole = combined(TRADE_FRAME)
+    result = parsed(whole, *frames, whole)
     assert (result.trades.num_rows, len(result.refused)) == (2, len(frames))

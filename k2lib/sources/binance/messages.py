@@ -1,7 +1,8 @@
 """Frames of `@trade` and `@bookTicker`, raw or combined, to v2 rows: pure, a batch at a time.
 
-A frame of the usual form is decoded in one step; any other field by field, so that fields
-Binance adds are kept, and one malformed frame costs that frame only.
+Frames that are all trades of the usual form are decoded in one step, others one by one: of the
+usual form in one step each, any other field by field, so that fields Binance adds are kept, and one
+malformed frame costs that frame only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,7 @@ class _CombinedQuote(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 _trade = msgspec.json.Decoder(_UsualTrade).decode
+_combined_trades = msgspec.json.Decoder(list[_CombinedTrade]).decode
 _combined_trade = msgspec.json.Decoder(_CombinedTrade).decode
 _quote = msgspec.json.Decoder(_UsualQuote).decode
 _combined_quote = msgspec.json.Decoder(_CombinedQuote).decode
@@ -151,6 +153,8 @@ def parse_frames(
 def _sort(
     frames: Sequence[bytes], codes: Mapping[str, int]
 ) -> tuple[_Sorted, _Sorted, list[Refusal]]:
+    if (usual := _all_trades(frames, codes)) is not None:
+        return usual, _Sorted(), []
     trades, quotes, refusals = _Sorted(), _Sorted(), list[Refusal]()
     for place, frame in enumerate(frames):
         try:
@@ -170,6 +174,19 @@ def _sort(
         kind.places.append(place)
         kind.codes.append(code)
     return trades, quotes, refusals
+
+
+def _all_trades(frames: Sequence[bytes], codes: Mapping[str, int]) -> _Sorted | None:
+    """Return the trades of combined frames of known symbols, None where there is any other."""
+    try:
+        events = [one.data for one in _combined_trades(b"[" + b",".join(frames) + b"]")]
+        found = [codes[event.s] for event in events]
+    except (*BROKEN, KeyError):
+        return None
+    # A frame that holds more than one is none.
+    if len(events) != len(frames):
+        return None
+    return _Sorted(events, list(range(len(events))), found)
 
 
 def _read(frame: bytes) -> tuple[_UsualTrade | _Quote, dict[str, str] | None]:
