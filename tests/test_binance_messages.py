@@ -375,6 +375,16 @@ def test_a_frame_that_holds_two_is_refused_among_whole_ones() -> None:
     assert [letter.raw for letter in result.refused] == [one + b"," + two]
 
 
+def test_parts_that_are_whole_only_together_are_refused() -> None:
+    one, two = (combined(stream_frame(Fact(number))) for number in (1, 2))
+    head, comma, tail = one.partition(b",")
+    assert comma
+    frames = [head, tail, one + b"," + two]
+    result = parsed(*frames)
+    assert result.trades.num_rows == 0
+    assert [letter.raw for letter in result.refused] == frames
+
+
 def _unlike_receipt(rows: pa.Table) -> pa.Table:
     return rows.drop_columns("ingestion_timestamp")
 

@@ -39,6 +39,7 @@ from k2lib.sources.binance.rows import (
 from k2lib.sources.binance.symbols import Instrument
 
 ZEROS: Final = {"us": "", "ms": "000"}
+COMBINED: Final = b'{"stream"'
 BOOLEANS: Final = {True: "true", False: "false", None: ""}
 
 
@@ -178,6 +179,9 @@ def _sort(
 
 def _all_trades(frames: Sequence[bytes], codes: Mapping[str, int]) -> _Sorted | None:
     """Return the trades of combined frames of known symbols, None where there is any other."""
+    # No frame that begins so goes on inside another: joined, each is still read for itself.
+    if not all(frame.startswith(COMBINED) for frame in frames):
+        return None
     try:
         events = [one.data for one in _combined_trades(b"[" + b",".join(frames) + b"]")]
         found = [codes[event.s] for event in events]
@@ -192,7 +196,7 @@ def _all_trades(frames: Sequence[bytes], codes: Mapping[str, int]) -> _Sorted | 
 def _read(frame: bytes) -> tuple[_UsualTrade | _Quote, dict[str, str] | None]:
     is_trade = b'"e"' in frame
     try:
-        if frame.startswith(b'{"stream"'):
+        if frame.startswith(COMBINED):
             return (_combined_trade if is_trade else _combined_quote)(frame).data, None
         return (_trade if is_trade else _quote)(frame), None
     except BROKEN:
