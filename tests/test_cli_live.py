@@ -232,15 +232,14 @@ def test_a_check_of_an_expired_certificate_fails_at_every_host(
 
 
 def test_a_redis_that_is_not_there_heals_while_the_stream_goes_on(tmp_path: Path) -> None:
-    redis = RedisServer(tmp_path)
+    redis, home = RedisServer(tmp_path), tmp_path / "home"
     told: list[str] = []
-    with child(
-        tmp_path / "home", *STREAM, "--offline", "--json", K2_REDIS_URL=redis.url
-    ) as process:
+    with child(home, *STREAM, "--offline", "--json", K2_REDIS_URL=redis.url) as process:
         assert process.stderr is not None
         told += until(process.stderr, "redis_gone firing: Redis is gone")
         with redis:
             told += until(process.stderr, "redis_gone resolved: Redis answers again")
+            wait_until(lambda: streams(home))
             process.terminate()
             out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
