@@ -47,13 +47,14 @@ class Rows:
             self._commits.append(time.time())
 
     def look(self, table: Table | None) -> None:
-        """Measure the rows of snapshots that are new since the last look."""
+        """Measure the rows of snapshots that are new since the last look, and told as done."""
         for snapshot in table.snapshots() if table else ():
             added = snapshot.summary and snapshot.summary.operation is Operation.APPEND
-            if added and snapshot.snapshot_id not in self._known and table:
+            told = bisect_left(self._commits, snapshot.timestamp_ms / 1000)
+            is_told = told < len(self._commits)
+            if added and is_told and snapshot.snapshot_id not in self._known and table:
                 self._known.add(snapshot.snapshot_id)
-                seen_s = self._commits[bisect_left(self._commits, snapshot.timestamp_ms / 1000)]
-                waits_s = seen_s - received_us(table, snapshot) / 1e6
+                waits_s = self._commits[told] - received_us(table, snapshot) / 1e6
                 self.waits_s = np.concatenate([self.waits_s, waits_s])
 
 
@@ -107,8 +108,9 @@ def measure(home: Path, mode: str, seconds: float, **kafka: Any) -> list[str]:
             while time.monotonic() < end and not feed.wait(LOOK_S):
                 rows.look(load_table(k2.catalog, "trades_v2"))
         k2.pipeline.settle()
-        rows.look(load_table(k2.catalog, "trades_v2"))
         held = k2.contiguity()
+    # Sinks that have ended have told of every commit.
+    rows.look(load_table(k2.catalog, "trades_v2"))
     assert int(held["rows"].sum()) == len(rows.waits_s), held
     return [_report(mode, rows.waits_s)]
 
