@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka.cimpl import NewTopic
 from feeding import produce, watermarks
 from kafkas import opened
 from log_rows import TRADES_TOPIC, many_trades
 from waiting import wait_until
 
 from k2lib.errors import TransientError
+from k2lib.log.cluster import topics_of
 from k2lib.log.kafka import Kafka
 from k2lib.log.reader import Messages, Place, TopicReader
 
@@ -66,6 +68,20 @@ def test_at_most_so_many_messages_are_read(kafka: Kafka, reader: TopicReader) ->
 def test_watermarks_are_the_first_offset_and_the_next(kafka: Kafka, reader: TopicReader) -> None:
     place = only_place(kafka, 100)
     assert reader.watermarks(place) == (0, 100)
+
+
+@pytest.mark.stack
+def test_watermarks_wait_until_somebody_leads_each_partition(
+    empty_kafka: dict[str, str], tmp_path: Path
+) -> None:
+    topic = "market.many"  # its partitions come one after the other
+    with opened(empty_kafka, tmp_path) as kafka, TopicReader(kafka.cluster) as reader:
+        admin = kafka.cluster.admin()
+        [made] = admin.create_topics([NewTopic(topic, 300)]).values()
+        made.result()
+        wait_until(lambda: topic in topics_of(admin))
+        assert len(reader.partitions(topic)) == 300
+        assert reader.watermarks(Place(topic, 299)) == (0, 0)
 
 
 def test_a_topic_tells_its_partitions(kafka: Kafka, reader: TopicReader) -> None:

@@ -1,5 +1,6 @@
 """The one consumer: reads topics from offsets it is given, and never jumps silently."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -19,6 +20,8 @@ OPTIONS: Final = {
     "fetch.wait.max.ms": 100,
     "queued.max.messages.kbytes": 64 * 1024,
 }
+NO_LEADER_YET: Final = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+ASK_AGAIN_S: Final = 0.05
 MESSAGES: Final = 5_000
 GATHER_S: Final = 0.005
 # The embedded broker lets a fetch that finds nothing wait to its end, whatever arrives meanwhile.
@@ -68,14 +71,24 @@ class TopicReader(Closing):
         self._client = Consumer(cluster.client() | OPTIONS | options)
 
     def watermarks(self, place: Place) -> tuple[int, int]:
-        """Return the first offset kept and the offset the next record will get."""
-        try:
-            low, high = self._client.get_watermark_offsets(
-                TopicPartition(place.topic, place.partition), timeout=TIMEOUT_S
-            )
-        except KafkaException as exc:
-            raise TransientError(f"{place.topic}: no watermarks: {exc.args[0].str()}") from exc
-        return low, high
+        """Return the first offset kept and the offset the next record will get.
+
+        A topic just made has partitions that nobody leads for a moment: that is waited for.
+
+        Raises:
+            TransientError: Kafka does not tell them.
+        """
+        asked = TopicPartition(place.topic, place.partition)
+        until = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                low, high = self._client.get_watermark_offsets(asked, timeout=TIMEOUT_S)
+                return low, high
+            except KafkaException as exc:
+                error = exc.args[0]
+                if error.code() not in NO_LEADER_YET or time.monotonic() > until:
+                    raise TransientError(f"{place.topic}: no watermarks: {error.str()}") from exc
+            time.sleep(ASK_AGAIN_S)
 
     def partitions(self, topic: str) -> list[Place]:
         """Return the partitions of a topic."""
