@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import uuid
 from pathlib import Path
 from typing import Final
@@ -39,20 +40,22 @@ class EmbeddedBroker:
         self.client: Producer | None = client
         address = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
         self.cluster = Cluster(address, embedded_log=f"embedded-{uuid.uuid4()}")
-        self.registry = Registry(f"mock://{uuid.uuid4()}")
+        self._telling = threading.Lock()
+        self.registry = Registry(f"mock://{uuid.uuid4()}", on_registered=self.tell)
         self.tell()
 
     def tell(self) -> None:
         """Write pid, address, and the schema ids and texts of now, for readers."""
-        told = {
-            "pid": os.getpid(),
-            "bootstrap": self.cluster.bootstrap,
-            "log": self.cluster.embedded_log,
-            "schemas": self.registry.known(),
-        }
-        written = self._told.with_suffix(".new")
-        written.write_text(json.dumps(told), encoding="utf-8")
-        written.replace(self._told)
+        with self._telling:
+            told = {
+                "pid": os.getpid(),
+                "bootstrap": self.cluster.bootstrap,
+                "log": self.cluster.embedded_log,
+                "schemas": self.registry.known(),
+            }
+            written = self._told.with_suffix(".new")
+            written.write_text(json.dumps(told), encoding="utf-8")
+            written.replace(self._told)
 
     def close(self) -> None:
         """End the broker and free the home; other clients must be closed before."""

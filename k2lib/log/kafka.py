@@ -24,9 +24,6 @@ class Kafka(Protocol):
     registry: Registry
     client: Producer | None
 
-    def tell(self) -> None:
-        """Let readers know what has been registered."""
-
     def close(self) -> None:
         """Let go of it; an embedded broker ends."""
 
@@ -40,9 +37,6 @@ class RemoteKafka:
         self.cluster = cluster
         self.registry = Registry(registry_url)
         self.client: Producer | None = None
-
-    def tell(self) -> None:
-        """Do nothing: readers ask the registry."""
 
     def close(self) -> None:
         """Close the connections to the registry."""

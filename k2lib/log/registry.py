@@ -1,6 +1,6 @@
 """Schema ids: registered once per topic, looked up by id, the texts kept."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import httpx2
@@ -15,10 +15,15 @@ NOT_FOUND: Final = 404
 
 
 class Registry:
-    """A Confluent-compatible schema registry, or `mock://` inside the process."""
+    """A Confluent-compatible schema registry, or `mock://` inside the process.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        on_registered: called when a schema is registered, before anything is written by it.
+    """
+
+    def __init__(self, url: str, *, on_registered: Callable[[], None] = lambda: None) -> None:
         self.url = url
+        self._on_registered = on_registered
         self._client = SchemaRegistryClient.new_client({"url": url})
         self._texts: dict[int, str] = {}
         self._ids: dict[str, int] = {}
@@ -31,8 +36,10 @@ class Registry:
             TransientError: the registry does not answer.
         """
         if topic not in self._ids:
-            self._ids[topic] = self._register(f"{topic}-value", schema)
-            self._texts[self._ids[topic]] = schema.text
+            schema_id = self._register(f"{topic}-value", schema)
+            self._texts[schema_id] = schema.text
+            self._on_registered()
+            self._ids[topic] = schema_id
         return self._ids[topic]
 
     def text(self, schema_id: int) -> str:
