@@ -172,7 +172,10 @@ class Pipeline(Closing):
 
     def _check_schema(self, topic: str, schema: RecordSchema) -> None:
         """Before the first record: what Kafka has taken, the sink could only refuse to store."""
-        table = load_table(self._catalog, TABLE_OF[topic_kind(topic) or ""].name)
+        try:
+            table = load_table(self._catalog, TABLE_OF[topic_kind(topic) or ""].name)
+        except CATALOG_ERRORS as exc:
+            raise TransientError(f"{topic}: the catalog does not answer: {exc}") from exc
         if table is not None:
             check_schema(table, schema)
 
@@ -181,7 +184,6 @@ class Pipeline(Closing):
             return
         self._producer.flush()
         self._topics.add(topic)
-        self._kafka.tell()
         self._sinks.look()
 
     def _pace(self, size: int) -> None:

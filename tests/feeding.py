@@ -2,13 +2,13 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from log_rows import TRADES_TOPIC
 from waiting import wait_until
 
@@ -52,10 +52,17 @@ def produce_raw(
 
 
 def watermarks(kafka: Kafka, topic: str = TRADES_TOPIC) -> list[tuple[int, int]]:
-    """Return first and next offset of each partition."""
+    """Return first and next offset of each partition, once each of them has a leader."""
     client = Consumer({"bootstrap.servers": kafka.cluster.bootstrap, "group.id": "watermarks"})
-    partitions = sorted(client.list_topics(topic, timeout=10).topics[topic].partitions)
-    found = [client.get_watermark_offsets(TopicPartition(topic, one)) for one in partitions]
+    partitions = sorted(client.list_topics(topic, timeout=60).topics[topic].partitions)
+    found: list[tuple[int, int]] = []
+
+    def answered() -> bool:
+        with suppress(KafkaException):
+            found[:] = [client.get_watermark_offsets(TopicPartition(topic, n)) for n in partitions]
+        return bool(found)
+
+    wait_until(answered)
     client.close()
     return found
 

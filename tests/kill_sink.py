@@ -36,7 +36,7 @@ class Killer:
             self._hold() if self._is_held else _die()
 
     def _hold(self) -> None:
-        self._holder = sqlite3.connect(self._catalog, check_same_thread=False)
+        self._holder = sqlite3.connect(self._catalog, timeout=60, check_same_thread=False)
         self._holder.execute("begin immediate")
         threading.Timer(HELD_S, _die).start()
 

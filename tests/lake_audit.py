@@ -52,7 +52,7 @@ def audit(home: Path, table: str = "trades_v2") -> Audit | None:
     """Read a table's metadata as the home's catalog has it now; None where there is no table."""
     if not (home / "catalog.db").exists():
         return None
-    with closing(sqlite3.connect(home / "catalog.db")) as catalog:
+    with closing(sqlite3.connect(home / "catalog.db", timeout=60)) as catalog:
         location = _location(catalog, table)
     if location is None:
         return None

@@ -19,7 +19,7 @@ from waiting import wait_until
 
 from k2lib.errors import ConfigError, TransientError
 from k2lib.lake.sink import lock_path
-from k2lib.lake.tables import open_catalog
+from k2lib.lake.tables import TABLES, ensure_table, open_catalog
 from k2lib.locks import lock_holder, try_lock
 from k2lib.log.cluster import Cluster
 from k2lib.model.schemas import TRADE
@@ -116,11 +116,12 @@ def test_settling_outlasts_an_outage_of_the_catalog(
             "catalog_uri": f"sqlite:///{settings.home}/catalog.db?timeout=0.2",
         }
     )
-    settings.home.mkdir()
+    for spec in TABLES.values():
+        ensure_table(open_catalog(settings), spec)
     with open_pipeline(impatient, kafka_settings, on_event=lambda e: paused.append(e.name)) as one:
         one.produce(TRADES_TOPIC, many_trades(10), TRADE)
         one.settle()
-        with closing(sqlite3.connect(settings.home / "catalog.db")) as other:
+        with closing(sqlite3.connect(settings.home / "catalog.db", timeout=60)) as other:
             other.execute("begin exclusive")
             one.produce(TRADES_TOPIC, many_trades(10, first=10), TRADE)
             with pytest.raises(TransientError, match="not in the lake"):
@@ -158,7 +159,7 @@ def test_a_partition_whose_records_expired_unread_is_not_waited_for(
             done.result()
     with open_pipeline(settings, empty_kafka) as pipeline:
         pipeline.produce(TRADES_TOPIC, many_trades(10, first=100, symbols=("AAA",)), TRADE)
-        pipeline.settle(5.0)
+        pipeline.settle()
     assert stored(settings) == message_ids(10, first=100)
 
 

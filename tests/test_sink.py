@@ -94,10 +94,10 @@ def test_rows_land_once_and_offsets_end_at_the_watermarks(kafka: Kafka, settings
 
 
 def test_a_commit_holds_no_more_than_its_rows(kafka: Kafka, settings: Settings) -> None:
-    produce(kafka, many_trades(2_000))
+    produce(kafka, many_trades(2_100))
     with running_sink(kafka, settings, interval_s=600, max_rows=700) as running:
-        running.wait(lambda: running.added() >= 1_400)
-    assert [fields["added"] for fields in running.named("batch_done")] == [700, 700, 600]
+        running.wait(lambda: running.added() == 2_100)
+    assert [fields["added"] for fields in running.named("batch_done")] == [700, 700, 700]
 
 
 def test_a_commit_waits_no_longer_than_its_interval(kafka: Kafka, settings: Settings) -> None:
@@ -332,13 +332,12 @@ def test_an_outage_of_the_catalog_pauses_the_sink_and_loses_nothing(
     catalog_uri = f"sqlite:///{settings.home / 'catalog.db'}?timeout=0.2"
     impatient = Settings(home=settings.home, catalog_uri=catalog_uri)
     with running_sink(kafka, impatient) as running:
-        with closing(sqlite3.connect(settings.home / "catalog.db")) as other:
+        with closing(sqlite3.connect(settings.home / "catalog.db", timeout=60)) as other:
             other.execute("begin exclusive")
             produce(kafka, many_trades(500))
-            running.wait(lambda: len(running.named("sink_paused")) >= 2)
+            running.wait(lambda: str(running.named("sink_paused")).count("locked") >= 2)
         running.wait(lambda: running.added() == 500)
     assert seen(settings).column() == message_ids(500)
-    assert "locked" in str(running.named("sink_paused")[0]["reason"])
 
 
 def test_a_table_that_would_commit_again_by_itself_stops_the_sink(

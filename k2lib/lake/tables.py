@@ -31,6 +31,8 @@ CATALOG: Final = "k2"
 NAMESPACE: Final = "market_data"
 # The sinks of a process begin together, and a catalog may not know how to create twice at once.
 MAKING: Final = threading.Lock()
+# How long SQLite waits for the others who write to it: a slow disk takes a second for each.
+LOCKED_S: Final = 30
 AVRO_SCHEMA_PROPERTY: Final = "k2.avro-schema"
 ORDER: Final = (
     "timestamp",
@@ -95,7 +97,7 @@ def open_catalog(settings: Settings) -> Catalog:
         options.setdefault("type", "rest" if settings.catalog_uri.startswith("http") else "sql")
     elif "uri" not in options:
         _make(home)
-        options |= {"type": "sql", "uri": f"sqlite:///{home / 'catalog.db'}"}
+        options |= {"type": "sql", "uri": f"sqlite:///{home / 'catalog.db'}?timeout={LOCKED_S}"}
     warehouse = settings.warehouse or options.get("warehouse") or f"file://{home / 'warehouse'}"
     try:
         return load_catalog(CATALOG, **{**options, "warehouse": warehouse, **_s3_options(settings)})
@@ -111,11 +113,11 @@ def ensure_table(catalog: Catalog, spec: TableSpec) -> Table:
     """
     with MAKING:
         catalog.create_namespace_if_not_exists(NAMESPACE)
-    try:
-        table = catalog.load_table((NAMESPACE, spec.name))
-    except NoSuchTableError:
-        return _create_table(catalog, spec)
-    return _evolve_table(table, spec)
+        try:
+            table = catalog.load_table((NAMESPACE, spec.name))
+        except NoSuchTableError:
+            return _create_table(catalog, spec)
+        return _evolve_table(table, spec)
 
 
 def check_schema(table: Table, schema: RecordSchema) -> None:
