@@ -1,18 +1,54 @@
-"""The account of every trade id that an offline exchange made, against what the lake has."""
+"""The account of every trade id: until none is missing, and against what the exchange made."""
 
+import time
 from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 import polars as pl
 
+from k2lib.errors import TransientError
 from k2lib.exchange.market import Truth
+from k2lib.feed.live import Feed
+from k2lib.ops.alerts import Alerts
+from k2lib.query.contiguity import contiguity
 from k2lib.query.engine import Engine
 
+LOOK_S: Final = 0.25
 IDS: Final = "SELECT source_sequence AS id FROM lake.trades_v2 WHERE exchange = ? AND symbol = ?"
 ABSENT: Final = """
     SELECT coalesce(sum(absent), 0)::BIGINT AS ids FROM gaps
     WHERE exchange = ? AND symbol = ? AND to_id <= ?"""
+
+
+def healed(
+    engine: Engine,
+    feed: Feed,
+    past: Mapping[str, int],
+    *,
+    alerts: Alerts,
+    within_s: float = 60.0,
+) -> pl.DataFrame:
+    """Wait until the lake is past these ids, none before is unexplained, and no alert fires.
+
+    Args:
+        past: by symbol, an id that the venue has made.
+    Returns:
+        What `contiguity` says of the feed's venue then.
+    Raises:
+        K2Error: what ended the feed.
+        TransientError: not within the time: it says what is missing.
+    """
+    until = time.monotonic() + within_s
+    while not feed.wait(LOOK_S):
+        ids = contiguity(engine, feed.venue.exchange)
+        if _is_past(ids, past) and not ids["unexplained"].sum() and not alerts.firing:
+            return ids
+        if time.monotonic() > until:
+            break
+    firing = [alert.name for alert in alerts.firing]
+    told = ids.select("symbol", "last_id", "unexplained").rows()
+    raise TransientError(f"not healed within {within_s:g} s: {told}, alerts {firing}")
 
 
 def account(engine: Engine, truths: Mapping[str, Truth], *, exchange: str) -> pl.DataFrame:
@@ -26,6 +62,11 @@ def account(engine: Engine, truths: Mapping[str, Truth], *, exchange: str) -> pl
         nowhere), listed_absent (those that the table gaps says the venue does not have).
     """
     return pl.DataFrame([_row(engine, name, of, exchange) for name, of in truths.items()])
+
+
+def _is_past(ids: pl.DataFrame, past: Mapping[str, int]) -> bool:
+    reached = dict(ids.select("symbol", "last_id").iter_rows())
+    return all(reached.get(symbol, -1) >= last for symbol, last in past.items())
 
 
 def _row(engine: Engine, symbol: str, truth: Truth, exchange: str) -> dict[str, str | int]:
