@@ -161,8 +161,9 @@ def _stream(
             typer.echo(str(k2), err=True)
             options = FeedOptions(quotes=quotes)
             feed = parts.enter_context(k2.feed(symbols, venue=venue, options=options))
-        telling.begin(begin_line(feed, k2.watch.metrics_url), k2.watch.alerts.firing)
         try:
+            line = begin_line(feed, k2.watch.metrics_url)
+            telling.begin(line, lambda: k2.watch.alerts.firing)
             show(looks(feed, every_s=pace_s(console), seconds=seconds), console=console, now=_now)
         except KeyboardInterrupt:
             console.print("ending: waiting until the lake has what came")

@@ -1,7 +1,7 @@
 """What `k2 stream` tells: what happens while it runs, and what came of it."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -95,12 +95,12 @@ class Telling(Closing):
         self._logger.propagate = False
         self._logger.addHandler(self._handler)
 
-    def begin(self, line: str, firing: Iterable[Alert]) -> None:
-        """Print this line, the alerts that fire by now, and from now on everything."""
+    def begin(self, line: str, firing: Callable[[], Iterable[Alert]]) -> None:
+        """Print this line, from now on everything, and the alerts that fire by now."""
         _say(self._console, line)
         self._begun = True
         self._handler.setLevel(logging.INFO)
-        for alert in firing:
+        for alert in firing():
             log_alert(alert)
 
     def heard(self, event: Event) -> None:
