@@ -111,6 +111,8 @@ class Live(Closing):
         self._waited = _venues(wanted)
         self._send(State(live=False, version=version, reason=reason))
         self._stop.wait(RETRY_S)
+        # Those who came to ask meanwhile wait for what comes next, too.
+        self._waited = _venues(self._asked[1])
 
     def _session(self) -> None:
         source = self._find_log()
