@@ -72,8 +72,8 @@ def _measured(home: Path, mode: str, seconds: float, rate: float) -> list[str]:
     before = busy()
     seen = measure(home, seconds=seconds, rate=rate)
     return [
-        f"{mode:>10}: {seen.answers:,} answers, each complete; {seen.rows:,} trades seen come; "
-        f"at most {seen.tail_rows:,} were only in Kafka",
+        f"{mode:>10}: {seen.answers:,} answers, each complete, {seen.late:,} of them asked again; "
+        f"{seen.rows:,} trades seen come; at most {seen.tail_rows:,} were only in Kafka",
         f"{'':>12}receipt to answer {_ms(seen.wait_s)} (goal p99 {GOAL_MS})",
         f"{'':>12}question to answer {_ms(seen.answer_s)}",
         f"{'':>12}before: {before}; after: {busy()}",

@@ -39,6 +39,7 @@ class Seen:
 
     Attributes:
         answers: how many, each checked.
+        late: how many said that Kafka had more, and were asked again.
         rows: how many trades were seen come.
         wait_s: from receipt to the end of the first answer with the trade: p50, p99, worst.
         answer_s: from question to answer: p50, p99, worst.
@@ -46,6 +47,7 @@ class Seen:
     """
 
     answers: int
+    late: int
     rows: int
     wait_s: list[float]
     answer_s: list[float]
@@ -61,6 +63,7 @@ class Reader:
     waits: list[Floats] = field(default_factory=list)
     took: list[float] = field(default_factory=list)
     tail_rows: int = 0
+    late: int = 0
 
     def begin(self, k2: K2, symbol: str) -> None:
         """Look at the newest trade there is."""
@@ -69,7 +72,7 @@ class Reader:
     def ask(self, k2: K2, symbol: str) -> None:
         """Ask once; the answer begins at trades seen before, so none was left out between."""
         began = time.time()
-        answer = k2.engine.ask("trades_v2", symbol, exchange=EXCHANGE, start=self.since[symbol])
+        answer = self._whole(k2, symbol)
         done = time.time()
         ids, before = checked(answer), self.newest[symbol]
         assert ids[0] <= before <= ids[-1], f"{symbol}: {ids[0]} to {ids[-1]}, before it {before}"
@@ -82,8 +85,22 @@ class Reader:
         """Return what was measured."""
         waits = np.concatenate(self.waits)
         return Seen(
-            len(self.took), len(waits), _figures(waits), _figures(self.took), self.tail_rows
+            len(self.took),
+            self.late,
+            len(waits),
+            _figures(waits),
+            _figures(self.took),
+            self.tail_rows,
         )
+
+    def _whole(self, k2: K2, symbol: str) -> Answer:
+        """Ask until the answer says that it has all that Kafka had; the wait goes on meanwhile."""
+        until = time.monotonic() + BEGUN_S
+        while True:
+            answer = k2.engine.ask("trades_v2", symbol, exchange=EXCHANGE, start=self.since[symbol])
+            if answer.complete_to["trades_v2"].behind == 0 or time.monotonic() > until:
+                return answer
+            self.late += 1
 
     def _note(self, symbol: str, answer: Answer) -> None:
         self.newest[symbol] = int(checked(answer)[-1])
