@@ -45,7 +45,7 @@ class Edge:
 
     def told(self, request_id: str) -> dict[str, Any]:
         """Wait for what is logged of a request, and return it."""
-        wait_until(lambda: self._of(request_id), 10)
+        wait_until(lambda: self._of(request_id))
         return dict(self._of(request_id)[0].fields)
 
     def _of(self, request_id: str) -> list[Event]:

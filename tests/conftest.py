@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 from confluent_kafka.admin import AdminClient
 from hypothesis.configuration import set_hypothesis_home_dir
+from waiting import wait_until
 
 from k2lib import K2
 from k2lib.cli import main
@@ -115,3 +116,5 @@ def delete_topics(bootstrap: str) -> None:
     ours = [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith("market.")]
     for done in admin.delete_topics(ours).values() if ours else ():
         done.result()
+    # The controller has deleted them; the broker's own view follows a little later.
+    wait_until(lambda: not set(ours) & set(admin.list_topics(timeout=60).topics))

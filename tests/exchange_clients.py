@@ -95,7 +95,8 @@ def _messages(ws: ClientConnection) -> Iterator[Any]:
 def get(exchange: OfflineExchange, path: str, *, host: int = 0, **params: Any) -> httpx2.Response:
     """Ask over REST; `path` without a slash is an endpoint."""
     path = path if path.startswith("/") else f"/api/v3/{path}"
-    return httpx2.get(exchange.rest_urls[host] + path, params=params or None, verify=_PUBLIC)
+    url = exchange.rest_urls[host] + path
+    return httpx2.get(url, params=params or None, verify=_PUBLIC, timeout=60)
 
 
 def pass_time(exchange: OfflineExchange, clock: SetClock, seconds: float) -> int:

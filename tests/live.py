@@ -1,6 +1,7 @@
 """Live feeds of the offline exchange: options that do not wait long, and the proof at the end."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -21,6 +22,8 @@ SOON = FeedOptions(
     grace_s=0.3,
     upgrade_s=0.5,
 )
+# For who counts alerts or connections: that the machine pauses for a moment is no silent stream.
+CALM = replace(SOON, limits=replace(SOON.limits, stale_s=60.0))
 
 
 def venue_of(exchange: OfflineExchange) -> Venue:

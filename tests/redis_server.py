@@ -11,14 +11,22 @@ from waiting import wait_until
 
 
 class RedisServer:
-    """A redis-server on a free port of this machine that keeps nothing on disk."""
+    """A redis-server on a port of its own, from now to its end, that keeps nothing on disk.
+
+    Clients by its `url` take it for gone when it is, not when the machine pauses for a moment.
+    """
 
     def __init__(self, folder: Path, *, password: str = "") -> None:
         self._folder = folder
         self._password = password
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = free_port()
-        self.url = f"redis://:{password}@127.0.0.1:{self.port}/0"
+        # A socket that never listens keeps the port ours while no server runs.
+        self._holder = socket.socket()
+        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._holder.bind(("127.0.0.1", 0))
+        self.port = int(self._holder.getsockname()[1])
+        waits = "socket_timeout=60&socket_connect_timeout=60"
+        self.url = f"redis://:{password}@127.0.0.1:{self.port}/0?{waits}"
 
     def __enter__(self) -> Self:
         self.start()
@@ -26,6 +34,7 @@ class RedisServer:
 
     def __exit__(self, *exc: object) -> None:
         self.kill()
+        self._holder.close()
 
     def start(self) -> None:
         """Start it, empty, and wait until it answers."""
@@ -39,7 +48,7 @@ class RedisServer:
         self._process = subprocess.Popen(
             ["redis-server", *chain.from_iterable(options.items())], stdout=subprocess.DEVNULL
         )
-        wait_until(self._answers, 20)
+        wait_until(self._answers)
 
     def kill(self) -> None:
         """Kill it as `kill -9` does; one that does not run stays so."""

@@ -1,7 +1,6 @@
 """How much one client gets, so that the others get theirs."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -221,7 +220,7 @@ def test_large_bodies_and_long_addresses_are_refused(home: K2) -> None:
 def test_what_cannot_begin_is_refused_with_a_problem(home: K2) -> None:
     with served(home, concurrency=1, wait_s=0.05) as edge, ThreadPoolExecutor() as pool:
         held = pool.submit(edge.client.get, "/v1/held")
-        wait_until(lambda: edge.client.get("/v1/quick").status_code == 503, 10)
+        wait_until(lambda: edge.client.get("/v1/quick").status_code == 503)
         refused = edge.client.get("/v1/quick")
         assert refused.headers["content-type"] == "application/problem+json"
         assert refused.headers["retry-after"] == "1"
@@ -264,12 +263,10 @@ def test_a_keys_heavy_queries_leave_others_their_turns(home: K2) -> None:
     ):
         headers = {"X-API-Key": alice}
         heavy = [pool.submit(edge.client.get, "/v1/held", headers=headers) for _ in range(8)]
-        wait_until(lambda: sum(one.done() for one in heavy) == 6, 10)
-        began = time.monotonic()
-        for _ in range(20):
+        wait_until(lambda: sum(one.done() for one in heavy) == 6)
+        for _ in range(20):  # who had to wait here would be refused: no turn ends
             answer = edge.client.get("/v1/quick", headers={"X-API-Key": bob})
             assert answer.status_code == 200
-        assert time.monotonic() - began < 2
         edge.let_go.set()
         statuses = sorted(one.result().status_code for one in heavy)
     assert statuses == [200, 200, *[503] * 6]
@@ -280,7 +277,7 @@ def test_the_metrics_count_what_was_answered(home: K2) -> None:
         edge.client.get("/v1/quick")
         edge.client.get("/no/such/path")
         answered = 'k2_api_requests_total{method="GET",path="/v1/quick",status="200"}'
-        wait_until(lambda: edge.metric(answered) == 1, 10)
+        wait_until(lambda: edge.metric(answered) == 1)
         assert edge.metric('k2_api_requests_total{method="GET",path="other",status="404"}') == 1
         assert edge.metric('k2_api_request_seconds_count{path="/v1/quick"}') == 1
         assert edge.metric("k2_api_in_flight") == 1

@@ -13,11 +13,10 @@ from asx_csv import figures, told, trades_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lake_rows import append, at, quote, trade
-from log_rows import many_trades
 from starlette.testclient import TestClient
+from test_api_server import add_million_times
 
 from k2lib import K2
-from k2lib.lake.tables import TABLES, ensure_table
 
 METRICS = {
     "count": "trades",
@@ -247,7 +246,8 @@ def test_a_query_of_the_past_is_of_that_snapshot(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_query_that_takes_too_long_is_cut_and_said_so(tmp_path: Path) -> None:
     with K2.open(home=tmp_path / "home") as k2:
-        ensure_table(k2.catalog, TABLES["trades_v2"]).append(many_trades(500_000))
+        append(k2.catalog, [trade(1)])
+        add_million_times(k2, 8, folder=tmp_path / "home" / "warehouse")
         with api_of(k2, timeout_s=0.05) as client:
             body = {"group_by": ["exchange", "symbol"], "metrics": ["open", "close"]}
             told = problem_of(client.post("/v1/aggregations", json=body), 503)

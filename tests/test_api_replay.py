@@ -31,7 +31,9 @@ BITS = {"symbol": "BTCUSDT", "exchange": "BINANCE", "vendor_data": None}
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[K2]:
     with K2.open(home=tmp_path_factory.mktemp("replay") / "home") as k2:
         counted = [trade(n, source_sequence=n, **BITS) for n in (1, 2, 5)]
-        append(k2.catalog, [*map(trade, range(3)), *counted])
+        # At the slowest pace there is, from one to the other it takes days.
+        apart = [trade(7, symbol="MWR"), trade(8, symbol="MWR", timestamp=at(100_000))]
+        append(k2.catalog, [*map(trade, range(3)), *counted, *apart])
         append(k2.catalog, [quote(n, timestamp=at(n + 0.5)) for n in range(3)], "quotes_v2")
         yield k2
 
@@ -142,7 +144,7 @@ def test_the_sample_is_replayed_whole(asx_sample: Path, tmp_path: Path) -> None:
 
 
 def test_so_many_replays_run_at_a_time_and_a_client_that_leaves_makes_room(url: str) -> None:
-    body = {**SPAN, "symbols": ["BHP"], "speed": 0.1}
+    body = {**SPAN, "symbols": ["MWR"], "speed": 0.1}
     with httpx2.Client(base_url=url, trust_env=False, timeout=30) as client:
         held = [
             client.send(client.build_request("POST", "/v1/replay", json=body), stream=True)

@@ -272,11 +272,11 @@ def test_refused_closes_the_port_for_a_while(still: OfflineExchange, clock: SetC
             assert brought(still, clock, again, 1)
 
 
-def test_refused_can_end_the_connections_too(exchange: OfflineExchange) -> None:
-    with stream(exchange) as ws:
-        exchange.fault("refused", cut=True)
+def test_refused_can_end_the_connections_too(still: OfflineExchange) -> None:
+    with stream(still) as ws:
+        still.fault("refused", cut=True)
         assert rest_of_frames(ws)[1].rcvd is None
-        assert not listens(exchange)
+        assert not listens(still)
 
 
 def listens(exchange: OfflineExchange) -> bool:

@@ -7,12 +7,12 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
 import pytest
-from live import SOON, SYMBOLS, assert_all_there, last_ids, venue_of, wait_for_lake
+from live import CALM, SOON, SYMBOLS, assert_all_there, last_ids, venue_of, wait_for_lake
 from prometheus_client.parser import text_string_to_metric_families
 from redis_server import RedisServer
 from waiting import wait_until
@@ -65,7 +65,7 @@ class Live:
 
     def metric(self, name: str, **labels: str) -> float:
         """Scrape one sample; 0 where it is not there yet."""
-        text = httpx2.get(self.k2.watch.metrics_url or "").text
+        text = httpx2.get(self.k2.watch.metrics_url or "", timeout=60).text
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
@@ -132,7 +132,7 @@ def live(tmp_path: Path) -> Iterator[Live]:
         yield opened
 
 
-def start(live: Live, options: FeedOptions = SOON) -> dict[str, int]:
+def start(live: Live, options: FeedOptions = CALM) -> dict[str, int]:
     """Start the feed and wait for its first trades; return the last ids made before them."""
     live.feed = live.k2.feed(SYMBOLS, venue=venue_of(live.exchange), options=options)
     first = last_ids(live.exchange)
@@ -149,11 +149,16 @@ def finish(
     before: float,
     alerts: list[str],
 ) -> None:
-    """Prove that nothing is missing, that each alert was told once each way, and note the row."""
+    """Prove that nothing is missing, that each alert was told once each way, and note the row.
+
+    Args:
+        alerts: all but those of silent streams, of which there is one each time one was noticed.
+    """
     last = wait_for_lake(live.k2, live.exchange)
     assert_all_there(live.home, live.exchange, first=first, last=last)
+    wait_until(lambda: len(live.receiver.said()) >= 2 * len(_with_silent(live, alerts)))
+    alerts = _with_silent(live, alerts)
     told = [(name, status) for name in alerts for status in ("firing", "resolved")]
-    wait_until(lambda: len(live.receiver.said()) >= len(told))
     said = sorted((name, status) for name, _, status in live.receiver.said())
     assert said == sorted(told)
     opened = [live.host(event.fields["host"]) for event in live.named("connection_opened")]
@@ -176,6 +181,10 @@ def finish(
     )
 
 
+def _with_silent(live: Live, alerts: list[str]) -> list[str]:
+    return alerts + ["stream_stale"] * len(live.named("stream_stale"))
+
+
 def test_451_leaves_the_host_for_good(live: Live) -> None:
     live.fault("refuse", host=0, status=451, s=600)
     metric = ("k2_binance_connection_errors_total", {"kind": "http_451"})
@@ -186,14 +195,14 @@ def test_451_leaves_the_host_for_good(live: Live) -> None:
 
 
 def test_three_refusals_open_the_breaker_and_two_successes_close_it(live: Live) -> None:
-    first = start(live, replace(SOON, limits=replace(SOON.limits, stale_s=30.0)))
+    first = start(live)
     metric = ("k2_binance_connection_errors_total", {"kind": "refused"})
     before = live.metric(*metric[:1], **metric[1])
-    live.fault("refused", s=1.5, cut=True)
-    live.wait_for("breaker_changed", 2)
+    live.fault("refused", s=600, cut=True)
+    wait_until(lambda: len(_opened_breakers(live)) == 2)
+    live.fault("heal")
     wait_until(lambda: _closed(live) and not live.k2.watch.alerts.firing)
-    breakers = sorted(_opened_breakers(live))
-    alerts = ["breaker_open"] * len(breakers)
+    alerts = ["breaker_open"] * 2
     finish(live, first, fault="three refusals", metric=metric, before=before, alerts=alerts)
     assert TABLE[-1].after >= before + 3
 
@@ -208,26 +217,25 @@ def _closed(live: Live) -> list[Event]:
 
 
 def test_a_stall_moves_to_the_other_host(live: Live) -> None:
-    first = start(live)
+    first = start(live, SOON)
     metric = ("k2_binance_reconnects_total", {})
     before = live.metric(metric[0])
     live.fault("stall", host=0, s=30.0)
     live.wait_for("stream_resumed")
-    wait_until(lambda: not live.k2.watch.alerts.firing)
-    alerts = ["stream_stale"] * len({one.fields["symbol"] for one in live.named("stream_stale")})
-    finish(live, first, fault="stall", metric=metric, before=before, alerts=alerts)
-    assert TABLE[-1].hosts == "first → second"
+    finish(live, first, fault="stall", metric=metric, before=before, alerts=[])
+    assert TABLE[-1].hosts.startswith("first → second")
 
 
 def test_429_rests_the_host_as_long_as_it_asks(live: Live) -> None:
     first = start(live)
     metric = ("k2_binance_backfilled_trades_total", {})
-    limited = {"status": 429, "s": 1.5, "retry_after_s": 1.0, "ws": False, "rest": True}
+    limited = {"status": 429, "s": 600, "retry_after_s": 1.0, "ws": False, "rest": True}
     live.fault("refuse", **limited)
     live.fault("skip", n=20, symbol="BTCUSDT")
+    live.wait_for("gap_fill_failed")
+    assert "429" in str(live.named("gap_fill_failed")[0].fields["reason"])
+    live.fault("heal")
     live.wait_for("gap_closed")
-    failed = live.named("gap_fill_failed")
-    assert failed and "429" in str(failed[0].fields["reason"])
     row = {"fault": "429 with Retry-After", "metric": metric, "before": 0.0}
     finish(live, first, **row, alerts=["gap_not_filled"])
     assert TABLE[-1].after >= 20
@@ -235,10 +243,11 @@ def test_429_rests_the_host_as_long_as_it_asks(live: Live) -> None:
 
 def test_a_gap_that_rest_cannot_fill_is_filled_when_it_can(live: Live) -> None:
     first = start(live)
-    live.fault("rest_missing", s=2.0)
+    live.fault("rest_missing", s=600)
     live.fault("skip", n=20, symbol="ETHUSDT")
     live.wait_for("gap_fill_failed")
     assert live.metric("k2_binance_gaps_open", symbol="ETHUSDT") == 1
+    live.fault("heal")
     live.wait_for("gap_closed")
     metric = ("k2_binance_gaps_open", {"symbol": "ETHUSDT"})
     row = {"fault": "a gap that REST cannot fill", "metric": metric, "before": 1.0}
@@ -248,7 +257,7 @@ def test_a_gap_that_rest_cannot_fill_is_filled_when_it_can(live: Live) -> None:
 
 def test_a_shutdown_is_known_before_it_comes(live: Live) -> None:
     first = start(live)
-    live.fault("shutdown", host=0, s=1.0)
+    live.fault("shutdown", host=0, s=600)
     live.wait_for("connection_rotated")
     metric = ("k2_binance_reconnects_total", {})
     finish(live, first, fault="serverShutdown", metric=metric, before=0.0, alerts=[])

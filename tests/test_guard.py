@@ -1,8 +1,9 @@
 """A guarded engine cuts what takes too long or too much, and reads nothing but the lake."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from lake_rows import append, catalog_in, trade
@@ -12,7 +13,9 @@ from k2lib.errors import LimitError, QueryError
 from k2lib.query.engine import Engine
 from k2lib.query.guard import Guard
 
+CUT_S = 2.0
 MANY = 10**11
+T = TypeVar("T")
 ENDLESS = f"SELECT count(*) FROM range({MANY}) AS t(n) WHERE hash(n) % 7 = 1"
 
 
@@ -21,23 +24,42 @@ def catalog(tmp_path: Path) -> Catalog:
     return catalog_in(tmp_path)
 
 
+def guard_of(home: Path, timeout_s: float) -> Guard:
+    return Guard(timeout_s, memory_bytes=64 * 2**20, folders=(f"{home}/warehouse",))
+
+
 @pytest.fixture
 def guarded(catalog: Catalog, tmp_path: Path) -> Iterator[Engine]:
-    guard = Guard(timeout_s=2, memory_bytes=64 * 2**20, folders=(f"{tmp_path}/warehouse",))
-    with Engine(catalog, guard=guard) as engine:
+    with Engine(catalog, guard=guard_of(tmp_path, 60)) as engine:
         yield engine
 
 
-def test_a_query_that_takes_too_long_is_cut(guarded: Engine) -> None:
+@pytest.fixture
+def hasty(catalog: Catalog, tmp_path: Path) -> Iterator[Engine]:
+    with Engine(catalog, guard=guard_of(tmp_path, CUT_S)) as engine:
+        yield engine
+
+
+def in_time(ask: Callable[[], T]) -> T:
+    """Ask; and again where the machine paused for as long as an answer may take."""
+    while True:
+        began = time.monotonic()
+        try:
+            return ask()
+        except LimitError:
+            assert time.monotonic() - began >= CUT_S
+
+
+def test_a_query_that_takes_too_long_is_cut(hasty: Engine) -> None:
     began = time.monotonic()
     with pytest.raises(LimitError, match=r"cut after 2 s: ask for a shorter span"):
-        guarded.sql(ENDLESS)
-    assert time.monotonic() - began < 5
+        hasty.sql(ENDLESS)
+    assert CUT_S <= time.monotonic() - began < 60
 
 
-def test_a_script_is_cut_where_its_statements_are_short(guarded: Engine) -> None:
+def test_a_script_is_cut_where_its_statements_are_short(hasty: Engine) -> None:
     with pytest.raises(LimitError, match="cut after 2 s"):
-        guarded.sql("SELECT count(*) FROM range(10000000); " * 2000)
+        hasty.sql("SELECT count(*) FROM range(10000000); " * 20_000)
 
 
 def test_a_query_that_takes_too_much_memory_is_cut(guarded: Engine) -> None:
@@ -45,11 +67,12 @@ def test_a_query_that_takes_too_much_memory_is_cut(guarded: Engine) -> None:
         guarded.sql("SELECT list(n) FROM range(100000000) AS t(n)")
 
 
-def test_after_a_cut_the_next_query_is_answered(catalog: Catalog, guarded: Engine) -> None:
+def test_after_a_cut_the_next_query_is_answered(catalog: Catalog, hasty: Engine) -> None:
     append(catalog, [trade(1)])
     with pytest.raises(LimitError):
-        guarded.sql(ENDLESS)
-    assert guarded.trades("BHP")["message_id"].to_list() == ["m000001"]
+        hasty.sql(ENDLESS)
+    found = in_time(lambda: hasty.trades("BHP"))
+    assert found["message_id"].to_list() == ["m000001"]
 
 
 def test_instruments_and_views_are_read_under_guard(catalog: Catalog, guarded: Engine) -> None:

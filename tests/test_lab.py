@@ -46,6 +46,7 @@ class Seen:
 
     errors: list[str] = field(default_factory=list)
     n_bytes: int = 0
+    has_kernel: bool = False
 
     def said(self, message: ConsoleMessage) -> None:
         """Keep an error."""
@@ -57,8 +58,10 @@ class Seen:
         web_socket.on("framereceived", self.received)
 
     def received(self, payload: str | bytes) -> None:
-        """Count one frame."""
-        self.n_bytes += len(payload.encode() if isinstance(payload, str) else payload)
+        """Count one frame; one of them is the kernel's first word."""
+        frame = payload.encode() if isinstance(payload, str) else payload
+        self.n_bytes += len(frame)
+        self.has_kernel |= b"kernel_info_reply" in frame
 
 
 @dataclass
@@ -177,12 +180,18 @@ def _server(folder: Path) -> Iterator[str]:
             server.wait()
 
 
+def _has_kernel(page: Page, seen: Seen) -> bool:
+    """Say whether the kernel has answered; what comes is seen while the page is waited for."""
+    page.wait_for_timeout(100)
+    return seen.has_kernel
+
+
 def _runs(page: Page) -> bool:
     """Ask for all cells to run; before the kernel is there the lab does nothing, without a word."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     with contextlib.suppress(TimeoutError):
-        page.locator(".jp-InputPrompt", has_text="[*]").first.wait_for(timeout=3_000)
+        page.locator(".jp-InputPrompt", has_text="[*]").first.wait_for(timeout=30_000)
         return True
     return False
 
@@ -200,9 +209,8 @@ def open_lab(folder: Path) -> Iterator[Lab]:
         page.on("console", seen.said)
         page.on("pageerror", lambda error: seen.errors.append(str(error)))
         page.on("websocket", seen.opened)
-        with page.expect_websocket(lambda one: "/channels" in one.url) as kernel:
-            page.goto(address)
-        kernel.value.wait_for_event("framereceived", lambda frame: b"kernel_info_reply" in frame)
+        page.goto(address)
+        wait_until(lambda: _has_kernel(page, seen), seconds=120)
         page.keyboard.press("Control+b")
         wait_until(lambda: _runs(page), seconds=120)
         lab = Lab(page, seen)

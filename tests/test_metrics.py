@@ -65,7 +65,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def scraped(url: str) -> dict[str, list[tuple[dict[str, str], float]]]:
-    text = httpx2.get(url).raise_for_status().text
+    text = httpx2.get(url, timeout=60).raise_for_status().text
     samples: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -373,7 +373,7 @@ def test_what_is_counted_is_served(metrics: Metrics, server: MetricsServer) -> N
 def test_every_name_that_is_promised_is_served(metrics: Metrics, server: MetricsServer) -> None:
     families = {
         family.name
-        for family in text_string_to_metric_families(httpx2.get(server.url).text)
+        for family in text_string_to_metric_families(httpx2.get(server.url, timeout=60).text)
         if not family.name.endswith("_created")
     }
     assert {family.removesuffix("_total") for family in families} == SERVED

@@ -141,7 +141,7 @@ def test_what_is_not_acknowledged_in_time_is_counted() -> None:
 
 @pytest.mark.stack
 def test_what_the_broker_refused_is_counted(empty_kafka: dict[str, str], tmp_path: Path) -> None:
-    topic = NewTopic(TRADES_TOPIC, PARTITIONS, config={"max.message.bytes": "200"})
+    topic = NewTopic(TRADES_TOPIC, PARTITIONS, config={"max.message.bytes": "100"})
     with opened(empty_kafka, tmp_path) as kafka:
         admin = kafka.cluster.admin()
         admin.create_topics([topic])[TRADES_TOPIC].result()

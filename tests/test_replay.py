@@ -20,6 +20,7 @@ from lake_rows import append, at, catalog_in, gap, quote, rows_table, trade
 from msgspec import structs
 from pyiceberg.catalog import Catalog
 from pyiceberg.io.pyarrow import PyArrowFileIO
+from waiting import wait_until
 
 from k2lib.errors import QueryError
 from k2lib.log.embedded import EmbeddedBroker
@@ -171,6 +172,8 @@ def test_a_replay_has_lake_and_tail(tmp_path: Path, catalog: Catalog, seed: int)
         produce(broker, rows_table(rows[1::2]), "market.equities.trades.asx")
         source = LogSource(broker.cluster, broker.registry.text)
         with Engine(catalog, find_log=lambda: source) as engine:
+            # An answer waits two seconds for what Kafka has, and then goes out without.
+            wait_until(lambda: engine.look("trades_v2").complete_to.behind == 0)
             both, lake = of(engine, tail=True), of(engine)
             assert both.complete_to["trades_v2"].tail_rows == 30
             found, stored = told(both), told(lake)

@@ -227,7 +227,8 @@ async def heard(socket: ReplaySocket, count: int) -> list[dict[str, Any]]:
         API_URL = socket.rest_url + "/api"
 
     client = await Client.create()
-    manager = binance.BinanceSocketManager(client)
+    # A client of its own takes a hundred messages at once, whoever is slow then.
+    manager = binance.BinanceSocketManager(client, max_queue_size=count)
     manager.STREAM_URL = socket.ws_url + "/"
     try:
         async with asyncio.timeout(60), manager.trade_socket("BTCUSDT") as trades:

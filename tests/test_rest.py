@@ -182,7 +182,7 @@ def waits_until_stopped(rest: Rest, stop: threading.Event, weight: int) -> bool:
     waited, began = thread.is_alive(), time.monotonic()
     stop.set()
     thread.join()
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 30.0
     return waited and told == ["stopped"]
 
 

@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
+from waiting import wait_until
 
 from k2lib.errors import ConfigError, OwnerError
 from k2lib.log.embedded import EmbeddedBroker
@@ -63,13 +64,13 @@ def produce(bootstrap: str, topic: str, value: bytes) -> None:
     admin.create_topics([NewTopic(topic, 1)])[topic].result()
     producer = Producer({"bootstrap.servers": bootstrap})
     producer.produce(topic, value)
-    assert producer.flush(10) == 0
+    assert producer.flush(60) == 0
 
 
 def first_value(bootstrap: str, topic: str) -> bytes | None:
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": topic})
     consumer.assign([TopicPartition(topic, 0, 0)])
-    message = consumer.poll(20)
+    message = consumer.poll(60)
     consumer.close()
     return message.value() if message else None
 
@@ -184,7 +185,7 @@ def test_registry_refuses_an_incompatible_schema(home: Path) -> None:
 
 @pytest.mark.stack
 def test_port_in_use_is_named(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", processes.free_port())) as other:
+    with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} .* in use .* K2_KAFKA_PORT"):
             up(tmp_path, kafka_port=port)
@@ -196,6 +197,7 @@ def test_killed_broker_comes_back_once_where_it_was(home: Path) -> None:
     before = up(home)
     produce(before.bootstrap, "killed", b"kept")
     os.kill(before.kafka_pid, signal.SIGKILL)
+    wait_until(lambda: processes.birth(before.kafka_pid) is None)
     with ThreadPoolExecutor() as pool:
         one, other = pool.map(up, [home, home])
     assert one == other

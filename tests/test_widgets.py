@@ -185,7 +185,7 @@ def test_the_offline_exchange_stands_in_where_the_venue_does_not_answer() -> Non
 def test_a_venue_that_answers_is_taken() -> None:
     with OfflineExchange(["BTCUSDT"]) as exchange:
         there = offline_venue(exchange)
-        with reachable_venue(["BTCUSDT"], venue=there) as chosen:
+        with reachable_venue(["BTCUSDT"], venue=there, within_s=60) as chosen:
             assert chosen.exchange is None and chosen.venue is there
 
 
@@ -197,6 +197,11 @@ class Healed:
     log: EventLog
     view: LiveView
     accounts: pl.DataFrame
+
+
+def absent_ids(log: EventLog) -> list[int]:
+    """Return how many ids the venue did not have, of each gap that closed."""
+    return [one.event.fields["absent"] for one in log.events("gap_closed")]
 
 
 @pytest.fixture(scope="module")
@@ -213,9 +218,10 @@ def healed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Healed]:
         with LiveView(open_feed, alerts=log.alerts, below=fault_buttons(faults)) as view:
             wait_until(lambda: view.status().symbols[0].trades > 20)
             faults.play([(0.0, "cut", {}), (0.1, "void", {"n": 5})])
-            wait_until(lambda: log.events("gap_closed"))
+            wait_until(lambda: sum(absent_ids(log)) == 5)
             view.stop()
-            stopped = view.status().state
+            stopped, made = view.status().state, exchange.truth("BTCUSDT").last_id
+            wait_until(lambda: exchange.truth("BTCUSDT").last_id > made)
             view.start()
             wait_until(lambda: view.status().symbols[0].gaps_closed)
             assert stopped == "stopped"

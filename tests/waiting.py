@@ -3,7 +3,9 @@
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
+T = TypeVar("T")
 _QUIET = threading.Event()
 
 
@@ -13,3 +15,15 @@ def wait_until(fact: Callable[[], object], seconds: float = 60.0) -> None:
     while not fact():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {fact}"
         _QUIET.wait(0.02)
+
+
+def first(ask: Callable[[], T], fact: Callable[[T], object]) -> T:
+    """Ask until the fact holds of an answer, and return that answer."""
+    answers: list[T] = []
+
+    def holds() -> object:
+        answers[:] = [ask()]
+        return fact(answers[0])
+
+    wait_until(holds)
+    return answers[0]
