@@ -189,7 +189,7 @@ def test_nothing_is_told_before_a_stream_has_begun() -> None:
     with Telling(Console(file=written, width=200)) as telling:
         telling.heard(lost)
         assert written.getvalue() == ""
-        telling.begin("feed of BTCUSDT", [])
+        telling.begin("feed of BTCUSDT", lambda: [])
         telling.heard(lost)
         telling.heard(Event("frames_received", {"count": 1}))
     first, second = written.getvalue().splitlines()
