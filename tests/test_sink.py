@@ -24,6 +24,7 @@ from log_rows import TRADES_TOPIC, many_trades, message_ids
 from waiting import wait_until
 
 from k2lib.errors import ConfigError, LossError, SchemaError
+from k2lib.lake.sink import due_since
 from k2lib.lake.tables import TABLES, ensure_table, open_catalog
 from k2lib.log.kafka import Kafka
 from k2lib.log.topics import DEAD_LETTERS, topic_name
@@ -91,6 +92,12 @@ def test_rows_land_once_and_offsets_end_at_the_watermarks(kafka: Kafka, settings
     highs = [high for _, high in watermarks(kafka)]
     assert sorted(seen(settings).ends().values()) == sorted(high for high in highs if high)
     seen(settings).assert_contiguous()
+
+
+def test_a_steady_flow_is_committed_once_an_interval_however_long_a_commit_takes() -> None:
+    assert due_since(11.5, 10.0, interval_s=2.0) == 10.0
+    assert due_since(12.0, 10.0, interval_s=2.0) == 12.0
+    assert due_since(5.0, float("-inf"), interval_s=2.0) == 5.0
 
 
 def test_a_commit_holds_no_more_than_its_rows(kafka: Kafka, settings: Settings) -> None:

@@ -35,7 +35,7 @@ class Pending:
 
 
 class Session:
-    """Where a sink stands: the next offset of every partition, and what is pending."""
+    """Where a sink stands: the next offset of every partition, what is pending, the last commit."""
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Session:
         on_event: OnEvent,
     ) -> None:
         self.pending = Pending()
+        self.commit_began = float("-inf")
         self._spec = spec
         self._writer = writer
         self._reader = reader
@@ -100,6 +101,7 @@ class Session:
             StaleWriterError, TransientError: as `TableWriter.append`.
         """
         done, self.pending = self.pending, Pending()
+        self.commit_began = time.monotonic()
         self._tell("batch_read", messages=done.n_messages)
         if done.letters:
             self._produce_letters(done.letters)

@@ -138,7 +138,17 @@ class Sink:
         waited_s = time.monotonic() - session.pending.since
         full = session.pending.n_messages >= self._max_rows
         early = self.early.is_set() and waited_s >= EARLY_S
-        return idle or full or early or waited_s >= self._interval_s
+        since = due_since(session.pending.since, session.commit_began, interval_s=self._interval_s)
+        return idle or full or early or time.monotonic() - since >= self._interval_s
+
+
+def due_since(pending: float, commit_began: float, *, interval_s: float) -> float:
+    """Return from when on the interval to the next commit counts.
+
+    A steady flow is committed once an interval, however long a commit takes; what comes after a
+    pause waits for others from when it came.
+    """
+    return commit_began if pending - commit_began < interval_s else pending
 
 
 def lock_path(run_folder: Path, table: str) -> Path:
