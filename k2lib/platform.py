@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from k2lib.closing import Closing
 from k2lib.errors import ConfigError
 from k2lib.events import Event, OnEvent, log_event
+from k2lib.interrupts import interrupts_held
 from k2lib.lake.sink_threads import make_sinks, run_sinks
 from k2lib.lake.tables import TABLES, open_catalog
 from k2lib.load.asx import load_asx
@@ -115,13 +116,15 @@ class K2(Reads, Closing):
         """
         if self._pipeline is None:
             self._watch = self.watch
-            self._pipeline = Pipeline(
-                self.catalog,
-                settings=self.settings,
-                target=self.kafka,
-                with_sinks=self._with_sinks,
-                on_event=self._heard,
-            )
+            with interrupts_held() as held:
+                self._pipeline = Pipeline(
+                    self.catalog,
+                    settings=self.settings,
+                    target=self.kafka,
+                    with_sinks=self._with_sinks,
+                    on_event=self._heard,
+                )
+            held.check()
         return self._pipeline
 
     @property
@@ -314,6 +317,11 @@ class K2(Reads, Closing):
 
     def close(self) -> None:
         """Wait until the tables have what was written, then end everything that was started."""
+        with interrupts_held() as held:
+            self._end()
+        held.check()
+
+    def _end(self) -> None:
         feeds, self._feeds = self._feeds, []
         for feed in feeds:
             feed.close()

@@ -246,7 +246,8 @@ def test_an_interrupted_load_says_so_and_the_next_is_exact(
         wait_until(lambda: child.poll() is not None or (home / "run" / "embedded.json").exists())
         child.send_signal(signal.SIGINT)
         _, told = child.communicate()
-    assert child.returncode in (0, 130)
+    # By its own signal where that comes when Python has nothing left to do but to end.
+    assert child.returncode in (0, 130, -signal.SIGINT)
     assert "Traceback" not in told
     with K2.open(home=home) as k2:
         k2.load_asx(sample.folder)

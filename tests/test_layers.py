@@ -12,7 +12,7 @@ SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "k2lib").rglob("*.py")
 }
-BASE = {"closing", "errors", "events", "locks", "settings"}
+BASE = {"closing", "errors", "events", "interrupts", "locks", "settings"}
 DATA = {"model", "sources", "resilience", "log", "lake", "query"}
 MAY_IMPORT = {
     "closing": set(),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from k2lib.errors import SourceError
+from k2lib.interrupts import Held, interrupts_held
 from k2lib.load.report import FileReport, LoadReport, OnProgress, Reports
 from k2lib.log.topics import DEAD_LETTERS, topic_name
 from k2lib.model.dead_letters import dead_letter_rows
@@ -21,10 +22,11 @@ SCHEMAS: Final = {"trades": TRADE, "quotes": QUOTE, "reference": REFERENCE}
 class _Load:
     """One load: the reference data met so far, and the report lines."""
 
-    def __init__(self, pipeline: Pipeline, on_progress: OnProgress) -> None:
+    def __init__(self, pipeline: Pipeline, on_progress: OnProgress, held: Held) -> None:
         self.reports = Reports()
         self._pipeline = pipeline
         self._on_progress = on_progress
+        self._held = held
         self._references: dict[Path, ReferenceData] = {}
 
     def load(self, file: AsxFile, reference: Path | None) -> None:
@@ -40,6 +42,7 @@ class _Load:
                     stamp, rows=batch.rows.num_rows, dead_letters=len(batch.dead_letters)
                 )
                 self._on_progress(file.name, batch.n_bytes)
+                self._held.check()
         except SourceError as exc:
             self.reports.change(stamp, error=str(exc))
 
@@ -87,11 +90,12 @@ def load_asx(
     Raises:
         DeliveryError, TransientError: Kafka or the lake did not take all of it.
     """
-    load = _Load(pipeline, on_progress)
     interrupted = False
-    try:
-        for file in find_files(paths, parts=parts):
-            load.load(file, reference)
-    except KeyboardInterrupt:
-        interrupted = True
-    return load.reports.finish(pipeline, engine, interrupted=interrupted)
+    with interrupts_held() as held:
+        load = _Load(pipeline, on_progress, held)
+        try:
+            for file in find_files(paths, parts=parts):
+                load.load(file, reference)
+        except KeyboardInterrupt:
+            interrupted = True
+        return load.reports.finish(pipeline, engine, interrupted=interrupted)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from k2lib.errors import SourceError
+from k2lib.interrupts import Held, interrupts_held
 from k2lib.load.report import FileReport, LoadReport, OnProgress, Reports
 from k2lib.log.topics import DEAD_LETTERS, topic_name
 from k2lib.model.dead_letters import DeadLetter, dead_letter_rows
@@ -51,14 +52,15 @@ def load_binance_archive(
     Raises:
         DeliveryError, TransientError: Kafka or the lake did not take all of it.
     """
-    load = _Load(pipeline, exchange, instruments, on_progress)
     interrupted = False
-    try:
-        for path in find_archives(paths):
-            load.load(path)
-    except KeyboardInterrupt:
-        interrupted = True
-    return load.reports.finish(pipeline, engine, interrupted=interrupted)
+    with interrupts_held() as held:
+        load = _Load(pipeline, exchange, instruments, on_progress, held)
+        try:
+            for path in find_archives(paths):
+                load.load(path)
+        except KeyboardInterrupt:
+            interrupted = True
+        return load.reports.finish(pipeline, engine, interrupted=interrupted)
 
 
 class _Load:
@@ -70,12 +72,14 @@ class _Load:
         exchange: str | None,
         instruments: Mapping[str, Instrument],
         on_progress: OnProgress,
+        held: Held,
     ) -> None:
         self.reports = Reports()
         self._pipeline = pipeline
         self._exchange = exchange
         self._instruments = instruments
         self._on_progress = on_progress
+        self._held = held
 
     def load(self, path: Path) -> None:
         """Produce a file's rows, once it is verified."""
@@ -107,6 +111,7 @@ class _Load:
                 stamp, rows=batch.rows.num_rows, dead_letters=len(batch.dead_letters)
             )
             self._on_progress(path.name, batch.n_bytes)
+            self._held.check()
 
     def _produce(self, batch: Batch, topic: str) -> None:
         if batch.rows.num_rows:

@@ -1,0 +1,59 @@
+"""Ctrl-C, held back to where a stop does no harm: the middle of a commit is no such place."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+ENDS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class Held:
+    """Whether Ctrl-C was pressed since it is held back."""
+
+    def __init__(self) -> None:
+        self._came = False
+
+    def came(self) -> None:
+        """Take note of it."""
+        self._came = True
+
+    def check(self) -> None:
+        """Let it through here.
+
+        Raises:
+            KeyboardInterrupt: it was pressed, and was not let through before.
+        """
+        if self._came:
+            self._came = False
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupts_held() -> Iterator[Held]:
+    """Hold Ctrl-C back, and SIGTERM where it does the same; who presses twice is obeyed at once.
+
+    Only the main thread is ever interrupted; in another one this does nothing.
+    """
+    held = Held()
+    before = {number: signal.getsignal(number) for number in ENDS}
+    ours = {number: handler for number, handler in before.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread():
+        ours = {}
+
+    def restore() -> None:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        restore()
+        held.came()
+
+    for number in ours:
+        signal.signal(number, hold)
+    try:
+        yield held
+    finally:
+        restore()
