@@ -14,13 +14,14 @@ import pytest
 from waiting import wait_until
 
 from k2lib import K2
+from k2lib.errors import TransientError
 from k2lib.events import Event
 from k2lib.exchange.market import Truth
 from k2lib.exchange.offline import OfflineExchange
 from k2lib.feed.status import FeedStatus, HostStatus, SymbolStatus, TapeRow
 from k2lib.ops.alerts import Alert, Limits
 from k2lib.serve import timeline
-from k2lib.serve.accounts import account
+from k2lib.serve.accounts import account, wait_until_healed
 from k2lib.serve.event_log import EventLog, Heard
 from k2lib.serve.faults import Faults
 from k2lib.serve.plots import draw_gaps, draw_hosts
@@ -226,7 +227,8 @@ def healed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Healed]:
             wait_until(lambda: view.status().symbols[0].gaps_closed)
             assert stopped == "stopped"
             truth = {"BTCUSDT": exchange.truth("BTCUSDT")}
-            wait_until(lambda: view.feed.status().symbols[0].trades > 100)
+            last = {"BTCUSDT": truth["BTCUSDT"].last_id}
+            wait_until_healed(k2.engine, view.feed, last, alerts=log.alerts)
             asyncio.run(view.wait(0.5))
             view.stop()
             k2.pipeline.settle()
@@ -248,6 +250,9 @@ def test_an_id_that_is_not_in_the_lake_does_not_pass(healed: Healed) -> None:
     more = {"BTCUSDT": Truth(0, last + 10, frozenset())}
     [row] = account(k2.engine, more, exchange=OFFLINE).rows(named=True)
     assert row["made"] - row["in_lake"] == 15
+    wanted, alerts = {"BTCUSDT": last + 10}, healed.log.alerts
+    with pytest.raises(TransientError, match=rf"not healed .* \[\('BTCUSDT', {last}, 0\)\]"):
+        wait_until_healed(k2.engine, healed.view.feed, wanted, alerts=alerts, within_s=0)
 
 
 @pytest.mark.slow

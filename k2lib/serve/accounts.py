@@ -21,7 +21,7 @@ ABSENT: Final = """
     WHERE exchange = ? AND symbol = ? AND to_id <= ?"""
 
 
-def healed(
+def wait_until_healed(
     engine: Engine,
     feed: Feed,
     past: Mapping[str, int],
@@ -40,15 +40,15 @@ def healed(
         TransientError: not within the time: it says what is missing.
     """
     until = time.monotonic() + within_s
-    while not feed.wait(LOOK_S):
+    while True:
+        is_over = feed.wait(LOOK_S) or time.monotonic() > until
         ids = contiguity(engine, feed.venue.exchange)
         if _is_past(ids, past) and not ids["unexplained"].sum() and not alerts.firing:
             return ids
-        if time.monotonic() > until:
-            break
-    firing = [alert.name for alert in alerts.firing]
-    told = ids.select("symbol", "last_id", "unexplained").rows()
-    raise TransientError(f"not healed within {within_s:g} s: {told}, alerts {firing}")
+        if is_over:
+            told = ids.select("symbol", "last_id", "unexplained").rows()
+            firing = [alert.name for alert in alerts.firing]
+            raise TransientError(f"not healed within {within_s:g} s: {told}, alerts {firing}")
 
 
 def account(engine: Engine, truths: Mapping[str, Truth], *, exchange: str) -> pl.DataFrame:
