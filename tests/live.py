@@ -11,6 +11,7 @@ from waiting import wait_until
 from k2lib import K2
 from k2lib.exchange import OfflineExchange
 from k2lib.feed.options import FeedOptions
+from k2lib.feed.told import read_told, told_path
 from k2lib.sources.binance.stream import StreamLimits
 from k2lib.sources.binance.venues import Venue, binance
 
@@ -24,6 +25,12 @@ SOON = FeedOptions(
 )
 # For who counts alerts or connections: that the machine pauses for a moment is no silent stream.
 CALM = replace(SOON, limits=replace(SOON.limits, stale_s=60.0))
+
+
+def streams(home: Path, trades: int = 1) -> bool:
+    """Tell whether the feed of a home has told of so many trades of each symbol."""
+    told = read_told(told_path(home))
+    return told is not None and all(one.trades >= trades for one in told.status.symbols)
 
 
 def venue_of(exchange: OfflineExchange) -> Venue:

@@ -18,6 +18,7 @@ from typing import Any
 import httpx2
 import pytest
 import trustme
+from live import streams
 from redis_server import RedisServer
 from waiting import wait_until
 
@@ -66,12 +67,6 @@ def child(home: Path, *arguments: str, **variables: str) -> Iterator[subprocess.
             yield process
         finally:
             process.kill()
-
-
-def streams(home: Path, trades: int = 1) -> bool:
-    """Tell whether the feed of a home has told of so many trades of each symbol."""
-    told = read_told(told_path(home))
-    return told is not None and all(one.trades >= trades for one in told.status.symbols)
 
 
 def closes_gaps(home: Path) -> bool:

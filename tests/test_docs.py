@@ -26,13 +26,13 @@ from documents import (
     rows,
     section,
 )
+from live import streams
 from typer.main import get_command
 from typer.testing import CliRunner
 from waiting import wait_until
 
 from k2lib.cli import app
 from k2lib.errors import SchemaError
-from k2lib.feed.told import read_told, told_path
 from k2lib.model.identity import NAMESPACE, message_id
 from k2lib.model.schemas import TRADE, RecordSchema, check_compatible, load_schema
 from k2lib.settings import PREFIX, Settings
@@ -138,12 +138,6 @@ def _second_terminal(words: list[str]) -> Iterator[None]:
         yield
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
-
-
-def _traded(home: Path) -> bool:
-    """Tell whether the feed of a home has told of trades of each symbol."""
-    told = read_told(told_path(home))
-    return told is not None and all(one.trades for one in told.status.symbols)
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.name)
@@ -274,7 +268,7 @@ def test_the_live_trades_of_the_readme_run_and_are_contiguous(empty_folder: Path
     told = section(README, "Live trades")
     stream, watch, *after = [shlex.split(line) for line in code("sh", told).splitlines() if line]
     with _second_terminal(stream):
-        wait_until(lambda: _traded(empty_folder / ".k2"))
+        wait_until(lambda: streams(empty_folder / ".k2"))
         assert _k2(*watch[1:], "--seconds", "2").count("BINANCE_SIM live") >= 1
     _, ids, gaps = [_k2(*words[1:]).splitlines() for words in after]
     assert all(row.split()[1] == row.split()[2] for row in ids[1:]) and len(ids) == 3
