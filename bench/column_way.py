@@ -8,11 +8,11 @@ import threading
 from contextlib import closing
 
 from bench.measure import Figure, measured, peak_mb, tell
+from k2lib.client import K2
 from k2lib.events import Event
-from k2lib.lake.sink_threads import make_sinks
-from k2lib.lake.tables import TABLES
-from k2lib.log.kafka import RemoteKafka
-from k2lib.platform import K2
+from k2lib.iceberg.sink_threads import make_sinks
+from k2lib.iceberg.tables import TABLES
+from k2lib.kafka.connect import RemoteKafka
 from k2lib.settings import read_settings
 
 

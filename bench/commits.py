@@ -20,11 +20,11 @@ import pyarrow as pa
 from pyiceberg.table import Table
 
 from k2lib.events import Event
-from k2lib.lake.maintenance import Maintenance
-from k2lib.lake.tables import TABLES, ensure_table, open_catalog
-from k2lib.lake.writer import TableWriter
-from k2lib.log.reader import Place
-from k2lib.model.schemas import TRADE
+from k2lib.iceberg.maintenance import Maintenance
+from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
+from k2lib.iceberg.writer import TableWriter
+from k2lib.kafka.consumer import Place
+from k2lib.schema.records import TRADE
 from k2lib.settings import Settings
 
 ROWS = 1000

@@ -24,10 +24,10 @@ from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerialize
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from bench.measure import Figure, measured, tell
-from k2lib.lake.tables import TABLES, ensure_table, open_catalog
-from k2lib.log.topics import create_topics
-from k2lib.model.schemas import TRADE
-from k2lib.platform import choose_kafka
+from k2lib.client import choose_kafka
+from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
+from k2lib.kafka.topics import create_topics
+from k2lib.schema.records import TRADE
 from k2lib.settings import read_settings
 
 TOPIC = "market.equities.trades.dict_way"

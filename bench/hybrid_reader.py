@@ -18,7 +18,7 @@ import polars as pl
 from bench.live_start import SYMBOLS
 from k2lib import K2
 from k2lib.errors import QueryError
-from k2lib.query.complete import Answer
+from k2lib.query.answer import Answer
 
 EXCHANGE = "BINANCE_SIM"
 BEGUN_S = 30.0

@@ -12,13 +12,13 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from k2lib.lake.maintenance import Maintenance
-from k2lib.lake.tables import TABLES, ensure_table, open_catalog
-from k2lib.lake.writer import TableWriter
-from k2lib.log.reader import Place
+from k2lib.iceberg.maintenance import Maintenance
+from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
+from k2lib.iceberg.writer import TableWriter
+from k2lib.kafka.consumer import Place
 from k2lib.settings import Settings
-from k2lib.sources.binance.rows import TradeColumns, trade_rows
-from k2lib.sources.binance.symbols import FALLBACK
+from k2lib.venues.binance.instruments import FALLBACK
+from k2lib.venues.binance.rows import TradeColumns, trade_rows
 
 EXCHANGE: Final = "BINANCE_SIM"
 INSTRUMENTS: Final = list(FALLBACK.values())[:20]

@@ -17,9 +17,9 @@ from urllib.request import Request, urlopen
 import trustme
 
 from bench.live_start import SYMBOLS
-from k2lib.exchange.limits import Limits
-from k2lib.exchange.offline import OfflineExchange
-from k2lib.sources.binance.venues import Venue, binance
+from k2lib.simulator.binance.limits import Limits
+from k2lib.simulator.binance.offline import OfflineExchange
+from k2lib.venues.binance.hosts import Venue, binance
 
 # A slow client is to be measured, not cut off for being slow.
 BUFFER_BYTES = 2 << 30

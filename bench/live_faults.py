@@ -11,13 +11,13 @@ from pathlib import Path
 from bench.live_start import SYMBOLS
 from bench.measure import machine
 from k2lib import K2
-from k2lib.exchange import OfflineExchange
-from k2lib.exchange.chaos import chaos
 from k2lib.feed.options import FeedOptions
+from k2lib.notebook.venue import offline_venue
 from k2lib.ops.services import down, up
 from k2lib.query.engine import Engine
-from k2lib.serve.venue import offline_venue
-from k2lib.sources.binance.stream import StreamLimits
+from k2lib.simulator.binance import OfflineExchange
+from k2lib.simulator.binance.chaos import chaos
+from k2lib.venues.binance.stream import StreamLimits
 
 SECONDS = 300.0
 RATE = 100.0

@@ -8,10 +8,10 @@ import threading
 
 from bench.live_start import SYMBOLS, wait_for_go
 from bench.measure import Figure, measured, tell
+from k2lib.client import K2
 from k2lib.events import Event
-from k2lib.platform import K2
 from k2lib.settings import read_settings
-from k2lib.sources.binance.venues import binance
+from k2lib.venues.binance.hosts import binance
 
 
 class Count:

@@ -23,10 +23,10 @@ from bench.live_exchange import exchange
 from bench.live_peer import Peer, choose_peer
 from bench.live_start import CONNECTED, SYMBOLS
 from bench.measure import Figure, machine, median_of
-from k2lib.log.topics import create_topics, topic_name
-from k2lib.model.schemas import TRADE
+from k2lib.client import K2
+from k2lib.kafka.topics import create_topics, topic_name
 from k2lib.ops.services import down, up
-from k2lib.platform import K2
+from k2lib.schema.records import TRADE
 from k2lib.settings import read_settings
 
 FRAMES = 300_000

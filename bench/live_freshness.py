@@ -24,7 +24,7 @@ from bench.live_start import SYMBOLS
 from bench.measure import machine
 from k2lib import K2
 from k2lib.events import Event
-from k2lib.lake.tables import load_table
+from k2lib.iceberg.tables import load_table
 from k2lib.ops.services import down, up
 
 SECONDS = 300.0

@@ -14,7 +14,7 @@ from bench.live_start import SYMBOLS
 from bench.measure import machine
 from bench.memory import rss_mb
 from k2lib import K2
-from k2lib.feed.live import Feed
+from k2lib.feed.feed import Feed
 from k2lib.ops.services import down, up
 
 MINUTES = 20.0

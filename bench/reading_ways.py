@@ -13,10 +13,9 @@ from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOr
 
 from bench.lake_of import EXCHANGE
 from k2lib import K2
-from k2lib.lake.scan import compare
-from k2lib.model.venues import UTC_ZONE
-from k2lib.query.folding import bars_sql
-from k2lib.query.selection import IN_ORDER, LATEST_FIRST
+from k2lib.iceberg.manifests import compare
+from k2lib.query.sql import IN_ORDER, LATEST_FIRST, bars_sql
+from k2lib.schema.calendar import UTC_ZONE
 
 LAST, BARS, COUNT, ALL_BARS = KINDS = (
     "last 1,000 of a symbol",

@@ -16,12 +16,12 @@ import polars as pl
 import pyarrow as pa
 
 from bench.measure import Figure, machine, measured, peak_mb
-from k2lib.lake.tables import TABLES, ensure_table, open_catalog
-from k2lib.model.codec import decimal_array
-from k2lib.model.identity import message_ids
-from k2lib.model.schemas import TRADE
+from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.query.engine import Engine
 from k2lib.replay import Replay, replay
+from k2lib.schema.codec import decimal_array
+from k2lib.schema.identity import message_ids
+from k2lib.schema.records import TRADE
 from k2lib.settings import Settings
 
 ROWS: Final = 2_000_000

@@ -14,16 +14,16 @@ import pyarrow.parquet as pq
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from bench.measure import Figure, measured, tell
-from k2lib.lake.tables import TABLES, ensure_table, open_catalog
-from k2lib.log import producer, reader
-from k2lib.log.cluster import Cluster
-from k2lib.log.topics import create_topics
-from k2lib.model.codec import decode, encode
-from k2lib.model.schemas import TRADE
-from k2lib.platform import choose_kafka
+from k2lib.client import choose_kafka
+from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
+from k2lib.kafka import consumer, producer
+from k2lib.kafka.cluster import Cluster
+from k2lib.kafka.topics import create_topics
+from k2lib.schema.codec import decode, encode
+from k2lib.schema.records import TRADE
 from k2lib.settings import Settings, read_settings
-from k2lib.sources.asx.files import find_files, read_file
-from k2lib.sources.asx.reference import read_reference
+from k2lib.venues.asx.files import find_files, read_file
+from k2lib.venues.asx.reference import read_reference
 
 TOPIC = "market.equities.trades.stages"
 
@@ -42,8 +42,8 @@ def stages(folder: str) -> list[Figure]:
     figures.append(_produce(kafka.cluster, keys, values))
     figures.append(_consume(kafka.cluster, len(values)))
     with measured("decode by column", len(values)) as figure:
-        for begin in range(0, len(values), reader.MESSAGES):
-            decode(values[begin : begin + reader.MESSAGES], TRADE, writer=lambda _: TRADE.text)
+        for begin in range(0, len(values), consumer.MESSAGES):
+            decode(values[begin : begin + consumer.MESSAGES], TRADE, writer=lambda _: TRADE.text)
     return [*figures, figure, *_write(rows)]
 
 
@@ -76,12 +76,12 @@ def _produce(cluster: Cluster, keys: list[bytes], values: list[bytes]) -> Figure
 
 
 def _consume(cluster: Cluster, rows: int) -> Figure:
-    client = Consumer(cluster.client() | reader.OPTIONS)
+    client = Consumer(cluster.client() | consumer.OPTIONS)
     client.assign([TopicPartition(TOPIC, number, 0) for number in range(4)])
     seen = 0
     with measured("raw consume", rows) as figure:
         while seen < rows:
-            seen += len([message.value() for message in client.consume(reader.MESSAGES, 1.0)])
+            seen += len([message.value() for message in client.consume(consumer.MESSAGES, 1.0)])
     client.close()
     return figure
 

@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from k2lib.closing import Closing
+from k2lib.lifecycle import Closing
 
 
 class Lock(Closing):

@@ -9,21 +9,21 @@ from typing import Final
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
-from k2lib.closing import Closing
 from k2lib.errors import ConfigError, TransientError
 from k2lib.events import Event, OnEvent, log_event
-from k2lib.lake.offsets import end_of, read_offsets
-from k2lib.lake.sink_threads import LOOK_AGAIN_S, SinkThreads, make_sinks
-from k2lib.lake.tables import TABLES, check_schema, load_table
-from k2lib.lake.unread import unread
-from k2lib.lake.writer import CATALOG_ERRORS
-from k2lib.log.cluster import Cluster, logs_of
-from k2lib.log.kafka import RECORD_OVERHEAD_BYTES, open_kafka
-from k2lib.log.producer import FLUSH_S, SLICE_ROWS, BatchProducer
-from k2lib.log.reader import Place, TopicReader
-from k2lib.log.source import LogSource
-from k2lib.log.topics import DEAD_LETTERS, topic_kind
-from k2lib.model.schemas import RecordSchema
+from k2lib.iceberg.offsets import end_of, read_offsets
+from k2lib.iceberg.sink_threads import LOOK_AGAIN_S, SinkThreads, make_sinks
+from k2lib.iceberg.tables import TABLES, check_schema, load_table
+from k2lib.iceberg.unread import unread
+from k2lib.iceberg.writer import CATALOG_ERRORS
+from k2lib.kafka.cluster import Cluster, logs_of
+from k2lib.kafka.connect import RECORD_OVERHEAD_BYTES, open_kafka
+from k2lib.kafka.consumer import Place, TopicReader
+from k2lib.kafka.producer import FLUSH_S, SLICE_ROWS, BatchProducer
+from k2lib.kafka.source import LogSource
+from k2lib.kafka.topics import DEAD_LETTERS, topic_kind
+from k2lib.lifecycle import Closing
+from k2lib.schema.records import RecordSchema
 from k2lib.settings import Settings
 
 STALLED_S: Final = 30.0
@@ -152,7 +152,7 @@ class Pipeline(Closing):
             self._wait(self._high_watermarks(), stalled_s)
 
     def unread(self, topic: str, schema: RecordSchema) -> pa.Table:
-        """Return what the topic has and its table has not yet; see `lake.unread`."""
+        """Return what the topic has and its table has not yet; see `iceberg.unread`."""
         table = load_table(self._catalog, TABLE_OF[topic_kind(topic) or ""].name)
         return unread(
             topic, schema, table=table, cluster=self.cluster, registry=self._kafka.registry

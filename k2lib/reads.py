@@ -9,19 +9,14 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
 from k2lib.errors import QueryError
-from k2lib.lake.tables import TABLES, load_table
-from k2lib.query import as_of, bars
-from k2lib.query.as_of import AsOf
-from k2lib.query.complete import CompleteTo
-from k2lib.query.connection import Connection
-from k2lib.query.contiguity import contiguity
-from k2lib.query.difference import difference
+from k2lib.iceberg.tables import TABLES, load_table
+from k2lib.query.answer import CompleteTo, Params
+from k2lib.query.dbapi import Connection
 from k2lib.query.engine import Engine
-from k2lib.query.folding import Market
-from k2lib.query.frames import Params
-from k2lib.query.instruments import When
-from k2lib.query.stats import ask_symbols
-from k2lib.query.summary import ask_summary
+from k2lib.query.request import When
+from k2lib.query.sql import Market
+from k2lib.query.statistics import ask_summary, ask_symbols, bars, contiguity, difference
+from k2lib.query.time_travel import AsOf, snapshots
 from k2lib.settings import Settings
 
 if TYPE_CHECKING:
@@ -91,8 +86,8 @@ class Reads:
         market: Market = "all",
         tail: bool = True,
     ) -> pl.DataFrame:
-        """Fold one instrument's trades into OHLCV bars; see `query.bars.bars`."""
-        return bars.bars(
+        """Fold one instrument's trades into OHLCV bars; see `query.statistics.bars`."""
+        return bars(
             self.engine,
             symbol,
             every=every,
@@ -137,7 +132,7 @@ class Reads:
         market: Market = "all",
         tail: bool = True,
     ) -> pl.DataFrame:
-        """Return one trading date of one instrument as a row; see `query.summary`."""
+        """Return one trading date of one instrument as a row; see `query.statistics`."""
         return ask_summary(
             self.engine,
             symbol,
@@ -149,7 +144,7 @@ class Reads:
         ).frame
 
     def symbols(self, table: str = "trades_v2", *, tail: bool = True) -> pl.DataFrame:
-        """List the instruments a table holds, with rows, first and last; see `query.stats`."""
+        """List the instruments a table holds, with rows, first and last; see `query.statistics`."""
         return ask_symbols(self.engine, table=table, tail=tail).frame
 
     def replay(
@@ -185,14 +180,14 @@ class Reads:
 
     def snapshots(self, table: str = "trades_v2") -> pl.DataFrame:
         """List the snapshots kept of a table, newest first, with rows, cause and offsets."""
-        return as_of.snapshots(self.table(table))
+        return snapshots(self.table(table))
 
     def difference(self, before: AsOf, after: AsOf, *, table: str = "trades_v2") -> pl.DataFrame:
-        """Return the rows by which two snapshots of a table differ; see `query.difference`."""
+        """Return the rows by which two snapshots of a table differ; see `query.time_travel`."""
         return difference(self.engine, self.table(table), before, after)
 
     def contiguity(self, exchange: str | None = None) -> pl.DataFrame:
-        """Count the trade ids of each symbol in the lake; see `query.contiguity`."""
+        """Count the trade ids of each symbol in the lake; see `query.statistics`."""
         return contiguity(self.engine, exchange)
 
     def table(self, name: str) -> Table:

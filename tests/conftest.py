@@ -7,18 +7,17 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from confluent_kafka.admin import AdminClient
 from hypothesis.configuration import set_hypothesis_home_dir
-from waiting import wait_until
+from support.kafkas import emptied
+from support.paths import CACHE
 
 from k2lib import K2
 from k2lib.cli import main
 from k2lib.ops.services import Services, down, up
 from k2lib.settings import Settings
-from k2lib.sources.samples import write_samples
+from k2lib.simulator.asx import write_samples
 
 ASX_SAMPLE = os.environ.get("ASX_SAMPLE")
-CACHE = Path(__file__).resolve().parents[1] / "build" / "cache"
 
 # Examples are the same in every run, and no time limit fails one on a busy machine.
 hypothesis.settings.register_profile("k2", deadline=None, derandomize=True)
@@ -72,15 +71,6 @@ def empty_kafka(services: Services) -> dict[str, str]:
     return emptied(services)
 
 
-def emptied(services: Services) -> dict[str, str]:
-    """Delete our topics and return the Kafka's settings."""
-    delete_topics(services.bootstrap)
-    return {
-        "kafka_bootstrap": services.bootstrap,
-        "schema_registry_url": services.registry_url,
-    }
-
-
 @pytest.fixture
 def k2(tmp_path: Path, kafka_settings: dict[str, str]) -> Iterator[K2]:
     """Open a new home, on each kind of Kafka."""
@@ -108,13 +98,3 @@ def run(
         return int(ended.value.code or 0), out, err
 
     return run
-
-
-def delete_topics(bootstrap: str) -> None:
-    """Delete all topics of ours, and wait until they are gone."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    ours = [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith("market.")]
-    for done in admin.delete_topics(ours).values() if ours else ():
-        done.result()
-    # The controller has deleted them; the broker's own view follows a little later.
-    wait_until(lambda: not set(ours) & set(admin.list_topics(timeout=60).topics))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import (
+from support.documents import (
     API_DOC,
     DOCUMENTS,
     READING_DOC,
@@ -26,15 +26,15 @@ from documents import (
     rows,
     section,
 )
-from live import streams
+from support.live import streams
+from support.waiting import wait_until
 from typer.main import get_command
 from typer.testing import CliRunner
-from waiting import wait_until
 
 from k2lib.cli import app
 from k2lib.errors import SchemaError
-from k2lib.model.identity import NAMESPACE, message_id
-from k2lib.model.schemas import TRADE, RecordSchema, check_compatible, load_schema
+from k2lib.schema.identity import NAMESPACE, message_id
+from k2lib.schema.records import TRADE, RecordSchema, check_compatible, load_schema
 from k2lib.settings import PREFIX, Settings
 
 SCHEMAS = [load_schema(path.stem) for path in sorted((ROOT / "schemas").glob("*.avsc"))]

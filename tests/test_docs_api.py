@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import API_DOC, ROOT, code, quoted, rows, section
 from prometheus_client import Metric
+from support.documents import API_DOC, ROOT, code, quoted, rows, section
 
 from k2lib import K2
 from k2lib.api.app import create_app
-from k2lib.api.edge.health import ApiMetrics
-from k2lib.api.live.frames import SCHEMAS
+from k2lib.api.health import ApiMetrics
+from k2lib.api.live.clients import SCHEMAS
 from k2lib.api.options import Options
 
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from binance_facts import (
+from support.binance_facts import (
     INSTRUMENTS,
     LATEST_US,
     RECEIVED_US,
@@ -21,23 +21,23 @@ from binance_facts import (
     rest_body,
     stream_frame,
 )
-from documents import README, ROOT, SCHEMA_DOC, STREAM_DOC, code, quoted, rows, section
+from support.documents import README, ROOT, SCHEMA_DOC, STREAM_DOC, code, quoted, rows, section
 
-from k2lib.exchange.app import EXCHANGE
-from k2lib.exchange.faults import FAULTS
 from k2lib.feed.options import FeedOptions
-from k2lib.model.schemas import GAP
 from k2lib.ops.alert_book import Alert
 from k2lib.ops.alerts import ALERT_NAMES
 from k2lib.ops.metrics import Metrics
 from k2lib.ops.webhook import body
 from k2lib.resilience.breaker import Circuit
-from k2lib.sources.binance.archive_lines import parse_lines
-from k2lib.sources.binance.fields import OURS
-from k2lib.sources.binance.messages import parse_frames
-from k2lib.sources.binance.pages import aggregates_page, single_trades, trades_page
-from k2lib.sources.binance.venues import OF_OTHER_HOSTS, exchange_of
-from k2lib.sources.samples.files import EXCHANGE as SAMPLES
+from k2lib.schema.records import GAP
+from k2lib.simulator.asx.files import EXCHANGE as SAMPLES
+from k2lib.simulator.binance.app import EXCHANGE
+from k2lib.simulator.binance.faults import FAULTS
+from k2lib.venues.binance.archive import parse_lines
+from k2lib.venues.binance.fields import OURS
+from k2lib.venues.binance.hosts import OF_OTHER_HOSTS, exchange_of
+from k2lib.venues.binance.messages import parse_frames
+from k2lib.venues.binance.pages import aggregates_page, single_trades, trades_page
 
 FACT = Fact()
 QUOTE = b'{"u":400900217,"s":"BTCUSDT","b":"25.1","B":"31.2","a":"25.2","A":"40.6"}'
@@ -125,7 +125,7 @@ def test_every_event_that_is_named_is_told_by_the_code() -> None:
 
 
 def test_every_thread_that_is_named_is_started() -> None:
-    rest = (ROOT / "k2lib" / "feed" / "live.py").read_text()
+    rest = (ROOT / "k2lib" / "feed" / "feed.py").read_text()
     jobs = {f"feed-{name}" for name in re.findall(r'"(\w+)": \w+\.run', rest)}
     told = set(_names("Threads and queues"))
     assert told - jobs - TEXTS == {"sink-<table>"} and jobs < told

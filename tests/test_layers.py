@@ -7,39 +7,39 @@ from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from support.paths import ROOT
+
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "k2lib").rglob("*.py")
 }
-BASE = {"closing", "errors", "events", "interrupts", "locks", "settings"}
-DATA = {"model", "sources", "resilience", "log", "lake", "query"}
+BASE = {"errors", "events", "lifecycle", "locks", "settings"}
+DATA = {"schema", "venues", "resilience", "kafka", "iceberg", "query"}
 MAY_IMPORT = {
-    "closing": set(),
     "errors": set(),
     "events": {"errors"},
-    "locks": {"closing", "errors"},
+    "lifecycle": set(),
+    "locks": {"errors", "lifecycle"},
     "settings": {"errors"},
-    "model": {"errors"},
+    "schema": {"errors"},
     "resilience": {"errors"},
-    "exchange": {"closing", "errors"},
-    "state": {"closing", "errors", "events", "resilience"},
-    "sources": {"closing", "errors", "events", "model", "resilience"},
-    "log": BASE | {"model", "resilience"},
-    "lake": BASE | {"model", "resilience", "log"},
-    "query": BASE | {"model", "log", "lake"},
-    "analytics": {"errors", "model"},
-    "replay": BASE | {"model", "log", "lake", "query", "exchange"},
+    "simulator": {"errors", "lifecycle"},
+    "venues": {"errors", "events", "lifecycle", "resilience", "schema"},
+    "kafka": BASE | {"resilience", "schema"},
+    "iceberg": BASE | {"kafka", "resilience", "schema"},
+    "query": BASE | {"iceberg", "kafka", "schema"},
+    "analytics": {"errors", "schema"},
+    "replay": BASE | {"iceberg", "kafka", "query", "schema", "simulator"},
     "pipeline": BASE | DATA - {"query"},
     "load": BASE | DATA | {"pipeline"},
-    "feed": BASE | DATA | {"pipeline", "state"},
+    "feed": BASE | DATA | {"pipeline"},
     "ops": BASE | DATA,
     "reads": BASE | DATA | {"replay"},
-    "platform": BASE | DATA | {"reads", "pipeline", "load", "state", "feed", "ops"},
-    "api": BASE | DATA | {"replay", "ops", "platform"},
-    "serve": BASE | DATA | {"exchange", "pipeline", "load", "feed", "ops", "platform"},
-    "k2lib": BASE | DATA | {"platform"},
-    "cli": BASE | DATA | {"exchange", "load", "feed", "ops", "api", "serve", "platform", "k2lib"},
+    "client": BASE | DATA | {"feed", "load", "ops", "pipeline", "reads"},
+    "api": BASE | DATA | {"client", "ops", "replay"},
+    "notebook": BASE | DATA | {"client", "feed", "load", "ops", "pipeline", "simulator"},
+    "k2lib": BASE | DATA | {"client"},
+    "cli": BASE | DATA | {"api", "client", "feed", "k2lib", "load", "notebook", "ops", "simulator"},
     "__main__": {"cli"},
 }
 QUIET = """

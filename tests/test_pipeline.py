@@ -11,22 +11,23 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
-from feeding import produce, settings_in, watermarks
-from kafkas import opened
-from lake_audit import audit
-from log_rows import TRADES_TOPIC, many_trades, message_ids
-from waiting import wait_until
+from support.feeding import produce, settings_in, watermarks
+from support.kafkas import opened
+from support.lake_audit import audit
+from support.log_rows import TRADES_TOPIC, many_trades, message_ids
+from support.paths import SUPPORT
+from support.waiting import wait_until
 
 from k2lib.errors import ConfigError, TransientError
-from k2lib.lake.sink import lock_path
-from k2lib.lake.tables import TABLES, ensure_table, open_catalog
+from k2lib.iceberg.sink import lock_path
+from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
+from k2lib.kafka.cluster import Cluster
 from k2lib.locks import lock_holder, try_lock
-from k2lib.log.cluster import Cluster
-from k2lib.model.schemas import TRADE
 from k2lib.pipeline import Pipeline, Target
+from k2lib.schema.records import TRADE
 from k2lib.settings import Settings
 
-SINK = Path(__file__).with_name("kill_sink.py")
+SINK = SUPPORT / "kill_sink.py"
 
 
 @pytest.fixture

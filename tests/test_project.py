@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 import yaml
-from waiting import wait_until
+from support.paths import ROOT
+from support.waiting import wait_until
 
 from k2lib.ops.jars import JAVA_WANTED
 
-ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OURS = {"k2lib", "bench", "tests", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+OURS = {"k2lib", "bench", "support", *(path.stem for path in (ROOT / "tests/support").glob("*.py"))}
 WITHOUT_IMPORT = {
     "hatchling": "builds the wheel",
     "httptools": "uvicorn reads HTTP with it",

@@ -4,13 +4,12 @@ They take frames as `k2.trades(...)`, `k2.quotes(...)` and `k2.bars(...)` return
 of instruments and in any order, and never mix two instruments, which are (exchange, symbol).
 """
 
-from k2lib.analytics.bars import dollar_bars, tick_bars, time_bars, volume_bars
-from k2lib.analytics.days import day_summary
+from k2lib.analytics.bars import day_summary, dollar_bars, tick_bars, time_bars, volume_bars
 from k2lib.analytics.flow import order_flow_imbalance, trade_imbalance
 from k2lib.analytics.joins import trades_with_quotes
 from k2lib.analytics.prices import spread, time_weighted_spread, vwap
 from k2lib.analytics.sessions import continuous_trading, on_market, session, trading_date
-from k2lib.analytics.sign import lee_ready, tick_rule
+from k2lib.analytics.trade_sign import lee_ready, tick_rule
 from k2lib.analytics.volatility import realised_volatility, returns
 
 __all__ = [

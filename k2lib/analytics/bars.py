@@ -17,9 +17,9 @@ from k2lib.analytics.exact import (
     with_turnover,
 )
 from k2lib.analytics.frames import INSTRUMENT, RUN, check, in_order
-from k2lib.analytics.intervals import start_of
+from k2lib.analytics.venue_time import start_of, trading_date_of
 from k2lib.errors import QueryError
-from k2lib.model.lengths import bar_length
+from k2lib.schema.calendar import bar_length
 
 FIGURES: Final = ("open", "high", "low", "close", "volume", "trades", "vwap", "turnover")
 
@@ -132,3 +132,21 @@ def _filled(rows: pl.DataFrame, measure: pl.Expr, threshold: int) -> pl.DataFram
         complete.alias("complete"),
     )
     return folded.select(*INSTRUMENT, "start", "end", *FIGURES, "complete")
+
+
+def day_summary(trades: pl.DataFrame) -> pl.DataFrame:
+    """Sum up the trades of each trading date: Sydney's for the ASX, UTC's for crypto.
+
+    Returns:
+        A row for each day with a trade, by exchange, symbol and trading_date: these, open, high,
+        low, close, volume, trades (their number), vwap, turnover as in `time_bars`, and first and
+        last, the times of the first and the last trade.
+    Raises:
+        QueryError: a column is missing.
+    """
+    rows = traded(trades)
+    rows = rows.with_columns(trading_date=trading_date_of(rows))
+    first, last = pl.col("timestamp").first(), pl.col("timestamp").last()
+    by = [*INSTRUMENT, "trading_date"]
+    folded = fold(rows, by, first.alias("first"), last.alias("last"))
+    return folded.select(*by, *FIGURES, "first", "last")

@@ -7,8 +7,8 @@ import polars as pl
 
 from k2lib.analytics.exact import SCALE, decimals, units
 from k2lib.analytics.frames import INSTRUMENT, RUN, SIDES, check, in_order
-from k2lib.analytics.intervals import start_of
-from k2lib.model.lengths import bar_length
+from k2lib.analytics.venue_time import start_of
+from k2lib.schema.calendar import bar_length
 
 LOWEST: Final = -(10**18)
 HIGHEST: Final = 10**18

@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import polars as pl
 
-from k2lib.model.venues import UTC_ZONE, zone
+from k2lib.analytics.frames import TIME
+from k2lib.schema.calendar import DAY, MICROSECOND, UTC_ZONE, zone
 
 
 def local_time(frame: pl.DataFrame, column: str = "timestamp") -> pl.Expr:
@@ -46,3 +47,15 @@ def _by_zone(frame: pl.DataFrame, of_zone: Callable[[str], pl.Expr]) -> pl.Expr:
     for key, exchanges in zones.items():
         found = pl.when(pl.col("exchange").is_in(exchanges)).then(of_zone(key)).otherwise(found)
     return found
+
+
+def start_of(frame: pl.DataFrame, every: timedelta) -> pl.Expr:
+    """Return where the interval of each row's timestamp begins.
+
+    Below a day, intervals start at whole multiples since the epoch; a day is the venue's
+    trading date, from its midnight.
+    """
+    if every == DAY:
+        return midnight(frame, trading_date_of(frame))
+    length = every // MICROSECOND
+    return (pl.col("timestamp").to_physical() // length * length).cast(TIME)

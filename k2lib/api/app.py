@@ -8,14 +8,15 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
 
-from k2lib.api.answers.accept import BINARY_TYPES
-from k2lib.api.answers.openapi import DESCRIPTION, describe
-from k2lib.api.desk import Desk
-from k2lib.api.edge.gate import add_edge
+from k2lib.api.context import Desk
+from k2lib.api.gate import add_edge
 from k2lib.api.options import Options
 from k2lib.api.problems import add_problem_handlers
-from k2lib.api.routes import inventory, queries, reads, replays
-from k2lib.platform import K2
+from k2lib.api.responses.accept import BINARY_TYPES
+from k2lib.api.responses.openapi import DESCRIPTION, describe
+from k2lib.api.routes import reads, replays, tables
+from k2lib.api.routes.reads import queries
+from k2lib.client import K2
 from k2lib.query.engine import Engine
 from k2lib.query.guard import Guard
 
@@ -43,8 +44,8 @@ def create_app(k2: K2, *, options: Options | None = None) -> FastAPI:
     )
     app.state.desk = Desk(k2, engine, options)
     app.include_router(reads.router)
-    app.include_router(inventory.router)
-    app.include_router(queries.router)
+    app.include_router(tables.router)
+    app.include_router(queries)
     app.include_router(replays.router)
     add_problem_handlers(app)
     app.add_middleware(

@@ -62,8 +62,8 @@ def options_of(settings: "Settings") -> "Options":
     Raises:
         ConfigError: K2_API_KEYS is not names and hashes.
     """
-    from k2lib.api.edge.security import parse_keys
     from k2lib.api.options import Options
+    from k2lib.api.security import parse_keys
 
     keys = settings.api_keys
     origins = (settings.api_cors_origins or "").split(",")
@@ -83,7 +83,7 @@ def _print_url(url: str, options: "Options", *, as_json: bool) -> None:
 
 
 def _print_new_key(name: str, *, as_json: bool) -> None:
-    from k2lib.api.edge.security import new_key
+    from k2lib.api.security import new_key
 
     key, entry = new_key(name)
     if as_json:

@@ -19,7 +19,7 @@ def load_asx(
     as_json: AsJson = False,
 ) -> None:
     """Load ASX trades and quotes; exit code 2 if a file could not be loaded."""
-    from k2lib.serve.terminal import load_progress
+    from k2lib.cli.views.terminal import load_progress
 
     with open_k2(with_sinks=not no_sink) as k2, load_progress(paths) as on_progress:
         report = k2.load_asx(list(paths), reference=reference, parts=parts, on_progress=on_progress)
@@ -35,8 +35,8 @@ def simulate_asx(
     as_json: AsJson = False,
 ) -> None:
     """Write ASX-shaped files of invented companies; they load as exchange ASX_SIM."""
-    from k2lib.serve.terminal import samples_progress
-    from k2lib.sources.samples import write_samples
+    from k2lib.cli.views.terminal import samples_progress
+    from k2lib.simulator.asx import write_samples
 
     with samples_progress() as on_progress:
         summary = write_samples(
@@ -65,7 +65,7 @@ def load_binance_archive(
     as_json: AsJson = False,
 ) -> None:
     """Load trades from Binance's archive; exit code 2 if a file could not be loaded."""
-    from k2lib.serve.terminal import archive_progress
+    from k2lib.cli.views.terminal import archive_progress
 
     with open_k2(with_sinks=not no_sink) as k2, archive_progress(paths) as on_progress:
         report = k2.load_binance_archive(
@@ -75,7 +75,7 @@ def load_binance_archive(
 
 
 def _report(report: "LoadReport", *, as_json: bool) -> None:
-    from k2lib.serve.terminal import print_load
+    from k2lib.cli.views.terminal import print_load
 
     if as_json:
         print_json(report.as_json())

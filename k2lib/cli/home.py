@@ -32,7 +32,7 @@ def sink(
     ] = False,
 ) -> None:
     """Feed the tables from Kafka until Ctrl-C."""
-    from k2lib.serve.terminal import print_commit
+    from k2lib.cli.views.terminal import print_commit
 
     with open_k2() as k2:
         k2.sink(tables, accept_loss=accept_loss, on_event=print_commit)
@@ -40,9 +40,9 @@ def sink(
 
 def up(as_json: AsJson = False) -> None:
     """Start Kafka and the schema registry on this machine; a second time does no harm."""
+    from k2lib.cli.views.terminal import print_services, working
     from k2lib.ops.services import status as services_status
     from k2lib.ops.services import up as services_up
-    from k2lib.serve.terminal import print_services, working
     from k2lib.settings import read_settings
 
     settings = read_settings()
@@ -62,8 +62,8 @@ def up(as_json: AsJson = False) -> None:
 
 def status(as_json: AsJson = False) -> None:
     """Say what runs, what the tables hold, and what it takes on disk."""
-    from k2lib.ops.status import read_status
-    from k2lib.serve.terminal import print_status
+    from k2lib.cli.views.terminal import print_status
+    from k2lib.ops.home import read_status
     from k2lib.settings import read_settings
 
     found = read_status(read_settings())
@@ -90,8 +90,8 @@ def down(as_json: AsJson = False) -> None:
 
 def maintain(as_json: AsJson = False) -> None:
     """Compact files and expire snapshots now, where no sink does so by itself."""
-    from k2lib.ops.maintain import maintain_all
-    from k2lib.serve.terminal import print_maintenance
+    from k2lib.cli.views.terminal import print_maintenance
+    from k2lib.ops.home import maintain_all
 
     with open_k2() as k2:
         done = maintain_all(k2.catalog, run_folder=k2.settings.home / "run")
@@ -105,7 +105,7 @@ def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete the home: tables, files and the local services' data."""
-    from k2lib.ops.reset import reset_home
+    from k2lib.ops.home import reset_home
     from k2lib.settings import read_settings
 
     home = read_settings().home

@@ -16,7 +16,7 @@ from k2lib.errors import ConfigError, K2Error, TransientError
 
 if TYPE_CHECKING:
     from k2lib.settings import Settings
-    from k2lib.sources.binance.venues import Venue
+    from k2lib.venues.binance.hosts import Venue
 
 Symbols = Annotated[str, typer.Option(help="Joined by commas.")]
 Seconds = Annotated[float | None, typer.Option(min=0, help="End after so long; Ctrl-C else.")]
@@ -69,9 +69,9 @@ def stream_binance(
 
 def watch(seconds: Seconds = None, as_json: AsJson = False) -> None:
     """Watch the stream that runs in this home until Ctrl-C; --json looks once."""
-    from k2lib.feed.told import read_told, told_path
-    from k2lib.serve.terminal import out
-    from k2lib.serve.watch import ended, pace_s, show, told_looks
+    from k2lib.cli.views.terminal import out
+    from k2lib.cli.views.watch import ended, pace_s, show, told_looks
+    from k2lib.feed.status_file import read_told, told_path
     from k2lib.settings import read_settings
 
     home = read_settings().home
@@ -108,8 +108,8 @@ def simulate_binance(
     as_json: AsJson = False,
 ) -> None:
     """Run an exchange that speaks as Binance does, with faults on demand, until Ctrl-C."""
-    from k2lib.exchange import OfflineExchange
-    from k2lib.serve.simulation import addresses, addresses_text, made, read_script
+    from k2lib.cli.views.simulation import addresses, addresses_text, made, read_script
+    from k2lib.simulator.binance import OfflineExchange
 
     with (
         sigterm_ends_it(),
@@ -148,11 +148,11 @@ def _stream(
     as_json: bool,
     hint: bool,
 ) -> None:
+    from k2lib.cli.views.stream import Telling, begin_line, print_report, report_stream
+    from k2lib.cli.views.terminal import err, out
+    from k2lib.cli.views.watch import looks, pace_s, show
+    from k2lib.client import K2
     from k2lib.feed.options import FeedOptions
-    from k2lib.platform import K2
-    from k2lib.serve.stream import Telling, begin_line, print_report, report_stream
-    from k2lib.serve.terminal import err, out
-    from k2lib.serve.watch import looks, pace_s, show
 
     console, began = err(), _now()
     with Telling(console) as telling, contextlib.ExitStack() as parts:
@@ -203,10 +203,10 @@ def _check_options(*, us: bool, offline: bool, rate: float | None) -> None:
 def _venue(
     settings: "Settings", symbols: Sequence[str], *, us: bool, offline: bool, rate: float | None
 ) -> "Iterator[Venue]":
-    from k2lib.platform import choose_venue
-    from k2lib.serve.simulation import rate_of_home
-    from k2lib.serve.venue import reachable_venue
-    from k2lib.sources.binance.venues import binance_us
+    from k2lib.cli.views.simulation import rate_of_home
+    from k2lib.client import choose_venue
+    from k2lib.notebook.venue import reachable_venue
+    from k2lib.venues.binance.hosts import binance_us
 
     if us and settings.binance_ws_urls is not None:
         raise ConfigError("K2_BINANCE_WS_URLS and --us name two venues: leave one out")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 if TYPE_CHECKING:
-    from k2lib.platform import K2
+    from k2lib.client import K2
 
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON.")]
 FAILED: Final = 2
@@ -19,7 +19,7 @@ INTERRUPTED: Final = 130
 @contextlib.contextmanager
 def open_k2(*, with_sinks: bool = True) -> "Iterator[K2]":
     """Open the home of the settings, and say on standard error which it is."""
-    from k2lib.platform import K2
+    from k2lib.client import K2
     from k2lib.settings import read_settings
 
     with K2(read_settings(), with_sinks=with_sinks) as k2:

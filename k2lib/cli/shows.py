@@ -19,8 +19,8 @@ def notebooks(
     ),
 ) -> None:
     """Run the notebooks and write them with an index page, readable without a network."""
-    from k2lib.serve.notebooks.runs import parse_parameters, run_notebooks
-    from k2lib.serve.terminal import notebook_progress
+    from k2lib.cli.views.terminal import notebook_progress
+    from k2lib.notebook.runner.runs import parse_parameters, run_notebooks
 
     with notebook_progress() as on_progress:
         index = run_notebooks(
@@ -40,10 +40,10 @@ def demo(
     build: Annotated[Path, typer.Option(help="All of the demo's files go here.")] = Path("build"),
 ) -> None:
     """Run the main job: files through Kafka into the lake, twice, proved; then the notebooks."""
-    from k2lib.serve.demo import demo_samples, run_demo
-    from k2lib.serve.demo_report import print_demo
-    from k2lib.serve.notebooks.runs import run_notebooks
-    from k2lib.serve.terminal import load_progress, notebook_progress
+    from k2lib.cli.views.demo import demo_samples, run_demo
+    from k2lib.cli.views.demo_report import print_demo
+    from k2lib.cli.views.terminal import load_progress, notebook_progress
+    from k2lib.notebook.runner.runs import run_notebooks
 
     folder = asx or demo_samples(build)
     with load_progress([folder], times=2) as on_progress:

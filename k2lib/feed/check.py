@@ -12,10 +12,10 @@ import msgspec
 
 from k2lib.errors import ConfigError, K2Error
 from k2lib.events import log_event
-from k2lib.sources.binance.connection import Connection, Refused, open_connection
-from k2lib.sources.binance.rest import Rest, clock_offset_s
-from k2lib.sources.binance.symbols import read_exchange_info
-from k2lib.sources.binance.venues import Venue, told_apart
+from k2lib.venues.binance.connection import Connection, Refused, open_connection
+from k2lib.venues.binance.hosts import Venue, told_apart
+from k2lib.venues.binance.instruments import read_exchange_info
+from k2lib.venues.binance.rest import Rest, clock_offset_s
 
 INFO_WEIGHT: Final = 20
 TRADE_S: Final = 30.0

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Final
 
 from k2lib.errors import SourceError
-from k2lib.interrupts import Held, interrupts_held
+from k2lib.kafka.topics import DEAD_LETTERS, topic_name
+from k2lib.lifecycle import Held, interrupts_held
 from k2lib.load.report import FileReport, LoadReport, OnProgress, Reports
-from k2lib.log.topics import DEAD_LETTERS, topic_name
-from k2lib.model.dead_letters import dead_letter_rows
-from k2lib.model.schemas import DEAD_LETTER, QUOTE, REFERENCE, TRADE
 from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
-from k2lib.sources.asx.files import AsxFile, Batch, file_kind, find_files, read_file
-from k2lib.sources.asx.reference import ReferenceData, find_reference, read_reference
+from k2lib.schema.dead_letters import dead_letter_rows
+from k2lib.schema.records import DEAD_LETTER, QUOTE, REFERENCE, TRADE
+from k2lib.venues.asx.files import AsxFile, Batch, file_kind, find_files, read_file
+from k2lib.venues.asx.reference import ReferenceData, find_reference, read_reference
 
 SCHEMAS: Final = {"trades": TRADE, "quotes": QUOTE, "reference": REFERENCE}
 

@@ -8,14 +8,14 @@ from types import MappingProxyType
 from typing import Final
 
 from k2lib.errors import SourceError
-from k2lib.interrupts import Held, interrupts_held
+from k2lib.kafka.topics import DEAD_LETTERS, topic_name
+from k2lib.lifecycle import Held, interrupts_held
 from k2lib.load.report import FileReport, LoadReport, OnProgress, Reports
-from k2lib.log.topics import DEAD_LETTERS, topic_name
-from k2lib.model.dead_letters import DeadLetter, dead_letter_rows
-from k2lib.model.schemas import DEAD_LETTER, TRADE
 from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
-from k2lib.sources.binance.archive import (
+from k2lib.schema.dead_letters import DeadLetter, dead_letter_rows
+from k2lib.schema.records import DEAD_LETTER, TRADE
+from k2lib.venues.binance.archive import (
     Batch,
     BrokenFileError,
     archive_exchange,
@@ -24,7 +24,7 @@ from k2lib.sources.binance.archive import (
     read_archive,
     verify,
 )
-from k2lib.sources.binance.symbols import Instrument
+from k2lib.venues.binance.instruments import Instrument
 
 NO_INSTRUMENTS: Final[Mapping[str, Instrument]] = MappingProxyType({})
 DAY_US: Final = 24 * 3600 * 1_000_000

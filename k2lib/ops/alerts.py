@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from k2lib.closing import Closing
 from k2lib.events import Event
+from k2lib.lifecycle import Closing
 from k2lib.ops.alert_book import Alert, AlertBook
 
 __all__ = ["ALERT_NAMES", "Alert", "Alerts", "AlertsThread", "Limits", "log_alert"]

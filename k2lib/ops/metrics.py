@@ -1,16 +1,48 @@
 """Metrics of the feed and the sinks, counted from what is told, and served to Prometheus."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
-from k2lib.closing import Closing
 from k2lib.errors import ConfigError
 from k2lib.events import Event
+from k2lib.lifecycle import Closing
 from k2lib.ops.alerts import ALERT_NAMES, Alert
-from k2lib.ops.batch_histogram import BatchHistogram
+
+
+class BatchHistogram(Collector):
+    """A histogram that takes a batch of values at a time, for a value a row."""
+
+    def __init__(self, name: str, documentation: str, *, buckets: Sequence[float]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._bounds = np.asarray(buckets, dtype=np.float64)
+        self._counts = np.zeros(len(buckets) + 1, dtype=np.int64)
+        self._sum = 0.0
+        self._lock = threading.Lock()
+
+    def observe(self, values: float | Sequence[float]) -> None:
+        """Count one value, or all values of a sequence."""
+        batch = np.atleast_1d(np.asarray(values, dtype=np.float64))
+        places = np.searchsorted(self._bounds, batch, side="left")
+        counts = np.bincount(places, minlength=len(self._counts))
+        with self._lock:
+            self._counts += counts
+            self._sum += float(batch.sum())
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """Yield the histogram as it stands."""
+        with self._lock:
+            up_to, total = self._counts.cumsum().tolist(), self._sum
+        bounds = [*(str(bound) for bound in self._bounds.tolist()), "+Inf"]
+        buckets = list(zip(bounds, up_to, strict=True))
+        yield HistogramMetricFamily(self._name, self._documentation, buckets, total)
+
 
 FEED: Final = "k2_binance"
 BREAKER_STATES: Final = {"closed": 0, "half_open": 1, "open": 2}

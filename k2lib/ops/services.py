@@ -4,18 +4,90 @@ Their data and logs, in `<home>/services/kafka` and `<home>/services/registry`, 
 """
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import datetime
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from k2lib.errors import ConfigError, OwnerError
 from k2lib.locks import Lock, lock_holder, try_lock, writer_lock
-from k2lib.ops import ledger as ledgers
 from k2lib.ops.jars import Jars, default_cache, jars
-from k2lib.ops.ledger import Entry, Ledger
-from k2lib.ops.processes import Process, free_port, is_free, locked, stop
+from k2lib.ops.processes import Process, alive, free_port, is_free, locked, stop
 from k2lib.ops.servers import Kafka, Registry, Server, await_ready
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A process that was started, and the port it was given."""
+
+    port: int
+    pid: int
+    birth: str
+
+    @property
+    def process(self) -> Process:
+        """The process, which may be gone."""
+        return Process(self.pid, self.birth)
+
+    @property
+    def lives(self) -> bool:
+        """Whether that very process still runs."""
+        return alive(self.process)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Entries by service; `started` is set once all of them have answered."""
+
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    started: datetime | None = None
+
+    def living(self, service: str) -> Entry | None:
+        """Return a service's entry if its process runs."""
+        entry = self.entries.get(service)
+        return entry if entry is not None and entry.lives else None
+
+    def with_entry(self, service: str, entry: Entry) -> "Ledger":
+        """Return the ledger with one more start, not yet answered."""
+        return Ledger({**self.entries, service: entry})
+
+    def without_dead(self) -> "Ledger":
+        """Return the ledger with the entries whose processes run."""
+        return Ledger({name: entry for name, entry in self.entries.items() if entry.lives})
+
+    def all_started(self) -> "Ledger":
+        """Return the ledger with the time since when all answer."""
+        return replace(self, started=self.started or datetime.now(UTC))
+
+
+def read_ledger(home: Path) -> Ledger:
+    """Read a home's ledger; a home without one has an empty ledger."""
+    try:
+        told = json.loads(_file(home).read_text())
+    except FileNotFoundError:
+        return Ledger()
+    started = told.pop("started")
+    entries = {name: Entry(**entry) for name, entry in told.items()}
+    return Ledger(entries, datetime.fromisoformat(started) if started else None)
+
+
+def write_ledger(home: Path, ledger: Ledger) -> None:
+    """Write a home's ledger in one step; an empty one leaves no file."""
+    file = _file(home)
+    if not ledger.entries:
+        file.unlink(missing_ok=True)
+        return
+    entries = {name: asdict(entry) for name, entry in ledger.entries.items()}
+    started = ledger.started.isoformat() if ledger.started else None
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps({**entries, "started": started}, indent=2))
+    part.replace(file)
+
+
+def _file(home: Path) -> Path:
+    return home / "run" / "services.json"
+
 
 Listener = Callable[[str], None]
 
@@ -101,16 +173,16 @@ def down(home: Path) -> list[Stopped]:
     if not (home / "run").exists():
         return []
     with locked(_lock(home)):
-        ledger = ledgers.read(home)
+        ledger = read_ledger(home)
         # The registry first: it is the one that would miss the other.
         stopped = [_stopped(name, ledger.living(name)) for name in ("registry", "kafka")]
-        ledgers.write(home, Ledger())
+        write_ledger(home, Ledger())
     return [one for one in stopped if one is not None]
 
 
 def running(home: Path) -> Services | None:
     """Return the services that `up` left in a home; None if one of them is gone or not ready."""
-    ledger = ledgers.read(home)
+    ledger = read_ledger(home)
     kafka, registry = ledger.living("kafka"), ledger.living("registry")
     if kafka is None or registry is None or ledger.started is None:
         return None
@@ -121,7 +193,7 @@ def running(home: Path) -> Services | None:
 def status(home: Path) -> Status:
     """Look at each service: does it run, does it answer, what does it occupy on disk?"""
     home = home.resolve()
-    ledger = ledgers.read(home)
+    ledger = read_ledger(home)
     kafka, registry = _servers(home, *(_port(ledger, name) for name in ("kafka", "registry")))
     return Status(
         _status(kafka, ledger.living("kafka")), _status(registry, ledger.living("registry"))
@@ -129,19 +201,19 @@ def status(home: Path) -> Status:
 
 
 def _start_missing(home: Path, asked: dict[str, int], *, found: Jars, on_event: Listener) -> None:
-    ledger = ledgers.read(home)
+    ledger = read_ledger(home)
     servers = _servers(home, *(_chosen(ledger, name, port) for name, port in asked.items()))
     missing = [server for server in servers if ledger.living(server.key) is None]
     _check_ports(missing)
     with contextlib.ExitStack() as undo:
-        undo.callback(lambda: ledgers.write(home, ledgers.read(home).without_dead()))
+        undo.callback(lambda: write_ledger(home, read_ledger(home).without_dead()))
         for server in servers:
             if server in missing:
                 on_event(f"{server.name} starts at {server.address}")
                 undo.callback(stop, _started(home, server, found))
-            await_ready(server, ledgers.read(home).entries[server.key].process)
+            await_ready(server, read_ledger(home).entries[server.key].process)
             on_event(f"{server.name} answers at {server.address}")
-        ledgers.write(home, ledgers.read(home).all_started())
+        write_ledger(home, read_ledger(home).all_started())
         undo.pop_all()
 
 
@@ -149,7 +221,7 @@ def _started(home: Path, server: Server, found: Jars) -> Process:
     server.folder.mkdir(parents=True, exist_ok=True)
     process = server.start(found)
     entry = Entry(server.port, process.pid, process.birth)
-    ledgers.write(home, ledgers.read(home).with_entry(server.key, entry))
+    write_ledger(home, read_ledger(home).with_entry(server.key, entry))
     return process
 
 

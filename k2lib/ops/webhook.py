@@ -16,8 +16,8 @@ from typing import Any, Final
 import httpx2
 import stamina
 
-from k2lib.closing import Closing
 from k2lib.errors import ConfigError, TransientError
+from k2lib.lifecycle import Closing
 from k2lib.ops.alert_book import Alert
 
 LOG: Final = logging.getLogger("k2lib.alerts")

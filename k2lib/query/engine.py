@@ -13,22 +13,19 @@ from duckdb import DuckDBPyConnection
 from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import BooleanExpression
 
-from k2lib.closing import Closing
 from k2lib.errors import QueryError
-from k2lib.lake.loaded import Loaded
-from k2lib.lake.scan import ALL_ROWS, PlanCache, StoredFile
-from k2lib.log.source import FindLog, no_log
-from k2lib.query.as_of import AsOf, resolve
-from k2lib.query.complete import Answer
-from k2lib.query.frames import Params, fetch_frame, first_lines
-from k2lib.query.from_end import from_newest, from_oldest, has_first, has_last
+from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, StoredFile
+from k2lib.iceberg.tables import Loaded
+from k2lib.kafka.source import FindLog, no_log
+from k2lib.lifecycle import Closing
+from k2lib.query.answer import Answer, Params, fetch_frame, first_lines
+from k2lib.query.files import Stored, from_newest, from_oldest, has_first, has_last
 from k2lib.query.guard import Guard
-from k2lib.query.instruments import Span, When, no_such_symbol, pick_exchange, span, want
-from k2lib.query.paging import Key
-from k2lib.query.seen import Seen
-from k2lib.query.selection import (
+from k2lib.query.request import Key, Span, When, no_such_symbol, pick_exchange, span, want
+from k2lib.query.sql import (
     Rows,
     Selection,
+    Views,
     columns_of,
     in_order,
     in_order_sql,
@@ -36,12 +33,13 @@ from k2lib.query.selection import (
     instruments,
     last_sql,
     of_instrument,
+    show_here,
     tail_columns,
     venues_of,
 )
-from k2lib.query.stored import Stored
-from k2lib.query.tails import Tails
-from k2lib.query.views import Views, show_here
+from k2lib.query.table_state import Seen
+from k2lib.query.tail import Tails
+from k2lib.query.time_travel import AsOf, resolve
 
 SETTINGS: Final = (
     "SET GLOBAL TimeZone = 'UTC'",

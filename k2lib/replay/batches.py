@@ -6,9 +6,9 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 from msgspec import structs
 
-from k2lib.lake.tables import TABLES
+from k2lib.iceberg.tables import TABLES
+from k2lib.replay.lanes import Lane
 from k2lib.replay.plan import TABLE_OF
-from k2lib.replay.reading import Lane
 from k2lib.replay.records import Gap
 
 GAPS: Final = pa.schema(

@@ -8,19 +8,14 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyiceberg.expressions import (
-    And,
-    BooleanExpression,
-    GreaterThanOrEqual,
-    LessThanOrEqual,
-)
+from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, LessThanOrEqual
 
-from k2lib.lake.scan import compare, planned_files, table_sql
+from k2lib.iceberg.manifests import compare, planned_files, table_sql
 from k2lib.query.engine import Engine
-from k2lib.query.instruments import Wanted
-from k2lib.query.seen import Seen
+from k2lib.query.request import Wanted
+from k2lib.query.table_state import Seen
+from k2lib.replay.lanes import NULL, Int64s, Lane, times_us
 from k2lib.replay.plan import still_kept
-from k2lib.replay.reading import NULL, Int64s, Lane, times_us
 from k2lib.replay.records import EPOCH, Gap
 
 Range = tuple[int, int]

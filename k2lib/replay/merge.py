@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from k2lib.replay.reading import Int64s, Lane, Parts, in_lane_order, times_us
+from k2lib.replay.lanes import Int64s, Lane, Parts, in_lane_order, times_us
 
 FOREVER: Final = 2**63 - 1
 

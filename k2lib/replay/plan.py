@@ -14,18 +14,13 @@ from pyiceberg.table import Table
 from pyiceberg.types import PrimitiveType
 
 from k2lib.errors import QueryError
-from k2lib.lake.scan import planned_files
-from k2lib.lake.tables import ORDER, TABLES
+from k2lib.iceberg.manifests import planned_files
+from k2lib.iceberg.tables import ORDER, TABLES
 from k2lib.query.engine import Engine
-from k2lib.query.instruments import (
-    When,
-    no_such_symbol,
-    pick_exchange,
-    want,
-)
-from k2lib.query.seen import Seen
+from k2lib.query.request import When, no_such_symbol, pick_exchange, want
+from k2lib.query.table_state import Seen
+from k2lib.replay.lanes import NULL, Lane, Parts, in_file, in_table, of_tail, times_us
 from k2lib.replay.merge import Run
-from k2lib.replay.reading import NULL, Lane, Parts, in_file, in_table, of_tail, times_us
 
 TABLE_OF: Final = {"trades": "trades_v2", "quotes": "quotes_v2"}
 # Rows read at once of all runs together; of one run, at least and at most.

@@ -1,6 +1,7 @@
 """Replay: what was traded and quoted, in order of events, as if it happened again."""
 
 import asyncio
+import math
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -13,25 +14,91 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, closing
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from k2lib.errors import QueryError
-from k2lib.query.as_of import AsOf
-from k2lib.query.complete import CompleteTo
+from k2lib.query.answer import CompleteTo
 from k2lib.query.engine import Engine
-from k2lib.query.instruments import When
+from k2lib.query.request import When
+from k2lib.query.time_travel import AsOf
 from k2lib.replay.batches import Batch, gap_batch, kept, names_of, plain
 from k2lib.replay.gaps import Holes
+from k2lib.replay.lanes import Int64s, Lane
 from k2lib.replay.merge import spans
-from k2lib.replay.pace import Pace, check_speed
 from k2lib.replay.plan import TABLE_OF, Plan, make_plan
-from k2lib.replay.reading import Int64s, Lane
 from k2lib.replay.records import Maker, Record
-from k2lib.replay.steps import in_thread
 from k2lib.replay.weave import Placed, Woven, weave
+
+US = 1_000_000
+
+
+class Pace:
+    """Turns event times into waits; the first event is due at once.
+
+    Every wait is reckoned from the first event, so that waits which end late do not add up.
+    """
+
+    def __init__(self, speed: float, clock: Callable[[], float]) -> None:
+        """Begin with the first event asked for.
+
+        Args:
+            speed: seconds of event time in a second of the clock.
+        """
+        self._speed = speed
+        self._clock = clock
+        self._first_us: int | None = None
+        self._began = 0.0
+
+    def wait_s(self, time_us: int) -> float:
+        """Return how long it is until an event is due; negative where it is late."""
+        if self._first_us is None:
+            self._first_us, self._began = time_us, self._clock()
+        due = self._began + (time_us - self._first_us) / US / self._speed
+        return due - self._clock()
+
+    def due_us(self) -> int:
+        """Return the event time that is due now."""
+        passed = (self._clock() - self._began) * self._speed
+        return (self._first_us or 0) + math.floor(passed * US)
+
+
+def check_speed(speed: float | None) -> None:
+    """Refuse a speed that is none.
+
+    Raises:
+        QueryError: it is not a number above 0.
+    """
+    if speed is not None and not 0 < speed < math.inf:
+        raise QueryError(
+            f"speed={speed}: give a number above 0, 1 for real time and 600 for ten minutes a "
+            "second, or None for as fast as possible"
+        )
+
+
+T = TypeVar("T")
+
+
+async def in_thread(steps: Generator[T, None, None]) -> AsyncGenerator[T, None]:
+    """Yield what a generator yields, each step done in a thread; it is closed in the end."""
+    try:
+        while True:
+            step = asyncio.ensure_future(asyncio.to_thread(next, steps, None))
+            try:
+                found = await asyncio.shield(step)
+            except asyncio.CancelledError:
+                # A generator cannot be closed while a thread is in it.
+                await asyncio.wait([step])
+                step.exception()
+                raise
+            if found is None:
+                return
+            yield found
+    finally:
+        steps.close()
+
 
 BATCH_ROWS: Final = 65_536
 # Records made at once: the first one does not wait for more than these.

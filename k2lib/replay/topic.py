@@ -7,12 +7,12 @@ from typing import Final
 import pyarrow as pa
 
 from k2lib.errors import QueryError
-from k2lib.log.producer import SLICE_ROWS, BatchProducer
-from k2lib.model.identity import message_id
-from k2lib.model.schemas import GAP, QUOTE, TRADE
+from k2lib.kafka.producer import SLICE_ROWS, BatchProducer
 from k2lib.replay.batches import Batch
 from k2lib.replay.player import Replay
 from k2lib.replay.records import Gap
+from k2lib.schema.identity import message_id
+from k2lib.schema.records import GAP, QUOTE, TRADE
 
 PREFIX: Final = "replay."
 SCHEMAS: Final = {"trades": TRADE, "quotes": QUOTE, "gaps": GAP}

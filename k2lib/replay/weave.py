@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from k2lib.replay.reading import Int64s, Lane, one_chunk, times_us
+from k2lib.replay.lanes import Int64s, Lane, one_chunk, times_us
 from k2lib.replay.records import Gap, Maker, Record
 
 KINDS: Final = ("trades", "quotes", "gaps")

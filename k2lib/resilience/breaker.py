@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -144,3 +145,11 @@ class Breaker:
 
     def _on_trial(self) -> bool:
         return self._trial_until is not None and self._clock() < self._trial_until
+
+
+def steady_wall_clock(
+    wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic
+) -> Callable[[], float]:
+    """Return a clock that starts at the wall clock's seconds and is never set afterwards."""
+    offset = wall() - steady()
+    return lambda: offset + steady()

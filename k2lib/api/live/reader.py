@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,15 +11,38 @@ import pyarrow as pa
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from k2lib.api.live.frames import SCHEMAS, Frame, Wanted, frames_of
-from k2lib.api.live.recent import Recent
-from k2lib.closing import Closing
+from k2lib.api.live.clients import SCHEMAS, Frame, Wanted, frames_of
 from k2lib.errors import K2Error, TransientError, reason_of
-from k2lib.log.cluster import TIMEOUT_S
-from k2lib.log.reader import Messages, Place, TopicReader
-from k2lib.log.source import FindLog, LogSource, answers
-from k2lib.log.topics import topic_kind
-from k2lib.model.codec import decode
+from k2lib.kafka.cluster import TIMEOUT_S
+from k2lib.kafka.consumer import Messages, Place, TopicReader
+from k2lib.kafka.source import FindLog, LogSource, answers
+from k2lib.kafka.topics import topic_kind
+from k2lib.lifecycle import Closing
+from k2lib.schema.codec import decode
+
+KEPT: Final = 100_000
+
+
+class Recent:
+    """Remembers at least the last so many ids, and at most twice as many."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
+        self._new: set[str] = set()
+        self._old: set[str] = set()
+
+    def are_new(self, ids: Sequence[str]) -> list[bool]:
+        """Say of each whether it came for the first time, and remember all of them."""
+        return [self._is_new(one) for one in ids]
+
+    def _is_new(self, one: str) -> bool:
+        if one in self._new or one in self._old:
+            return False
+        if len(self._new) >= self._kept:
+            self._new, self._old = set(), self._new
+        self._new.add(one)
+        return True
+
 
 LOG: Final = logging.getLogger("k2lib.api")
 POLL_S: Final = 0.1

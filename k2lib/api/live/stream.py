@@ -9,15 +9,23 @@ from fastapi import APIRouter, Query, WebSocket
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocketDisconnect
 
-from k2lib.api.edge.health import ApiMetrics
-from k2lib.api.edge.limits import Rates, busy
-from k2lib.api.edge.security import Refused
-from k2lib.api.live.asked import Asked, AskedError, asked, wanted
-from k2lib.api.live.client import GOING_AWAY, POLICY, Client
-from k2lib.api.live.frames import SCHEMAS, Wanted
+from k2lib.api.health import ApiMetrics
+from k2lib.api.limits import Rates, busy
+from k2lib.api.live.clients import (
+    GOING_AWAY,
+    POLICY,
+    SCHEMAS,
+    Asked,
+    AskedError,
+    Client,
+    Wanted,
+    asked,
+    wanted,
+)
 from k2lib.api.live.reader import Live, State, Told
 from k2lib.api.options import Options
-from k2lib.log.source import FindLog
+from k2lib.api.security import Refused
+from k2lib.kafka.source import FindLog
 
 GRACE_S: Final = 2.0
 

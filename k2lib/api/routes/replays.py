@@ -11,13 +11,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from k2lib.api.answers.accept import MEDIA_TYPES, choose
-from k2lib.api.answers.events import ArrowEvents, Events, JsonEvents
-from k2lib.api.answers.formats import in_header, told
-from k2lib.api.answers.reply import COMPLETE_TO, HEADERS
-from k2lib.api.asks.bodies import ONE_KIND, ReplayFormat, ReplayQuery
-from k2lib.api.desk import AtDesk
+from k2lib.api.context import AtDesk
 from k2lib.api.problems import RETRY_S, WrongParameterError, problem
+from k2lib.api.requests.bodies import ONE_KIND, ReplayFormat, ReplayQuery
+from k2lib.api.responses.accept import MEDIA_TYPES, choose
+from k2lib.api.responses.formats import in_header, told
+from k2lib.api.responses.replay_stream import ArrowEvents, Events, JsonEvents
+from k2lib.api.responses.reply import COMPLETE_TO, HEADERS
 from k2lib.replay import Batch, Replay, replay
 
 NDJSON: Final = "application/x-ndjson"

@@ -1,0 +1,290 @@
+"""The parameters of each GET, read and described in one place."""
+
+import re
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    WithJsonSchema,
+)
+
+from k2lib.api.responses.accept import Format
+from k2lib.errors import QueryError
+from k2lib.query.request import When
+from k2lib.query.sql import Market
+from k2lib.query.time_travel import AsOf
+from k2lib.schema.calendar import bar_length
+
+FIRST_YEAR: Final = 1970
+LAST_YEAR: Final = 2199
+LONGEST_ID: Final = 2**63 - 1
+SYMBOL: Final = r"^[^\u0000-\u0020\u007f]{1,64}$"
+EXCHANGE: Final = r"^[A-Z0-9_]{1,32}$"
+AS_OF: Final = r"^[A-Za-z0-9_.:+-]{1,64}$"
+EVERY: Final = r"^[1-9][0-9]{0,5}[smhd]$"
+CURSOR: Final = r"^[A-Za-z0-9_-]{1,1024}$"
+DATE: Final = r"^(19[7-9][0-9]|2[01][0-9]{2})-[0-9]{2}-[0-9]{2}$"
+AMOUNT: Final = r"^[0-9]{1,10}(\.[0-9]{1,8})?$"
+
+_DATE_ONLY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
+_DIGITS: Final = re.compile(r"[0-9]+")
+_A_MOMENT: Final = "give a date, 2014-03-10, or a moment with its zone, 2014-03-10T01:00:00Z"
+
+
+def read_when(value: object) -> When:
+    """Return a date, or an aware moment.
+
+    Raises:
+        ValueError: neither, or out of the years there can be data of.
+    """
+    if not isinstance(value, str):
+        raise ValueError(_A_MOMENT)
+    when = _day(value) if _DATE_ONLY.fullmatch(value) else read_moment(value)
+    if not FIRST_YEAR <= when.year <= LAST_YEAR:
+        raise ValueError(f"the years go from {FIRST_YEAR} to {LAST_YEAR}")
+    return when
+
+
+def read_day(value: object) -> date:
+    """Return a date of the years there can be data of.
+
+    Raises:
+        ValueError: it is none.
+    """
+    when = read_when(value)
+    if isinstance(when, datetime):
+        raise ValueError("give a date, 2014-03-10")
+    return when
+
+
+def read_moment(text: str) -> datetime:
+    """Return an aware moment, in UTC.
+
+    Raises:
+        ValueError: it is none, or has no zone.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        # A `+` that is not written as %2B arrives as a blank.
+        raise ValueError(f"{_A_MOMENT}; in a URL `+` is written %2B") from None
+    if moment.tzinfo is None:
+        raise ValueError(f"no time zone: {_A_MOMENT}")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"the years go from {FIRST_YEAR} to {LAST_YEAR}") from None
+
+
+def read_as_of(value: object) -> AsOf:
+    """Return a snapshot's id, a tag, or an aware moment, by what the text looks like.
+
+    Raises:
+        ValueError: not a text that can be one of them.
+    """
+    if not isinstance(value, str) or re.fullmatch(AS_OF, value) is None:
+        raise ValueError("give a snapshot's id, a tag, or a moment with its zone")
+    if _DIGITS.fullmatch(value):
+        if int(value) > LONGEST_ID:
+            raise ValueError("no snapshot has so high an id")
+        return int(value)
+    if _DATE_ONLY.match(value) and len(value) > len("2014-03-10"):
+        return read_moment(value)
+    return value
+
+
+def read_every(value: object) -> str:
+    """Return the length of a bar.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, str):
+        raise ValueError("give a number and s, m, h or d, for example 5m")
+    try:
+        bar_length(value)
+    except QueryError as exc:
+        raise ValueError(str(exc).partition(": ")[2]) from None
+    return value
+
+
+def read_amount(value: object) -> Decimal:
+    """Return an amount of 8 decimals at most, given as text as in every answer.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, str) or re.fullmatch(AMOUNT, value) is None:
+        raise ValueError('give text with at most 10 digits and 8 decimals, for example "36.67"')
+    return Decimal(value)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(_A_MOMENT) from None
+
+
+def _schema(**keywords: Any) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", **keywords})
+
+
+Symbol = Annotated[str, StringConstraints(pattern=SYMBOL), _schema(pattern=SYMBOL)]
+Exchange = Annotated[str, StringConstraints(pattern=EXCHANGE), _schema(pattern=EXCHANGE)]
+Cursor = Annotated[str, StringConstraints(pattern=CURSOR), _schema(pattern=CURSOR)]
+Moment = Annotated[
+    When,
+    PlainValidator(read_when),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "format": "date", "pattern": DATE},
+                {"type": "string", "format": "date-time"},
+            ]
+        }
+    ),
+]
+Day = Annotated[date, PlainValidator(read_day), _schema(format="date", pattern=DATE)]
+AsOfText = Annotated[AsOf, PlainValidator(read_as_of), _schema(pattern=AS_OF)]
+Every = Annotated[str, BeforeValidator(read_every), _schema(pattern=EVERY)]
+Amount = Annotated[Decimal, PlainValidator(read_amount), _schema(pattern=AMOUNT)]
+
+
+Held = Literal["trades_v2", "quotes_v2"]
+AnyTable = Literal["trades_v2", "quotes_v2", "reference_v2", "dead_letters", "gaps"]
+GapState = Literal["noticed", "filled", "covered", "none_at_venue", "lost"]
+DEFAULT_LIMIT = 1000
+
+ExchangeField = Annotated[
+    Exchange | None,
+    Field(description="Venue; needed where the symbol is held at more than one.", examples=["ASX"]),
+]
+StartField = Annotated[
+    Moment | None,
+    Field(
+        description="First moment: with its zone, or a date, which is the venue's trading date.",
+        examples=["2014-03-10"],
+    ),
+]
+EndField = Annotated[
+    Moment | None,
+    Field(description="End, not included; as `start`.", examples=["2014-03-10T01:00:00Z"]),
+]
+LimitField = Annotated[
+    int, Field(ge=1, description="Rows of one page, at most.", examples=[DEFAULT_LIMIT])
+]
+CursorField = Annotated[
+    Cursor | None,
+    Field(description="`next` of the page before, asked for with the same parameters."),
+]
+AsOfField = Annotated[
+    AsOfText | None,
+    Field(
+        description="The table as it was: a snapshot's id, a tag, or a moment with its zone; "
+        "without what only Kafka has.",
+        examples=["2026-03-14T12:00:00Z"],
+    ),
+]
+TailField = Annotated[
+    bool,
+    Field(description="With what Kafka has and the lake has not yet.", examples=[True]),
+]
+FormatField = Annotated[
+    Format | None,
+    Field(description="Format of the answer; goes before the Accept header.", examples=["json"]),
+]
+
+
+class Parameters(BaseModel):
+    """What every GET takes: anything else is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: FormatField = None
+
+    def asked(self) -> dict[str, Any]:
+        """Return what the rows depend on, in what JSON can say: not page size, cursor or format."""
+        about_the_page = {"format", "limit", "cursor"}
+        told = {name: getattr(self, name) for name in type(self).model_fields}
+        return {
+            name: None if value is None else str(value)
+            for name, value in told.items()
+            if name not in about_the_page
+        }
+
+
+class Read(Parameters):
+    """What every read of a table takes."""
+
+    as_of: AsOfField = None
+    tail: TailField = True
+
+
+class OfInstrument(Read):
+    """The rows of one instrument in a span."""
+
+    symbol: Annotated[Symbol, Field(description="The venue's name of it.", examples=["BHP"])]
+    exchange: ExchangeField = None
+    start: StartField = None
+    end: EndField = None
+
+
+class PageOfInstrument(OfInstrument):
+    """A page of them."""
+
+    limit: LimitField = DEFAULT_LIMIT
+    cursor: CursorField = None
+
+
+class Recent(Read):
+    """The newest rows of one instrument."""
+
+    symbol: Annotated[Symbol, Field(description="The venue's name of it.", examples=["BHP"])]
+    exchange: ExchangeField = None
+    limit: LimitField = 100
+
+
+class Bars(PageOfInstrument):
+    """Bars of one instrument."""
+
+    every: Annotated[
+        Every,
+        Field(
+            description="Length of a bar: `30s`, `5m`, `2h`, or `1d`, the venue's trading date.",
+            examples=["5m"],
+        ),
+    ] = "1m"
+    market: Annotated[
+        Market, Field(description="`on` leaves out off-market prints.", examples=["all"])
+    ] = "all"
+
+
+class Instruments(Read):
+    """The instruments of a table."""
+
+    table: Annotated[Held, Field(description="Where they are held.", examples=["trades_v2"])] = (
+        "trades_v2"
+    )
+    exchange: Annotated[Exchange | None, Field(description="Only this venue's.")] = None
+
+
+class Snapshots(Parameters):
+    """The snapshots of a table."""
+
+    table: Annotated[AnyTable, Field(description="Its name.", examples=["trades_v2"])] = "trades_v2"
+
+
+class Gaps(Read):
+    """The gaps in the venues' sequences."""
+
+    exchange: Annotated[Exchange | None, Field(description="Only this venue's.")] = None
+    symbol: Annotated[Symbol | None, Field(description="Only this instrument's.")] = None
+    state: Annotated[GapState | None, Field(description="Only those that stand so.")] = None

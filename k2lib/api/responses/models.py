@@ -1,0 +1,286 @@
+"""What rows look like in JSON; the other formats have the same columns."""
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MONEY = r"^-?[0-9]+\.[0-9]{8}$"
+TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$"
+
+Amount = Annotated[
+    str, Field(pattern=MONEY, examples=["36.67000000"], description="Decimal of scale 8, as text.")
+]
+Turnover = Annotated[
+    str,
+    Field(
+        pattern=r"^-?[0-9]+\.[0-9]{16}$",
+        examples=["733400.0000000000000000"],
+        description="Exact sum of price times quantity.",
+    ),
+]
+Time = Annotated[
+    str,
+    Field(
+        pattern=TIME,
+        json_schema_extra={"format": "date-time"},
+        examples=["2014-03-09T20:57:14.754000Z"],
+        description="UTC, with microseconds.",
+    ),
+]
+SnapshotId = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9]{1,19}$",
+        examples=["5049341834522370177"],
+        description="As text: it has more digits than a number of JavaScript.",
+    ),
+]
+AssetClass = Literal["equities", "crypto", "futures", "options"]
+Side = Literal["BUY", "SELL", "SELL_SHORT", "UNKNOWN"]
+GapState = Literal["noticed", "filled", "covered", "none_at_venue", "lost"]
+VendorData = Annotated[
+    dict[str, str] | None,
+    Field(examples=[{"buyer": "100", "qualifiers": "0"}], description="What only this venue has."),
+]
+
+
+class Trade(BaseModel):
+    """One execution."""
+
+    message_id: str = Field(examples=["b59a418f-8cc6-5020-93a1-a5b1ac0169bc"])
+    trade_id: str = Field(examples=["ASX-b59a418f-8cc6-5020-93a1-a5b1ac0169bc"])
+    symbol: str = Field(examples=["BHP"])
+    exchange: str = Field(examples=["ASX"])
+    asset_class: AssetClass
+    timestamp: Time
+    price: Amount
+    quantity: Amount
+    currency: str = Field(examples=["AUD"])
+    side: Side = Field(description="Who took liquidity.")
+    trade_conditions: list[str] = Field(examples=[["0"]])
+    source_sequence: int | None = Field(description="The venue's own counter.")
+    ingestion_timestamp: Time
+    platform_sequence: int | None = Field(description="Order where the venue gives none.")
+    vendor_data: VendorData
+
+
+class Quote(BaseModel):
+    """Best bid and ask; null where that side is empty."""
+
+    message_id: str = Field(examples=["89da9b03-e5bf-5329-9be9-5e9c68ee2171"])
+    quote_id: str = Field(examples=["ASX-Q-89da9b03-e5bf-5329-9be9-5e9c68ee2171"])
+    symbol: str = Field(examples=["BHP"])
+    exchange: str = Field(examples=["ASX"])
+    asset_class: AssetClass
+    timestamp: Time
+    bid_price: Amount | None
+    bid_quantity: Amount | None
+    ask_price: Amount | None
+    ask_quantity: Amount | None
+    currency: str = Field(examples=["AUD"])
+    source_sequence: int | None
+    ingestion_timestamp: Time
+    platform_sequence: int | None
+    vendor_data: VendorData
+
+
+class _Traded(BaseModel):
+    open: Amount
+    high: Amount
+    low: Amount
+    close: Amount
+    volume: Amount
+    trades: int = Field(description="How many.", examples=[20])
+    vwap: Amount | None = Field(description="turnover / volume; null where the volume is 0.")
+    turnover: Turnover
+
+
+class Bar(_Traded):
+    """What was traded in `[start, start + every)`."""
+
+    exchange: str = Field(examples=["ASX"])
+    symbol: str = Field(examples=["BHP"])
+    start: Time
+    trading_date: str | None = Field(
+        default=None, description="Of daily bars only.", json_schema_extra={"format": "date"}
+    )
+
+
+class Summary(_Traded):
+    """What was traded on one trading date."""
+
+    exchange: str = Field(examples=["ASX"])
+    symbol: str = Field(examples=["BHP"])
+    trading_date: str = Field(json_schema_extra={"format": "date"}, examples=["2014-03-10"])
+    first: Time = Field(description="The first trade's time.")
+    last: Time = Field(description="The last trade's time.")
+
+
+class Instrument(BaseModel):
+    """One instrument as a table holds it."""
+
+    exchange: str = Field(examples=["ASX"])
+    symbol: str = Field(examples=["BHP"])
+    rows: int = Field(examples=[91631])
+    first: Time
+    last: Time
+
+
+class Venue(BaseModel):
+    """One venue as a table holds it."""
+
+    exchange: str = Field(examples=["ASX"])
+    symbols: int = Field(examples=[2])
+    rows: int = Field(examples=[91642])
+    first: Time
+    last: Time
+
+
+class Snapshot(BaseModel):
+    """One snapshot that is kept."""
+
+    snapshot_id: SnapshotId
+    parent_id: SnapshotId | None
+    committed: Time
+    operation: str | None = Field(examples=["append"])
+    cause: str = Field(examples=["append"], description="`append`, or what maintenance did.")
+    rows_added: int | None
+    rows_total: int | None
+    bytes_total: int | None
+    files_total: int | None
+    tags: list[str] = Field(examples=[["day-2026-03-14"]])
+    offsets: str | None = Field(description="JSON of the Kafka offsets up to which it goes.")
+
+
+class Gap(BaseModel):
+    """The newest revision of a hole in a venue's sequence."""
+
+    message_id: str
+    gap_id: str
+    revision: int
+    noticed: Time
+    exchange: str = Field(examples=["BINANCE"])
+    symbol: str = Field(examples=["BTCUSDT"])
+    from_id: int
+    to_id: int
+    state: GapState
+    filled: int
+    covered: int
+    absent: int
+    note: str
+
+
+class Group(BaseModel):
+    """What it was grouped by, then the metrics: those that were asked for."""
+
+    symbol: str = Field(default="", examples=["BHP"])
+    exchange: str = Field(default="", examples=["ASX"])
+    side: Side = "UNKNOWN"
+    trading_date: str = Field(default="", json_schema_extra={"format": "date"})
+    interval: Time = ""
+    count: int = 0
+    sum_price: Amount | None = None
+    min_price: Amount | None = None
+    max_price: Amount | None = None
+    avg_price: Amount | None = None
+    sum_quantity: Amount | None = None
+    min_quantity: Amount | None = None
+    max_quantity: Amount | None = None
+    avg_quantity: Amount | None = None
+    turnover: Turnover | None = None
+    vwap: Amount | None = None
+    open: Amount | None = None
+    close: Amount | None = None
+    first: Time | None = None
+    last: Time | None = None
+
+
+Row = TypeVar("Row")
+
+
+class CompleteTo(BaseModel):
+    """Up to where an answer is complete in one table."""
+
+    table: str = Field(examples=["trades_v2"])
+    snapshot_id: SnapshotId | None = Field(description="Of the lake; null where it has none.")
+    offsets: dict[str, dict[str, dict[str, int]]] = Field(
+        description="By log, topic and partition: every record before it is in the answer."
+    )
+    time: Time | None = Field(description="The newest event time up to there.")
+    log: bool = Field(description="Whether Kafka was read beyond the snapshot.")
+    tail_rows: int = Field(description="How many rows Kafka had beyond the snapshot.")
+    behind: int | None = Field(description="Offsets that Kafka had beyond; null if unknown.")
+    reason: str | None = Field(description="Why it is less than was asked for; null if it is not.")
+
+
+class Page(BaseModel, Generic[Row]):
+    """Rows, and what is known about them."""
+
+    data: list[Row]
+    complete_to: dict[str, CompleteTo] = Field(description="By table.")
+    next: str | None = Field(description="Cursor of the next page; null on the last one.")
+
+
+class Trades(Page[Trade]):
+    """A page of trades in the order of events."""
+
+
+class Quotes(Page[Quote]):
+    """A page of quotes in the order of events."""
+
+
+class Bars(Page[Bar]):
+    """A page of bars by time."""
+
+
+class Summaries(Page[Summary]):
+    """One row."""
+
+
+class Symbols(Page[Instrument]):
+    """Sorted by exchange and symbol."""
+
+
+class Stats(Page[Venue]):
+    """Sorted by exchange."""
+
+
+class Snapshots(Page[Snapshot]):
+    """The newest first."""
+
+
+class Gaps(Page[Gap]):
+    """Sorted by exchange, symbol and from_id."""
+
+
+class FoundTrades(Page[dict[str, Any]]):
+    """A page of trades, with the columns asked for."""
+
+
+class FoundQuotes(Page[dict[str, Any]]):
+    """A page of quotes, with the columns asked for."""
+
+
+class Groups(Page[Group]):
+    """A row for each group, sorted by what it was grouped by."""
+
+
+class ParameterError(BaseModel):
+    """What is wrong with one parameter."""
+
+    parameter: str = Field(examples=["limit"])
+    value: str | bool | None = Field(examples=["0"])
+    reason: str = Field(examples=["Input should be greater than or equal to 1"])
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["about:blank"], json_schema_extra={"format": "uri-reference"})
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404], ge=400, le=599)
+    detail: str = Field(examples=["XYZ is not in trades_v2, which holds ASX:BHP"])
+    instance: str | None = Field(default=None, description="The request's id.")
+    errors: list[ParameterError] | None = Field(default=None, description="Wrong parameters.")

@@ -1,0 +1,173 @@
+"""What OpenAPI says beyond the types: formats, headers, problems, and the limits of this server."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
+
+from k2lib.api.options import Options
+from k2lib.api.problems import MEDIA_TYPE
+from k2lib.api.responses.accept import MEDIA_TYPES
+from k2lib.api.responses.models import Problem, Quote, Trade
+
+DESCRIPTION: Final = """Market data of a K2 home: the lake, and what Kafka has beyond it.
+
+Every answer says up to where it is complete (`complete_to`). Rows are in the order of events:
+timestamp, exchange, symbol, source_sequence, platform_sequence, message_id, nulls first. A page
+that is not the last has a cursor, `next`: pages skip and repeat nothing that was there when the
+first one was asked for. Decimals are text with all their digits, times UTC with microseconds.
+What goes wrong is told as a problem document (RFC 9457)."""
+REFS: Final = "#/components/schemas/"
+# What every request can meet, and what it means here.
+PROBLEMS: Final = {
+    400: "A parameter is wrong, or the question has no single answer.",
+    401: "No key, or one that is not known.",
+    403: "This client, or the page that asks, is not answered.",
+    404: "No such instrument, venue, day or snapshot.",
+    406: "None of the formats is acceptable.",
+    408: "The body took too long to arrive.",
+    413: "The body is too long.",
+    414: "The URL is too long.",
+    415: "The body is not JSON.",
+    421: "Without keys only loopback names are answered.",
+    429: "Too many requests: wait as Retry-After says.",
+    500: "The server failed.",
+    503: "The query took more than it may, or part of the system is away.",
+}
+HEADERS: Final[dict[str, Any]] = {
+    "X-K2-Complete-To": ("Up to where the answer is complete, by table, as JSON.", True),
+    "X-K2-Next": ("Cursor of the next page; not on the last one.", False),
+}
+OF_A_GET: Final[dict[str, Any]] = {
+    "ETag": ("Tag of the question, its format, and the table's state.", True),
+    "Link": ('The next page\'s address, rel="next"; not on the last one.', False),
+}
+# Answers whose rows have only the columns that were asked for.
+PARTS: Final = {"FoundTrades": "Trade", "FoundQuotes": "Quote", "Groups": "Group"}
+
+
+def describe(app: FastAPI, options: Options) -> None:
+    """Let an application's OpenAPI document say all of it."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app, options)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI, options: Options) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    schemas = document["components"]["schemas"]
+    for model in (Problem, Trade, Quote):
+        schemas |= _schemas_of(model)
+    for page, row in PARTS.items():
+        schemas[page]["properties"]["data"]["items"] = _part_of(schemas[row])
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for path, method, operation in _operations(document):
+        _with_responses(operation, read=method == "get", streamed=path == "/v1/replay")
+    _limit_rows(document, options.max_rows)
+    return document
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        if path.startswith("/v1/"):
+            for method, operation in methods.items():
+                yield path, method, operation
+
+
+def _with_responses(operation: dict[str, Any], *, read: bool, streamed: bool) -> None:
+    responses = operation["responses"]
+    responses.pop("422", None)
+    responses |= {str(status): _problem(meaning) for status, meaning in PROBLEMS.items()}
+    if streamed:
+        responses["200"] |= _stream()
+        return
+    answer = responses["200"]
+    answer["description"] = "Rows, in the format asked for."
+    answer["headers"] = _headers(HEADERS | (OF_A_GET if read else {}))
+    answer["content"] |= _other_formats()
+    if read:
+        unchanged = {"description": "The client has the answer already (If-None-Match)."}
+        responses["304"] = {**unchanged, "headers": _headers({"ETag": OF_A_GET["ETag"]})}
+        operation["parameters"] = [*operation.get("parameters", []), *map(_header_parameter, (
+            ("Accept", "Formats, with how much each is wanted.", "text/csv;q=0.9, */*;q=0.1"),
+            ("If-None-Match", "Tags of answers that the client has.", 'W/"0"'),
+        ))]  # fmt: skip
+
+
+def _header_parameter(told: tuple[str, str, str]) -> dict[str, Any]:
+    name, description, example = told
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": {"type": "string"},
+        "example": example,
+    }
+
+
+def _other_formats() -> dict[str, Any]:
+    text = {"schema": {"type": "string", "description": "A header, then a line a row."}}
+    data = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        MEDIA_TYPES["csv"]: text,
+        MEDIA_TYPES["parquet"]: data,
+        MEDIA_TYPES["arrow"]: deepcopy(data),
+    }
+
+
+def _stream() -> dict[str, Any]:
+    lines = "One event a line: a trade, quote or gap with its `kind`; the last line is the `end`."
+    return {
+        "description": "Events in their order.",
+        "headers": _headers({"X-K2-Complete-To": HEADERS["X-K2-Complete-To"]}),
+        "content": {
+            "application/x-ndjson": {"schema": {"type": "string", "description": lines}},
+            MEDIA_TYPES["arrow"]: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+
+
+def _problem(meaning: str) -> dict[str, Any]:
+    return {
+        "description": meaning,
+        "content": {MEDIA_TYPE: {"schema": {"$ref": f"{REFS}Problem"}}},
+    }
+
+
+def _headers(told: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {"description": meaning, "required": always, "schema": {"type": "string"}}
+        for name, (meaning, always) in told.items()
+    }
+
+
+def _schemas_of(model: type[Any]) -> dict[str, Any]:
+    adapter = TypeAdapter(model)
+    schema = adapter.json_schema(mode="serialization", ref_template=f"{REFS}{{model}}")
+    return {**schema.pop("$defs", {}), model.__name__: schema}
+
+
+def _part_of(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ("required", "title")}
+
+
+def _limit_rows(document: dict[str, Any], most: int) -> None:
+    for _, _, operation in _operations(document):
+        for parameter in operation.get("parameters", []):
+            if parameter["name"] == "limit":
+                parameter["schema"]["maximum"] = most
+    for schema in document["components"]["schemas"].values():
+        limit = schema.get("properties", {}).get("limit")
+        if limit is not None:
+            limit["maximum"] = most

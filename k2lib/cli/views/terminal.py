@@ -1,0 +1,165 @@
+"""What the command line shows: progress on standard error, reports on standard output."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.filesize import decimal as size_text
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+from k2lib.events import Event
+from k2lib.load.report import LoadReport
+from k2lib.ops.home import HomeStatus, Maintained
+from k2lib.ops.services import Status
+from k2lib.venues.asx.files import find_files
+from k2lib.venues.binance.archive import find_archives
+
+
+def out() -> Console:
+    """Return the console of standard output."""
+    return Console()
+
+
+def err() -> Console:
+    """Return the console of standard error."""
+    return Console(stderr=True, highlight=False)
+
+
+def progress() -> Progress:
+    """Return a progress display on standard error."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        console=err(),
+        transient=True,
+    )
+
+
+@contextmanager
+def load_progress(paths: Sequence[Path], *, times: int = 1) -> Iterator[Callable[[str, int], None]]:
+    """Show how many bytes of the files are read and produced, if they are loaded `times` times."""
+    files = [path for file in find_files(paths) for path in file.paths]
+    total = times * sum(path.stat().st_size for path in files if path.is_file())
+    with progress() as display:
+        task = display.add_task("loading", total=total)
+
+        def on_progress(file: str, n_bytes: int) -> None:
+            display.update(task, description=file, advance=n_bytes)
+
+        yield on_progress
+
+
+@contextmanager
+def archive_progress(paths: Sequence[Path]) -> Iterator[Callable[[str, int], None]]:
+    """Show which zip is read, and how many are begun."""
+    with progress() as display:
+        task = display.add_task("loading", total=len(find_archives(paths)))
+        seen: set[str] = set()
+
+        def on_progress(file: str, n_bytes: int) -> None:
+            display.update(task, description=file, advance=float(file not in seen))
+            seen.add(file)
+
+        yield on_progress
+
+
+@contextmanager
+def samples_progress() -> Iterator[Callable[[str, int], None]]:
+    """Show which file is written."""
+    with working("writing") as tell:
+        yield lambda file, n_rows: tell(f"{file}: {n_rows:,} rows")
+
+
+@contextmanager
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """Show that something goes on, and which step it has come to."""
+    with err().status(what) as display:
+        yield display.update
+
+
+def print_load(report: LoadReport) -> None:
+    """Print a line for every file."""
+    title = f"Loaded in {report.seconds:.1f} s"
+    table = Table(Column("file", overflow="fold"), "kind", title=title, title_justify="left")
+    for name in ("rows", "new", "already there", "dead letters"):
+        table.add_column(name, justify="right")
+    for file in report.files:
+        there = file.already_there
+        new = "?" if there is None else f"{file.rows - there:,}"
+        known = "?" if there is None else f"{there:,}"
+        counts = (f"{file.rows:,}", new, known, f"{file.dead_letters:,}")
+        table.add_row(escape(file.file), file.kind, *counts)
+    out().print(table)
+    for file in report.files:
+        if file.error is not None:
+            err().print(f"not loaded: {file.error}", markup=False, soft_wrap=True)
+        if file.note is not None:
+            err().print(f"{file.file}: {file.note}", markup=False, soft_wrap=True)
+    if report.interrupted:
+        err().print("interrupted: what is listed is in the lake; load again for the rest")
+
+
+def print_commit(event: Event) -> None:
+    """Print a line for every commit of a sink, and for every pause."""
+    if event.name in ("batch_done", "sink_paused", "sink_waiting"):
+        told = ", ".join(f"{name} {value}" for name, value in event.fields.items())
+        out().print(f"{datetime.now(UTC):%H:%M:%S} {event.name}: {told}", highlight=False)
+
+
+def print_services(status: Status) -> None:
+    """Print the local services: what runs where, and what they take on disk."""
+    table = Table("service", "state", "address", "pid")
+    table.add_column("disk", justify="right")
+    for one in (status.kafka, status.registry):
+        state = "answers" if one.answers else "does not answer" if one.running else "stopped"
+        table.add_row(
+            one.name, state, one.address or "", str(one.pid or ""), size_text(one.disk_bytes)
+        )
+    out().print(table)
+
+
+def print_status(status: HomeStatus) -> None:
+    """Print the home: its writer, the services, and the tables."""
+    out().print(f"home {status.home}, Kafka {status.kafka}", highlight=False)
+    if status.writer_pid is not None:
+        out().print(f"an embedded writer runs: process {status.writer_pid}", highlight=False)
+    print_services(status.services)
+    table = Table("table")
+    for name in ("rows", "files", "disk", "snapshots"):
+        table.add_column(name, justify="right")
+    for one in status.tables:
+        table.add_row(
+            one.name,
+            f"{one.rows:,}",
+            f"{one.files:,}",
+            size_text(one.disk_bytes),
+            f"{one.snapshots:,}",
+        )
+    out().print(table)
+
+
+def print_maintenance(done: Sequence[Maintained]) -> None:
+    """Print what maintenance did to each table, or who else does it."""
+    for one in done:
+        out().print(f"{one.table}: {one.told}", highlight=False)
+
+
+@contextmanager
+def notebook_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show which notebook runs, and how many of its cells are done."""
+    with progress() as display:
+        tasks: dict[str, int] = {}
+
+        def on_progress(notebook: str, done: int, total: int) -> None:
+            if notebook not in tasks:
+                tasks[notebook] = display.add_task(notebook, total=total)
+            display.update(tasks[notebook], completed=done)  # type: ignore[arg-type]
+
+        yield on_progress

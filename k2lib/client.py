@@ -1,0 +1,344 @@
+"""K2: one object over the lake and the log of a home, for notebooks and the command line."""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from k2lib.errors import ConfigError
+from k2lib.events import Event, OnEvent, log_event
+from k2lib.iceberg.sink_threads import make_sinks, run_sinks
+from k2lib.iceberg.tables import TABLES, open_catalog
+from k2lib.kafka.cluster import Cluster, read_properties
+from k2lib.kafka.connect import RemoteKafka
+from k2lib.kafka.source import LogSource, attach
+from k2lib.lifecycle import Closing, interrupts_held
+from k2lib.load.asx import load_asx
+from k2lib.load.report import LoadReport
+from k2lib.ops import services
+from k2lib.pipeline import Pipeline, Target
+from k2lib.query.engine import Engine
+from k2lib.reads import Reads
+from k2lib.settings import Settings, read_settings
+from k2lib.venues.asx.reference import CorporateActions, read_corporate_actions
+from k2lib.venues.binance.hosts import Venue, binance
+
+if TYPE_CHECKING:  # what only a live feed or an archive needs is imported when one is used
+    from k2lib.feed.feed import Feed
+    from k2lib.feed.options import FeedOptions
+    from k2lib.feed.state_store import State
+    from k2lib.feed.status import FeedStatus
+    from k2lib.ops.monitor import Watch
+
+
+def choose_kafka(settings: Settings) -> Target:
+    """Choose the Kafka: the one in the settings, else what `k2 up` left running, else embedded.
+
+    Raises:
+        ConfigError: a Kafka without a schema registry, or with an option it does not know.
+    """
+    options = read_properties(settings.kafka_config)
+    bootstrap = settings.kafka_bootstrap or options.pop("bootstrap.servers", None)
+    if bootstrap is not None:
+        if settings.schema_registry_url is None:
+            raise ConfigError(f"Kafka at {bootstrap}: set K2_SCHEMA_REGISTRY_URL too")
+        cluster = Cluster(bootstrap, options)
+        cluster.admin()  # a client that is made and dropped: a wrong option is refused here
+        return Target("yours", cluster, settings.schema_registry_url)
+    local = services.running(settings.home)
+    if local is not None:
+        return Target("local services", Cluster(local.bootstrap), local.registry_url)
+    return Target("embedded")
+
+
+def choose_venue(settings: Settings) -> Venue:
+    """Return Binance at its own hosts, or at those of the settings.
+
+    Raises:
+        ConfigError: an address that is none, or one kind of address without the other.
+    """
+    ws, rest = settings.binance_ws_urls, settings.binance_rest_urls
+    if (ws is None) != (rest is None):
+        raise ConfigError("set K2_BINANCE_WS_URLS and K2_BINANCE_REST_URLS together, or neither")
+    return binance() if ws is None or rest is None else binance(ws.split(","), rest.split(","))
+
+
+class K2(Reads, Closing):
+    """Loads and reads market data; a context manager.
+
+    Reading needs no Kafka; where one runs, answers have what only Kafka has yet. The first write
+    starts producer and sinks, and with the embedded broker makes this process the home's one
+    writer until `close()`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        with_sinks: bool = True,
+        on_event: OnEvent = log_event,
+    ) -> None:
+        self.kafka = choose_kafka(settings)
+        catalog = open_catalog(settings)
+        engine = Engine(catalog, find_log=self.find_log)
+        super().__init__(settings, catalog=catalog, engine=engine)
+        self._reading: RemoteKafka | None = None
+        self._with_sinks = with_sinks
+        self._on_event = on_event
+        self._pipeline: Pipeline | None = None
+        self._feeds: list[Feed] = []
+        self._state: State | None = None
+        self._watch: Watch | None = None
+        logging.getLogger("k2lib").info("%s", self)
+
+    @classmethod
+    def open(cls, *, on_event: OnEvent = log_event, **settings: Any) -> Self:
+        """Open a home: given settings first, then `K2_*`, then running services, then embedded.
+
+        Args:
+            settings: names of `Settings`, for example `home="build/homes/tour"`.
+        Raises:
+            ConfigError: a setting is unknown or does not fit.
+        """
+        return cls(read_settings(settings), on_event=on_event)
+
+    def __repr__(self) -> str:
+        return f"K2: home {self.settings.home}, {self.kafka}"
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Producer and sinks, started when first asked for.
+
+        Raises:
+            OwnerError: with the embedded broker, another process writes this home.
+        """
+        if self._pipeline is None:
+            self._watch = self.watch
+            with interrupts_held() as held:
+                self._pipeline = Pipeline(
+                    self.catalog,
+                    settings=self.settings,
+                    target=self.kafka,
+                    with_sinks=self._with_sinks,
+                    on_event=self._heard,
+                )
+            held.check()
+        return self._pipeline
+
+    @property
+    def watch(self) -> "Watch":
+        """Metrics and alerts, started when first asked for, or with the first write.
+
+        Raises:
+            ConfigError: the port for metrics is in use, or the webhook's address is none.
+        """
+        if self._watch is None:
+            from k2lib.ops.monitor import Watch
+
+            self._watch = Watch(self.settings)
+        return self._watch
+
+    def load_asx(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        reference: Path | None = None,
+        parts: bool = False,
+        on_progress: Callable[[str, int], None] = lambda file, n_bytes: None,
+    ) -> LoadReport:
+        """Load ASX files, folders or globs, and wait until the lake has them.
+
+        Args:
+            reference: folder of the reference data; by default looked for beside each file.
+            parts: files of one company are parts of one file.
+            on_progress: told of every chunk: file, bytes.
+        Returns:
+            What became of each file; one that cannot be loaded does not stop the others.
+        """
+        return load_asx(
+            [paths] if isinstance(paths, str | Path) else paths,
+            pipeline=self.pipeline,
+            engine=self.engine if self._with_sinks else None,
+            reference=reference,
+            parts=parts,
+            on_progress=on_progress,
+        )
+
+    def load_binance_archive(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        exchange: str | None = None,
+        assets: Sequence[str] = (),
+        on_progress: Callable[[str, int], None] = lambda file, n_bytes: None,
+    ) -> LoadReport:
+        """Load zips of trades from Binance's archive, and wait until the lake has them.
+
+        Args:
+            exchange: of all files; by default what `exchange.txt` in their folders says, else
+                BINANCE.
+            assets: BASE/QUOTE of symbols that are not in the table shipped with k2lib.
+            on_progress: told of every chunk: file, bytes.
+        Returns:
+            What became of each file; one that cannot be loaded does not stop the others.
+        Raises:
+            ConfigError: a text of `assets` is not two assets.
+        """
+        from k2lib.load.binance import load_binance_archive
+        from k2lib.venues.binance.instruments import read_assets
+
+        return load_binance_archive(
+            [paths] if isinstance(paths, str | Path) else paths,
+            pipeline=self.pipeline,
+            engine=self.engine if self._with_sinks else None,
+            exchange=exchange,
+            instruments=read_assets(assets),
+            on_progress=on_progress,
+        )
+
+    def feed(
+        self,
+        symbols: Sequence[str],
+        *,
+        venue: Venue | None = None,
+        options: "FeedOptions | None" = None,
+    ) -> "Feed":
+        """Start a live feed of trades; `close()` of the feed, or of this, ends it.
+
+        Args:
+            symbols: the venue's names, for example BTCUSDT.
+            venue: Binance, or what the settings name, without it.
+        Raises:
+            ConfigError: no such symbol.
+            TransientError: the venue cannot be reached.
+        """
+        from k2lib.feed.feed import Feed
+        from k2lib.feed.state_store import open_state
+        from k2lib.feed.status_file import told_path
+
+        pipeline = self.pipeline
+        if self._state is None:
+            url = self.settings.redis_url
+            self._state = open_state(
+                None if url is None else url.get_secret_value(), on_event=self._heard
+            )
+        feed = Feed(
+            venue or choose_venue(self.settings),
+            symbols,
+            pipeline=pipeline,
+            engine=self.engine,
+            state=self._state,
+            told=told_path(self.settings.home),
+            alerts=lambda: [f"{one.name}: {one.summary}" for one in self.watch.alerts.firing],
+            options=options,
+            on_event=self._heard,
+        )
+        self._feeds.append(feed)
+        return feed
+
+    def stream_binance(
+        self,
+        symbols: Sequence[str],
+        *,
+        seconds: float | None = None,
+        venue: Venue | None = None,
+        options: "FeedOptions | None" = None,
+    ) -> "FeedStatus":
+        """Stream live trades for so long, or until Ctrl-C, and wait until the lake has them.
+
+        Returns:
+            Where the feed stood at its end; `contiguity()` says what the lake has of it.
+        Raises:
+            ConfigError, TransientError: as `feed`; or what ended it.
+        """
+        with self.feed(symbols, venue=venue, options=options) as feed:
+            with suppress(KeyboardInterrupt):
+                feed.wait(seconds)
+            status = feed.status()
+        self.pipeline.settle() if self._with_sinks else self.pipeline.flush()
+        return status
+
+    def sink(
+        self,
+        tables: Sequence[str] | None = None,
+        *,
+        accept_loss: bool = False,
+        on_event: OnEvent = log_event,
+    ) -> None:
+        """Feed tables from Kafka until Ctrl-C.
+
+        Args:
+            tables: names; all without it.
+            accept_loss: records that left the log become dead letters, reason `lost`.
+        Raises:
+            ConfigError: no Kafka runs, or there is no such table.
+            LossError: records left the log before a table had them.
+        """
+        names = list(tables or TABLES)
+        unknown = [name for name in names if name not in TABLES]
+        if unknown:
+            raise ConfigError(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
+        if self.kafka.cluster is None:
+            raise ConfigError(
+                "no Kafka to read from: `k2 up`, or set K2_KAFKA_BOOTSTRAP. "
+                "The embedded broker lives and ends with the process that writes"
+            )
+        with closing(RemoteKafka(self.kafka.cluster, self.kafka.registry_url)) as kafka:
+            run_sinks(
+                make_sinks(
+                    [TABLES[name] for name in names],
+                    self.catalog,
+                    kafka,
+                    self.settings,
+                    accept_loss=accept_loss,
+                    on_event=on_event,
+                )
+            )
+
+    def corporate_actions(self, reference: str | Path) -> CorporateActions:
+        """Read dividends, splits and mergers of a reference folder; they are not stored."""
+        return read_corporate_actions(Path(reference))
+
+    def find_log(self) -> LogSource:
+        """Find the log that goes with the lake: what runs here, or where its writer lives.
+
+        Raises:
+            TransientError: there is none now.
+        """
+        if self._pipeline is not None:
+            return self._pipeline.log
+        if self.kafka.cluster is None:
+            return attach(self.settings.home)
+        if self._reading is None:
+            self._reading = RemoteKafka(self.kafka.cluster, self.kafka.registry_url)
+        return LogSource(self._reading.cluster, self._reading.registry.text)
+
+    def close(self) -> None:
+        """Wait until the tables have what was written, then end everything that was started."""
+        with interrupts_held() as held:
+            self._end()
+        held.check()
+
+    def _end(self) -> None:
+        feeds, self._feeds = self._feeds, []
+        for feed in feeds:
+            feed.close()
+        # Clients of an embedded broker leave before it ends.
+        self.engine.leave_log()
+        pipeline, self._pipeline = self._pipeline, None
+        try:
+            if pipeline is not None:
+                pipeline.close()
+        finally:
+            for part in (self._state, self._watch):
+                if part is not None:
+                    part.close()
+            if self._reading is not None:
+                self._reading.close()
+            self.engine.close()
+
+    def _heard(self, event: Event) -> None:
+        if self._watch is not None:
+            self._watch.heard(event)
+        self._on_event(event)

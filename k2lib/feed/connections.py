@@ -1,0 +1,233 @@
+"""The feed's sockets: the streams of all symbols, and a watch over each that it is not silent."""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from k2lib.errors import TransientError
+from k2lib.events import Event, OnEvent
+from k2lib.feed.options import FeedOptions
+from k2lib.feed.state_store import State
+from k2lib.resilience.breaker import Circuit, steady_wall_clock
+from k2lib.resilience.failover import Hosts
+from k2lib.resilience.rate_window import Window
+from k2lib.resilience.staleness import Watchdog
+from k2lib.venues.binance.hosts import Venue
+from k2lib.venues.binance.stream import STREAMS_A_CONNECTION, Stream
+
+LOOK_AGAIN_S: Final = 0.002
+FLOOD: Final = 5000
+FLOOD_LINGERS: Final = 10
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """Frames in order of arrival, each with its receipt time in µs since the epoch and its host."""
+
+    frames: list[bytes]
+    received_us: list[int]
+    hosts: list[str]
+
+
+class Inbox:
+    """Holds at most `limit` frames; a full one makes the socket wait, and counts how long."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.waited_s = 0.0
+        self._held: deque[tuple[bytes, int, str]] = deque()
+        self._taken_us: int | None = None
+        self._some = threading.Event()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def behind_s(self) -> float:
+        """How long ago the oldest frame came that is not dealt with: held, or taken last."""
+        try:
+            oldest_us = self._taken_us or self._held[0][1]
+        except IndexError:
+            return 0.0
+        return max(0.0, _now_us() / 1e6 - oldest_us / 1e6)
+
+    async def put(self, frame: bytes, host: str) -> None:
+        """Add a frame, waiting while the queue is full."""
+        if len(self._held) >= self.limit:
+            await self._room()
+        self._held.append((frame, _now_us(), host))
+        if not self._some.is_set():
+            self._some.set()
+
+    def take(self, timeout_s: float, *, linger_s: float, enough: int) -> Arrived:
+        """Return what has arrived: nothing after `timeout_s`; what was taken before is dealt with.
+
+        Fewer than `enough` frames wait `linger_s` for others, so that small batches stay few; more
+        of them are a flood, which waits the longer the more they are, as a frame of a large batch
+        costs a fifth.
+        """
+        self._taken_us = None
+        if self._some.wait(timeout_s):
+            self._linger(linger_s, enough)
+        self._some.clear()
+        self._taken_us = self._held[0][1] if self._held else None
+        held = [self._held.popleft() for _ in range(len(self._held))]
+        frames, received_us, hosts = map(list, zip(*held, strict=True)) if held else ([], [], [])
+        return Arrived(frames, received_us, hosts)
+
+    def _linger(self, linger_s: float, enough: int) -> None:
+        if len(self._held) < enough:
+            time.sleep(linger_s)
+            return
+        lingers = min(FLOOD_LINGERS, 2 * len(self._held) // enough)
+        until = time.monotonic() + lingers * linger_s
+        while len(self._held) < min(FLOOD, self.limit // 2) and time.monotonic() < until:
+            time.sleep(linger_s)
+
+    async def _room(self) -> None:
+        began = time.monotonic()
+        while len(self._held) >= self.limit:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            now = time.monotonic()
+            self.waited_s += now - began
+            began = now
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+LOOK_S: Final = 0.05
+BEHIND_S: Final = 1.0
+STREAM_NAMES: Final = {"trade": "trade", "quote": "bookTicker"}
+
+
+class Sockets:
+    """Holds the connections of a feed, in one thread; frames go to the inbox."""
+
+    def __init__(
+        self,
+        venue: Venue,
+        symbols: Sequence[str],
+        *,
+        inbox: Inbox,
+        state: State,
+        options: FeedOptions,
+        stop: threading.Event,
+        on_event: OnEvent,
+    ) -> None:
+        self._venue = venue
+        self._inbox = inbox
+        self._state = state
+        self._options = options
+        self._stop = stop
+        self._on_event = on_event
+        self._connected = threading.Event()
+        self._refusals: dict[str, str] = {}
+        self._hosts = Hosts(
+            venue.ws_urls,
+            clock=steady_wall_clock(),
+            memories=state.breakers(),
+            rest_s=options.limits.breaker_rest_s,
+            on_change=self._breaker_changed,
+        )
+        self._watchdog: Watchdog[tuple[str, str]] = Watchdog(
+            options.limits.stale_s, clock=time.monotonic
+        )
+        self._keys = [(symbol, kind) for kind in options.kinds for symbol in symbols]
+        self._streams = self._make_streams()
+
+    def seen(self, symbol: str, kind: str) -> None:
+        """Take note that data of a symbol came; called from the thread of rows."""
+        self._watchdog.seen((symbol, kind))
+
+    def run(self) -> None:
+        """Stay connected until `stop` is set.
+
+        Raises:
+            TransientError: every host refuses for good.
+        """
+        asyncio.run(self._run())
+
+    def wait_for_connection(self, ended: threading.Event) -> None:
+        """Wait for the first connection, until every host has been tried in vain.
+
+        Raises:
+            TransientError: no host lets us in; each is named with its reason.
+        """
+        until = time.monotonic() + self._options.first_connection_s
+        while not self._connected.wait(LOOK_S) and not ended.is_set():
+            if self._refusals.keys() >= set(self._venue.ws_urls) or time.monotonic() > until:
+                told = "; ".join(f"{host}: {reason}" for host, reason in self._refusals.items())
+                raise TransientError(f"{self._venue.exchange} lets us in nowhere: {told}")
+
+    async def _run(self) -> None:
+        tasks = [asyncio.create_task(stream.run()) for stream in self._streams]
+        for key in self._keys:
+            self._watchdog.watch(key)
+        try:
+            while not self._stop.is_set():
+                done, _ = await asyncio.wait(
+                    tasks, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    task.result()
+                self._watch()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _watch(self) -> None:
+        for stream in self._streams:
+            stream.look()
+        if self._inbox.behind_s > min(BEHIND_S, self._options.limits.stale_s / 2):
+            return  # what waits here is not silent
+        for (symbol, kind), silent_s in self._watchdog.stale():
+            self._tell("stream_stale", symbol=symbol, type=kind, silent_s=silent_s)
+            place = self._keys.index((symbol, kind)) // STREAMS_A_CONNECTION
+            self._streams[place].leave(f"{symbol} {kind} silent for {silent_s:.1f} s")
+            self._give_time(place)
+        for symbol, kind in self._watchdog.resumed():
+            self._tell("stream_resumed", symbol=symbol, type=kind)
+
+    def _give_time(self, place: int) -> None:
+        """The next connection of a stream is not left because the last one was silent."""
+        first = place * STREAMS_A_CONNECTION
+        for key in self._keys[first : first + STREAMS_A_CONNECTION]:
+            self._watchdog.prolong(key)
+
+    def _make_streams(self) -> list[Stream]:
+        limits = self._options.limits
+        attempts = Window(limits.attempts, limits.attempts_span_s, clock=time.monotonic)
+        names = [f"{symbol.lower()}@{STREAM_NAMES[kind]}" for symbol, kind in self._keys]
+        return [
+            Stream(
+                names[start : start + STREAMS_A_CONNECTION],
+                venue=self._venue,
+                hosts=self._hosts,
+                inbox=self._inbox,
+                attempts=attempts,
+                limits=limits,
+                on_event=self._heard,
+            )
+            for start in range(0, len(names), STREAMS_A_CONNECTION)
+        ]
+
+    def _heard(self, event: Event) -> None:
+        if event.name == "connection_opened":
+            self._connected.set()
+        if event.name == "connection_refused":
+            self._refusals[str(event.fields["host"])] = str(event.fields["reason"])
+        self._on_event(event)
+
+    def _breaker_changed(self, host: str, circuit: Circuit) -> None:
+        self._state.put_breaker(host, self._hosts.breakers[host].memory)
+        self._tell("breaker_changed", host=host, state=str(circuit))
+
+    def _tell(self, name: str, **fields: object) -> None:
+        self._on_event(Event(name, fields))

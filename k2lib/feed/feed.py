@@ -1,0 +1,210 @@
+"""The feed: one venue's stream into the pipeline, every hole noticed, filled and accounted for.
+
+Three threads: one holds the sockets, one turns what arrived into rows and produces them, one asks
+REST for what is missing.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import Full, Queue
+from typing import Final
+
+from k2lib.errors import ConfigError, TransientError
+from k2lib.events import Event, OnEvent
+from k2lib.feed.connections import Inbox, Sockets
+from k2lib.feed.gap_filler import Fill, Filler
+from k2lib.feed.options import FeedOptions
+from k2lib.feed.state_store import State
+from k2lib.feed.status import Board, FeedStatus
+from k2lib.feed.status_file import tell_status
+from k2lib.feed.worker import Rows
+from k2lib.kafka.topics import topic_name
+from k2lib.lifecycle import Closing
+from k2lib.pipeline import Pipeline
+from k2lib.query.engine import Engine
+from k2lib.venues.binance.hosts import Venue, told_apart
+from k2lib.venues.binance.instruments import Instrument, fallback_instruments, read_exchange_info
+from k2lib.venues.binance.rest import Rest, RestUnavailableError
+
+FILLS_WAITING: Final = 16
+HAND_OVER_S: Final = 0.05
+INFO_WEIGHT: Final = 20
+
+
+class Feed(Closing):
+    """Runs until closed; `wait` raises what ended it."""
+
+    def __init__(
+        self,
+        venue: Venue,
+        symbols: Sequence[str],
+        *,
+        pipeline: Pipeline,
+        engine: Engine,
+        state: State,
+        told: Path,
+        alerts: Callable[[], Sequence[str]] = tuple,
+        options: FeedOptions | None = None,
+        on_event: OnEvent,
+    ) -> None:
+        """Ask the venue for the symbols, read what is known of them, connect.
+
+        Args:
+            told: file in which it tells once a second where it stands.
+            alerts: says what is wrong in this process, to be told along.
+        Raises:
+            ConfigError: no such symbol, or none given.
+            TransientError: the venue cannot be reached: every host is named with its reason.
+        """
+        options = options or FeedOptions()
+        self._told = told
+        self._stop = threading.Event()
+        self._ended = threading.Event()
+        self._failure: BaseException | None = None
+        self._threads: list[threading.Thread] = []
+        self._on_event = on_event
+        self._fills: Queue[Fill] = Queue(FILLS_WAITING)
+        self._rest = Rest(
+            venue,
+            on_event=on_event,
+            stop=self._stop,
+            breaker_rest_s=options.limits.breaker_rest_s,
+            offer_again_s=options.upgrade_s,
+        )
+        try:
+            self.venue, self.instruments = self._look_up(venue, symbols)
+            self._board = Board(
+                self.venue.exchange, list(self.instruments), venue.ws_urls, alerts=alerts
+            )
+            self._start(self._parts(pipeline, engine, state, options))
+        except BaseException:
+            self.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"feed of {', '.join(self.instruments)} from {self.venue.exchange}"
+
+    def status(self) -> FeedStatus:
+        """Return where the feed stands."""
+        return self._board.look()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until the feed ends, at most so long; return whether it did.
+
+        Raises:
+            K2Error: what ended it.
+        """
+        ended = self._ended.wait(seconds)
+        if self._failure is not None:
+            raise self._failure
+        return ended
+
+    def close(self) -> None:
+        """Leave the venue; what arrived by then is in Kafka at the end."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        if self._threads and self._failure is None:
+            self._tell("feed_stopped", reason="closed")
+        if self._threads:
+            tell_status(self._told, self._board.look())
+        self._threads = []
+        self._rest.close()
+        self._ended.set()
+
+    def _look_up(self, venue: Venue, symbols: Sequence[str]) -> tuple[Venue, dict[str, Instrument]]:
+        """Ask the venue what the symbols are; its hosts also say what venue they are."""
+        names = list(dict.fromkeys(symbol.strip().upper() for symbol in symbols))
+        try:
+            reply = self._rest.get("/api/v3/exchangeInfo", {}, weight=INFO_WEIGHT)
+        except RestUnavailableError as exc:
+            self._tell("symbols_assumed", symbols=names, reason=str(exc))
+            return venue, _assumed(names, exc)
+        return told_apart(venue, reply.exchange), read_exchange_info(reply.body, names)
+
+    def _parts(
+        self, pipeline: Pipeline, engine: Engine, state: State, options: FeedOptions
+    ) -> tuple[Sockets, Rows, Filler]:
+        inbox = Inbox(options.queue_frames)
+        sockets = Sockets(
+            self.venue,
+            list(self.instruments),
+            inbox=inbox,
+            state=state,
+            options=options,
+            stop=self._stop,
+            on_event=self._heard,
+        )
+        filler = Filler(
+            self._rest,
+            instruments=self.instruments,
+            deliver=self._deliver,
+            source=topic_name("crypto", "trades", self.venue.exchange),
+            stop=self._stop,
+            upgrade_s=options.upgrade_s,
+            on_event=self._heard,
+        )
+        rows = Rows(
+            self.venue.exchange,
+            self.instruments,
+            inbox=inbox,
+            fills=self._fills,
+            filler=filler,
+            pipeline=pipeline,
+            engine=engine,
+            state=state,
+            board=self._board,
+            options=options,
+            seen=sockets.seen,
+            told=self._told,
+            stop=self._stop,
+            on_event=self._heard,
+        )
+        return sockets, rows, filler
+
+    def _start(self, parts: tuple[Sockets, Rows, Filler]) -> None:
+        sockets, rows, filler = parts
+        jobs = {"sockets": sockets.run, "rows": rows.run, "gaps": filler.run}
+        self._threads = [
+            threading.Thread(target=self._guard, args=(job,), name=f"feed-{name}", daemon=True)
+            for name, job in jobs.items()
+        ]
+        names = list(self.instruments)
+        self._tell("feed_started", exchange=self.venue.exchange, symbols=names)
+        for thread in self._threads:
+            thread.start()
+        sockets.wait_for_connection(self._ended)
+        self.wait(0)
+
+    def _guard(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except Exception as exc:  # noqa: BLE001 - a thread's end must reach those who wait for it
+            self._failure = self._failure or exc
+            self._stop.set()
+            self._tell("feed_failed", reason=str(exc) or repr(exc))
+            self._ended.set()
+
+    def _deliver(self, fill: Fill) -> None:
+        """Hand a fill to the thread of rows, which may be busy."""
+        while not self._stop.is_set():
+            try:
+                return self._fills.put(fill, timeout=HAND_OVER_S)
+            except Full:
+                continue
+
+    def _tell(self, name: str, **fields: object) -> None:
+        self._heard(Event(name, fields))
+
+    def _heard(self, event: Event) -> None:
+        if hasattr(self, "_board"):
+            self._board.heard(event)
+        self._on_event(event)
+
+
+def _assumed(names: Sequence[str], unreached: RestUnavailableError) -> dict[str, Instrument]:
+    try:
+        return fallback_instruments(names)
+    except ConfigError as exc:
+        raise TransientError(f"{exc}; {unreached}") from exc

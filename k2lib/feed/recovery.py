@@ -1,0 +1,162 @@
+"""What is known of a feed's ids when it starts: by the tables and by what Kafka has beyond them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import polars as pl
+
+from k2lib.feed.gaps import OPEN, Gap, Hole, Ids, uncovered
+from k2lib.feed.sequence_tracker import Known
+from k2lib.kafka.topics import GAPS, topic_name
+from k2lib.pipeline import Pipeline
+from k2lib.query.engine import Engine
+from k2lib.schema.records import GAP, TRADE
+
+LOOKED_AT: Final = timedelta(days=2)
+NEWEST: Final = """
+    SELECT symbol, max(source_sequence) AS last_id, epoch_us(max(timestamp)) AS last_us
+    FROM lake.trades_v2 WHERE exchange = $exchange AND list_contains($symbols, symbol) GROUP BY ALL
+"""
+HOLES: Final = """
+    SELECT symbol, before + 1 AS low, id - 1 AS high FROM (
+        SELECT symbol, source_sequence AS id,
+            lag(id) OVER (PARTITION BY symbol ORDER BY source_sequence) AS before
+        FROM lake.trades_v2
+        WHERE exchange = $exchange AND list_contains($symbols, symbol) AND timestamp >= $since)
+    WHERE id > before + 1
+"""
+AROUND: Final = 1000
+HELD: Final = """
+    SELECT source_sequence AS id, epoch_us(timestamp) AS us FROM lake.trades_v2
+    WHERE exchange = $exchange AND symbol = $symbol AND source_sequence BETWEEN $low AND $high
+    ORDER BY id
+"""
+
+
+@dataclass(frozen=True)
+class KnownIds:
+    """Ids by symbol, and the gaps that are not closed, each with its ids known from aggregates."""
+
+    symbols: dict[str, Known]
+    gaps: list[tuple[Gap, list[Hole]]]
+
+
+def read_known(
+    exchange: str, symbols: Sequence[str], *, pipeline: Pipeline, engine: Engine
+) -> KnownIds:
+    """Read which ids of the symbols came, and which gaps there are.
+
+    Holes nobody has noticed are looked for in the last two days; the table of gaps knows of
+    those before. A closed gap of which more is missing than it says is open again: its trades
+    were in a log that ended before the lake had them.
+    """
+    # The tails come first: what the sinks move into the lake meanwhile is then seen twice.
+    tail = _tail(exchange, pipeline)
+    gaps = _newest_gaps(exchange, pipeline, engine)
+    asked: dict[str, object] = {"exchange": exchange, "symbols": list(symbols)}
+    since = asked | {"since": datetime.now(UTC) - LOOKED_AT}
+    newest = {row["symbol"]: row for row in engine.sql(NEWEST, asked).to_dicts()}
+    holes = engine.sql(HOLES, since)
+    known = KnownIds({}, [])
+    for symbol in symbols:
+        one = _Symbol(
+            newest.get(symbol),
+            [row[1:] for row in holes.filter(pl.col("symbol") == symbol).iter_rows()],
+            [gap for gap in gaps if gap.symbol == symbol],
+            tail.filter(pl.col("symbol") == symbol),
+        )
+        known.symbols[symbol] = one.known()
+        known.gaps.extend(one.open_gaps(known.symbols[symbol], engine))
+    return known
+
+
+@dataclass(frozen=True)
+class _Symbol:
+    """What tables and log say of one symbol."""
+
+    newest: Mapping[str, Any] | None
+    holes: list[Hole]
+    gaps: list[Gap]
+    tail: pl.DataFrame
+
+    def known(self) -> Known:
+        """Return the ids; a hole is what did not come, whether a gap explains it or not."""
+        known = Known(self._ids())
+        if self.newest is not None:
+            known.last_us = self.newest["last_us"]
+        if not self.tail.is_empty():
+            known.ids.add(self.tail["id"].to_numpy())
+            known.last_us = max(known.last_us or 0, int(self.tail["us"].max()))  # type: ignore[arg-type]
+        return known
+
+    def _ids(self) -> Ids:
+        """A gap tells that ids went on past it, whatever became of the trades after it."""
+        if self.newest is None and not self.gaps:
+            return Ids()
+        first = min((gap.from_id for gap in self.gaps), default=0)
+        last = first - 1 if self.newest is None else int(self.newest["last_id"])
+        end = max([last, *(gap.to_id for gap in self.gaps)])
+        noticed = [(gap.from_id, gap.to_id) for gap in self.gaps if gap.state == "noticed"]
+        older = [hole for hole in noticed if hole[1] <= last]
+        beyond = [(last + 1, end)] if end > last else []
+        return Ids(end + 1, [*uncovered(self.holes, older), *older, *beyond])
+
+    def open_gaps(self, known: Known, engine: Engine) -> list[tuple[Gap, list[Hole]]]:
+        """Take what closed gaps explain as seen; return the others, with their covered ids."""
+        still_open = []
+        for gap in self.gaps:
+            if gap.state in OPEN:
+                still_open.append(self._reopened(gap, known.ids, engine))
+            elif _count(known.ids.missing(gap.from_id, gap.to_id)) <= gap.covered + gap.absent:
+                known.ids.explain(gap.from_id, gap.to_id)
+            else:
+                again = replace(gap, state="noticed", covered=0, absent=0)
+                still_open.append(self._reopened(again, known.ids, engine))
+        return still_open
+
+    def _reopened(self, gap: Gap, ids: Ids, engine: Engine) -> tuple[Gap, list[Hole]]:
+        """Look which ids of a gap came meanwhile, and between which times it lies."""
+        asked = {
+            "exchange": gap.exchange,
+            "symbol": gap.symbol,
+            "low": gap.from_id - AROUND,
+            "high": gap.to_id + AROUND,
+        }
+        held = pl.concat([engine.sql(HELD, asked), self.tail.select("id", "us")])
+        inside = held.filter(pl.col("id").is_between(gap.from_id, gap.to_id))["id"].to_numpy()
+        times: dict[str, Any] = {
+            "after_us": held.filter(pl.col("id") < gap.from_id)["us"].max(),
+            "before_us": held.filter(pl.col("id") > gap.to_id)["us"].min(),
+        }
+        ids.add(inside)
+        if gap.state == "noticed":
+            return replace(gap, **times), []
+        left = Ids(gap.to_id + 1, [(gap.from_id, gap.to_id)])
+        left.add(inside)
+        ids.explain(gap.from_id, gap.to_id)
+        return replace(gap, **times), left.holes
+
+
+def _tail(exchange: str, pipeline: Pipeline) -> pl.DataFrame:
+    """Return symbol, id and event time of the trades that the lake does not have yet."""
+    rows = pipeline.unread(topic_name("crypto", "trades", exchange), TRADE)
+    columns = pl.DataFrame(rows.select(["symbol", "source_sequence", "timestamp"]))
+    return columns.select(
+        "symbol", id=pl.col("source_sequence"), us=pl.col("timestamp").dt.epoch("us")
+    ).drop_nulls()
+
+
+def _newest_gaps(exchange: str, pipeline: Pipeline, engine: Engine) -> list[Gap]:
+    """Return the newest revision of each gap of the exchange, in the table or not yet."""
+    unread = pl.DataFrame(pipeline.unread(GAPS, GAP)).filter(pl.col("exchange") == exchange)
+    stored = engine.sql("SELECT * FROM lake.gaps WHERE exchange = ?", [exchange])
+    both = pl.concat([stored, unread], how="vertical_relaxed")
+    names = ["exchange", "symbol", "from_id", "to_id", "revision", "state", "covered", "absent"]
+    newest = both.sort("revision").unique("gap_id", keep="last").sort("from_id")
+    return [Gap(**row) for row in newest.select(*names, "note").iter_rows(named=True)]
+
+
+def _count(holes: list[Hole]) -> int:
+    return sum(high - low + 1 for low, high in holes)

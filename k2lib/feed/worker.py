@@ -1,0 +1,280 @@
+"""The feed's rows: what arrived becomes v2 rows in Kafka, and every id is accounted for."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from k2lib.errors import DeliveryError, TransientError, reason_of
+from k2lib.events import Event, OnEvent
+from k2lib.feed.connections import Arrived, Inbox
+from k2lib.feed.gap_filler import Fill, Filler
+from k2lib.feed.gaps import Gap, IdArray, gap_rows
+from k2lib.feed.options import FeedOptions
+from k2lib.feed.recovery import read_known
+from k2lib.feed.sequence_tracker import GapBook
+from k2lib.feed.state_store import State
+from k2lib.feed.status import Board
+from k2lib.feed.status_file import tell_status
+from k2lib.iceberg.writer import CATALOG_ERRORS
+from k2lib.kafka.topics import DEAD_LETTERS, GAPS, topic_name
+from k2lib.pipeline import Pipeline
+from k2lib.query.engine import Engine
+from k2lib.schema.dead_letters import DeadLetter, dead_letter_rows
+from k2lib.schema.records import DEAD_LETTER, GAP, QUOTE, TRADE
+from k2lib.venues.binance.instruments import Instrument
+from k2lib.venues.binance.messages import parse_frames
+
+TAKE_S: Final = 0.05
+BEAT_S: Final = 1.0
+RETRY_S: Final = 1.0
+CLOSE_S: Final = 30.0
+AHEAD_US: Final = 60 * 1_000_000
+# Kafka or the catalog is away: both come back, and what was missed meanwhile is filled.
+PAUSED_BY: Final = (DeliveryError, TransientError, *CATALOG_ERRORS)
+LATEST: Final = ("price", "quantity", "side", "trade_id", "timestamp")
+
+
+class Rows:
+    """The one thread that touches the pipeline and the book of ids."""
+
+    def __init__(
+        self,
+        exchange: str,
+        instruments: Mapping[str, Instrument],
+        *,
+        inbox: Inbox,
+        fills: Queue[Fill],
+        filler: Filler,
+        pipeline: Pipeline,
+        engine: Engine,
+        state: State,
+        board: Board,
+        options: FeedOptions,
+        seen: Callable[[str, str], None],
+        told: Path,
+        stop: threading.Event,
+        on_event: OnEvent,
+    ) -> None:
+        self._exchange = exchange
+        self._instruments = instruments
+        self._inbox = inbox
+        self._fills = fills
+        self._filler = filler
+        self._pipeline = pipeline
+        self._engine = engine
+        self._state = state
+        self._board = board
+        self._options = options
+        self._seen = seen
+        self._told = told
+        self._stop = stop
+        self._on_event = on_event
+        self._trades = topic_name("crypto", "trades", exchange)
+        self._quotes = topic_name("crypto", "quotes", exchange)
+        self._book = self._read_book()
+
+    def run(self) -> None:
+        """Work until `stop` is set and nothing is left in the inbox."""
+        beat = time.monotonic()
+        while not self._stop.is_set() or len(self._inbox):
+            arrived = self._inbox.take(
+                TAKE_S, linger_s=self._options.linger_s, enough=self._options.enough
+            )
+            try:
+                self._take(arrived)
+                self._take_fills()
+                self._keep_book()
+                if time.monotonic() - beat >= BEAT_S:
+                    beat = time.monotonic()
+                    self._beat()
+            except PAUSED_BY as exc:
+                self._begin_again(exc)
+        self._pipeline.flush(CLOSE_S)
+
+    def _take(self, arrived: Arrived) -> None:
+        if not arrived.frames:
+            return
+        parsed = parse_frames(
+            arrived.frames,
+            arrived.received_us,
+            exchange=self._exchange,
+            instruments=self._instruments,
+            unit="us",
+            latest_us=time.time_ns() // 1000 + AHEAD_US,
+            source=self._trades,
+        )
+        host = arrived.hosts[-1]
+        if parsed.trades.num_rows:
+            self._produce_trades(parsed.trades, host)
+        if parsed.quotes.num_rows:
+            self._pipeline.produce(self._quotes, parsed.quotes, QUOTE)
+            for symbol, _, rows in _by_symbol(parsed.quotes):
+                self._received(symbol, "quote", rows, host)
+        self._refuse(parsed.refused)
+
+    def _produce_trades(self, trades: pa.Table, host: str) -> None:
+        new, shown = np.ones(trades.num_rows, bool), {}
+        for symbol, places, rows in _by_symbol(trades):
+            fresh = self._book.add(symbol, _ids(rows), _times_us(rows))
+            new[places] = fresh
+            shown[symbol] = rows if fresh.all() else rows.filter(pa.array(fresh))
+            self._received(symbol, "trade", rows, host)
+            if repeated := int(rows.num_rows - fresh.sum()):
+                self._tell("frames_repeated", symbol=symbol, count=repeated)
+        kept = trades if new.all() else trades.filter(pa.array(new))
+        if kept.num_rows:
+            self._pipeline.produce(self._trades, kept, TRADE)
+            for symbol, rows in shown.items():
+                self._board.show(symbol, rows)
+
+    def _received(self, symbol: str, kind: str, rows: pa.Table, host: str) -> None:
+        self._seen(symbol, kind)
+        last_us = int(_times_us(rows).max())
+        counts = {"count": rows.num_rows, "last_us": last_us}
+        self._tell("frames_received", symbol=symbol, type=kind, host=host, **counts)
+        if kind == "trade":
+            self._tell("feed_lag_measured", symbol=symbol, lag_s=time.time() - last_us / 1e6)
+            last = rows.slice(rows.num_rows - 1).select(LATEST).to_pylist()[0]
+            latest = {name: str(value) for name, value in last.items()}
+            self._state.put_latest(self._exchange, symbol, latest)
+
+    def _refuse(self, letters: list[DeadLetter]) -> None:
+        if not letters:
+            return
+        rows = dead_letter_rows(letters, datetime.now(UTC))
+        self._pipeline.produce(DEAD_LETTERS, rows, DEAD_LETTER, key="source")
+        for reason in {letter.reason for letter in letters}:
+            count = sum(letter.reason == reason for letter in letters)
+            self._tell("frames_refused", reason=reason, count=count)
+
+    def _take_fills(self) -> None:
+        while True:
+            try:
+                fill = self._fills.get_nowait()
+            except Empty:
+                return
+            self._take_fill(fill)
+
+    def _take_fill(self, fill: Fill) -> None:
+        gap = fill.gap
+        new = self._book.add(gap.symbol, fill.ids, _times_us(fill.rows))
+        rows = fill.rows.filter(pa.array(new))
+        if rows.num_rows:
+            self._pipeline.produce(self._trades, rows, TRADE)
+            self._tell("trades_backfilled", symbol=gap.symbol, count=rows.num_rows)
+        self._refuse(fill.refused)
+        self._book.explain(
+            gap.gap_id,
+            absent=fill.absent,
+            covered=fill.covered,
+            dead=fill.dead,
+            note=fill.note,
+        )
+        if fill.lost and (last := self._book.lost(gap.gap_id, fill.note)):
+            self._close_gaps([last])
+
+    def _keep_book(self) -> None:
+        noticed = self._book.noticed()
+        if noticed:
+            self._pipeline.produce(GAPS, gap_rows(noticed, datetime.now(UTC)), GAP)
+        for gap in noticed:
+            self._tell_gap("gap_noticed", gap)
+            self._ask_for(gap, self._book)
+        self._close_gaps(self._book.closed())
+
+    def _ask_for(self, gap: Gap, book: GapBook) -> None:
+        holes = book.missing(gap)
+        count = sum(high - low + 1 for low, high in holes)
+        if count > self._options.most_ids:
+            reason = f"{count:,} ids are left to the archive: `k2 load binance-archive`"
+            self._tell_gap("gap_fill_failed", gap, reason=reason)
+        elif holes:
+            self._filler.fill(gap, holes)
+
+    def _close_gaps(self, closed: list[Gap]) -> None:
+        """The trades of a gap are in Kafka before the gap is said to be filled."""
+        if not closed:
+            return
+        self._pipeline.flush()
+        self._pipeline.produce(GAPS, gap_rows(closed, datetime.now(UTC)), GAP)
+        for gap in closed:
+            counts = {name: getattr(gap, name) for name in ("state", "filled", "covered", "absent")}
+            self._tell_gap("gap_closed", gap, **counts)
+
+    def _beat(self) -> None:
+        """Once a second: learn whether Kafka refused anything, and tell where the feed stands."""
+        self._pipeline.check()
+        self._tell_status()
+
+    def _tell_status(self) -> None:
+        depth, waited_s = len(self._inbox), self._inbox.waited_s
+        self._tell("queue_measured", depth=depth, limit=self._inbox.limit, waited_s=waited_s)
+        tell_status(self._told, self._board.look())
+
+    def _begin_again(self, reason: Exception) -> None:
+        """What Kafka did not take is a hole in what is known: read that anew, and it is filled."""
+        self._tell("feed_paused", reason=reason_of(reason))
+        while not self._stop.wait(RETRY_S):
+            self._tell_status()
+            try:
+                self._pipeline.flush(RETRY_S)
+                self._book = self._read_book()
+                self._tell("feed_resumed")
+                return
+            except PAUSED_BY as exc:
+                self._tell("feed_paused", reason=reason_of(exc))
+
+    def _read_book(self) -> GapBook:
+        known = read_known(
+            self._exchange, list(self._instruments), pipeline=self._pipeline, engine=self._engine
+        )
+        book = GapBook(
+            self._exchange,
+            known.symbols,
+            gaps=known.gaps,
+            grace_s=self._options.grace_s,
+            clock=time.monotonic,
+        )
+        for gap, covered in known.gaps:
+            if covered:
+                self._filler.fill(gap, covered, late=True)
+            elif gap.state == "noticed":
+                self._tell_gap("gap_noticed", gap)
+                self._ask_for(gap, book)
+        return book
+
+    def _tell_gap(self, name: str, gap: Gap, **fields: object) -> None:
+        place = {key: getattr(gap, key) for key in ("exchange", "symbol", "from_id", "to_id")}
+        self._tell(name, **place, gap_id=gap.gap_id, **fields)
+
+    def _tell(self, name: str, **fields: object) -> None:
+        self._on_event(Event(name, fields))
+
+
+def _by_symbol(rows: pa.Table) -> Iterator[tuple[str, np.ndarray | slice, pa.Table]]:
+    """Yield each symbol, the places of its rows, and the rows, in order."""
+    names = pc.unique(rows["symbol"]).to_pylist()
+    if len(names) == 1:
+        yield names[0], slice(None), rows
+        return
+    for name in names:
+        mine = pc.equal(rows["symbol"], name)
+        yield name, mine.to_numpy(), rows.filter(mine)
+
+
+def _ids(rows: pa.Table) -> IdArray:
+    ids: IdArray = rows["source_sequence"].to_numpy()
+    return ids
+
+
+def _times_us(rows: pa.Table) -> IdArray:
+    times: IdArray = rows["timestamp"].cast(pa.int64()).to_numpy()
+    return times

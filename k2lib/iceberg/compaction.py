@@ -1,0 +1,204 @@
+"""Merging a partition's small files into sorted larger ones, in one snapshot.
+
+Files stand in tiers that grow by eight, by their rows. When a tier of a partition is full, its
+files become one file of a higher tier, so a row is rewritten once a tier, whatever the table's
+size.
+"""
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import uuid4
+
+import duckdb
+import pyarrow as pa
+from pyiceberg.io.pyarrow import PyArrowFileIO, schema_to_pyarrow
+from pyiceberg.manifest import DataFile, ManifestContent
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot, ancestors_of
+from pyiceberg.typedef import Record
+
+from k2lib.errors import TransientError
+from k2lib.iceberg.manifests import table_sql
+from k2lib.iceberg.offsets import SUMMARY_KEY
+from k2lib.iceberg.writer import QuickTransaction, write_file
+
+CARRIED: Final = (SUMMARY_KEY,)
+CAUSE: Final = "k2.cause"
+FAN_IN: Final = 8
+TARGET_BYTES: Final = 32 * 1024 * 1024
+_FIRST_TIER_ROWS: Final = 4096
+_ROW_GROUP_ROWS: Final = 131_072
+_MEMORY: Final = "256MB"
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What a compaction did."""
+
+    files_merged: int = 0
+    files_written: int = 0
+    rows_rewritten: int = 0
+
+
+def plan(files: Sequence[DataFile], *, fan_in: int = FAN_IN) -> list[list[DataFile]]:
+    """Return groups of files to merge, each of one partition and one tier.
+
+    Args:
+        files: live files of one partition spec; those of at least half the target stay.
+        fan_in: how many files fill a tier.
+    Returns:
+        Groups of 2 files and more; a group ends at the file with which it reaches the target.
+    """
+    tiers: defaultdict[tuple[Record, int], list[DataFile]] = defaultdict(list)
+    for file in files:
+        if file.file_size_in_bytes < TARGET_BYTES // 2:
+            tiers[file.partition, tier(file.record_count)].append(file)
+    full = (tier_files for tier_files in tiers.values() if len(tier_files) >= fan_in)
+    return [group for group in map(_up_to_target, full) if len(group) > 1]
+
+
+def tier(rows: int) -> int:
+    """Return the tier of a file: 0 below 4,096 rows, then one more for every factor of eight."""
+    number = 0
+    while rows >= _FIRST_TIER_ROWS * FAN_IN**number:
+        number += 1
+    return number
+
+
+def total(merges: Sequence[Merge]) -> Merge:
+    """Add up what several compactions did."""
+    return Merge(
+        sum(merge.files_merged for merge in merges),
+        sum(merge.files_written for merge in merges),
+        sum(merge.rows_rewritten for merge in merges),
+    )
+
+
+class LiveFiles:
+    """The data files of a table's current snapshot; a manifest is read once while it is in use."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, list[DataFile]] = {}
+
+    def of(self, table: Table) -> list[DataFile]:
+        """Return the files that may be merged: none where delete files apply to them."""
+        snapshot = table.current_snapshot()
+        manifests = snapshot.manifests(table.io) if snapshot else []
+        self._read = {
+            manifest.manifest_path: self._read[manifest.manifest_path]
+            if manifest.manifest_path in self._read
+            else [entry.data_file for entry in manifest.fetch_manifest_entry(table.io)]
+            for manifest in manifests
+        }
+        if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
+            return []
+        files = (file for files in self._read.values() for file in files)
+        return [file for file in files if file.spec_id == table.spec().spec_id]
+
+
+def compact(table: Table, groups: Sequence[Sequence[DataFile]], *, order: Sequence[str]) -> Merge:
+    """Replace each group by one file sorted by `order`, nulls first, in one snapshot on the head.
+
+    Raises:
+        CommitFailedException: another writer committed meanwhile; nothing has changed.
+        TransientError: the files could not be merged; nothing has changed.
+    """
+    merged = [file for group in groups for file in group]
+    if not merged:
+        return Merge()
+    written = _written(table, groups, order=order)
+    transaction = QuickTransaction(table)
+    properties = {**carried(table), CAUSE: "compaction"}
+    with transaction.update_snapshot(snapshot_properties=properties).overwrite() as update:
+        for file in merged:
+            update.delete_data_file(file)
+        for file in written:
+            update.append_data_file(file)
+    transaction.commit_transaction()
+    return Merge(len(merged), len(written), sum(file.record_count for file in written))
+
+
+def carried(table: Table) -> dict[str, str]:
+    """Return what a maintenance snapshot copies forward from the newest that has it."""
+    last = next(reversed(offset_lineage(table)), None)
+    return {name: value for name, value in summary(last).items() if name in CARRIED}
+
+
+def offset_lineage(table: Table) -> list[Snapshot]:
+    """Return the snapshots from the current one back to the newest that carries offsets."""
+    lineage = []
+    for snapshot in ancestors_of(table.current_snapshot(), table.metadata):
+        lineage.append(snapshot)
+        if summary(snapshot).keys() >= set(CARRIED):
+            return lineage
+    return lineage[:1]
+
+
+def summary(snapshot: Snapshot | None) -> Mapping[str, str]:
+    """Return a snapshot's own properties; none where there is no snapshot."""
+    if snapshot is None or snapshot.summary is None:
+        return {}
+    return snapshot.summary.additional_properties
+
+
+def _up_to_target(files: Sequence[DataFile]) -> list[DataFile]:
+    group: list[DataFile] = []
+    size = 0
+    for file in files:
+        if size >= TARGET_BYTES:
+            break
+        group.append(file)
+        size += file.file_size_in_bytes
+    return group
+
+
+def _written(
+    table: Table, groups: Sequence[Sequence[DataFile]], *, order: Sequence[str]
+) -> list[DataFile]:
+    try:
+        return [_merge(table, group, order=order) for group in groups]
+    except duckdb.Error as exc:
+        raise TransientError(f"{'.'.join(table.name())}: files were not merged: {exc}") from exc
+
+
+def _merge(table: Table, group: Sequence[DataFile], *, order: Sequence[str]) -> DataFile:
+    folder = group[0].file_path.rpartition("/")[0]
+    rows = _sorted_rows(table, group, order=order)
+    merged = write_file(table, f"{folder}/{uuid4()}.parquet", rows, group[0].partition)
+    _check_rows(table, group, written=merged.record_count)
+    return merged
+
+
+def _check_rows(table: Table, group: Sequence[DataFile], *, written: int) -> None:
+    expected = sum(file.record_count for file in group)
+    if written != expected:
+        raise TransientError(
+            f"{'.'.join(table.name())}: the manifests count {expected} rows in {len(group)} files, "
+            f"the files hold {written}; they were left as they are. First: {group[0].file_path}"
+        )
+
+
+def _sorted_rows(
+    table: Table, group: Sequence[DataFile], *, order: Sequence[str]
+) -> Iterator[pa.Table]:
+    """DuckDB sorts, because its sort goes to disk beyond the limit."""
+    schema = schema_to_pyarrow(table.schema())
+    keys = ", ".join(f'"{name}" ASC NULLS FIRST' for name in order)
+    with tempfile.TemporaryDirectory(prefix="k2-compaction-") as folder, _duckdb(folder) as duck:
+        small_files = table_sql(table, files=[_path(file) for file in group])
+        rows = duck.sql(f"SELECT * FROM ({small_files}) ORDER BY {keys}")
+        for batch in rows.to_arrow_reader(_ROW_GROUP_ROWS):
+            yield pa.Table.from_batches([batch]).cast(schema)
+
+
+def _duckdb(folder: str) -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": folder})
+
+
+def _path(file: DataFile) -> str:
+    """Return where DuckDB finds the file: local ones without a scheme, others as they are."""
+    scheme, _, path = PyArrowFileIO.parse_location(file.file_path)
+    return path if scheme == "file" else file.file_path

@@ -1,0 +1,130 @@
+"""Doubles: rows that the table has already, or twice in one batch; the first one stored stays."""
+
+from datetime import datetime
+from typing import Any, Final
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
+from pyiceberg.expressions import (
+    AlwaysTrue,
+    And,
+    BooleanExpression,
+    GreaterThanOrEqual,
+    LessThanOrEqual,
+)
+from pyiceberg.table import Table
+
+from k2lib.iceberg.manifests import ALL_ROWS, compare, planned_files, table_sql
+from k2lib.iceberg.tables import TableSpec
+
+INSTRUMENT: Final = ["exchange", "symbol"]
+BOUNDS: Final = ["source_sequence", "timestamp"]
+
+
+class Doubles:
+    """Looks for doubles where there can be any: not among what is newer than all the table has.
+
+    A venue's counter, or else its clock, is part of a record's identity, so a record above the
+    table's newest of its exchange and symbol cannot stand in the table.
+    """
+
+    def __init__(self, table: Table, spec: TableSpec) -> None:
+        self._by_day = spec.by_day
+        self._connection = duckdb.connect(config={"threads": 1})
+        self._connection.execute("set TimeZone = 'UTC'")
+        self._newest = self._read_newest(table) if self._by_day else pl.DataFrame()
+
+    def without(self, rows: pa.Table, table: Table) -> pa.Table:
+        """Return the rows that are neither in the table nor a second time in `rows`, in order."""
+        names = ["message_id", *INSTRUMENT, *BOUNDS] if self._by_day else ["message_id"]
+        frame = pl.DataFrame(rows.select(names))
+        keep = frame["message_id"].is_first_distinct()
+        suspects = suspected(frame, self._newest) if self._by_day else frame
+        if suspects.height:
+            stored = stored_ids(self._connection, suspects, table, by_day=self._by_day)
+            keep &= ~frame["message_id"].is_in(stored)
+        return rows if keep.all() else rows.filter(keep.to_arrow())
+
+    def added(self, rows: pa.Table) -> None:
+        """Take note of rows that were committed."""
+        if self._by_day and rows.num_rows:
+            newest = _newest(pl.DataFrame(rows.select([*INSTRUMENT, *BOUNDS])))
+            self._newest = pl.concat([self._newest, newest]).group_by(INSTRUMENT).max()
+
+    def _read_newest(self, table: Table) -> pl.DataFrame:
+        stored = table_sql(table, files=planned_files(table))
+        found = self._connection.sql(
+            "select exchange, symbol, max(source_sequence) as source_sequence, "
+            f"max(timestamp) as timestamp from ({stored}) group by all"
+        )
+        return pl.DataFrame(found.to_arrow_table())
+
+
+def suspected(frame: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows that a table can have: those not above its newest of their instrument.
+
+    Args:
+        frame: message_id, exchange, symbol, source_sequence and timestamp.
+        newest: the greatest source_sequence and timestamp of each exchange and symbol.
+    """
+    counted = pl.col("source_sequence").is_not_null()
+    return frame.join(newest, on=INSTRUMENT, suffix="_newest", maintain_order="left").filter(
+        pl.when(counted)
+        .then(pl.col("source_sequence") <= pl.col("source_sequence_newest"))
+        .otherwise(pl.col("timestamp") <= pl.col("timestamp_newest"))
+    )
+
+
+def stored_ids(
+    connection: DuckDBPyConnection, suspects: pl.DataFrame, table: Table, *, by_day: bool
+) -> list[str]:
+    """Return those message_ids of the suspects that the table has.
+
+    Args:
+        by_day: look only where the suspects lie; the whole table otherwise.
+    """
+    found: list[str] = []
+    for row_filter, some in _ranges(suspects) if by_day else [(ALL_ROWS, suspects)]:
+        files = planned_files(table, row_filter=row_filter)
+        if files:
+            stored = table_sql(table, files=files)
+            found += _known_among(connection, some, stored)
+    return found
+
+
+def _known_among(connection: DuckDBPyConnection, suspects: pl.DataFrame, stored: str) -> list[str]:
+    connection.register("suspects", suspects.select("message_id").to_arrow())
+    known = connection.execute(
+        f"select message_id from suspects semi join ({stored}) using (message_id)"
+    )
+    return [message_id for (message_id,) in known.fetchall()]
+
+
+def _ranges(suspects: pl.DataFrame) -> list[tuple[BooleanExpression, pl.DataFrame]]:
+    """Counted rows are looked for by their counter, others by their time."""
+    counted = pl.col("source_sequence").is_not_null()
+    parts = {
+        "source_sequence": suspects.filter(counted),
+        "timestamp": suspects.filter(~counted),
+    }
+    return [(_range(part, name), part) for name, part in parts.items() if part.height]
+
+
+def _newest(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.group_by(INSTRUMENT).agg(pl.col(BOUNDS).max())
+
+
+def _range(rows: pl.DataFrame, name: str) -> BooleanExpression:
+    """Rows that lie between the least and the greatest of these, in venue, symbol and `name`."""
+    wanted: BooleanExpression = AlwaysTrue()
+    for column in (*INSTRUMENT, name):
+        low, high = rows[column].min(), rows[column].max()
+        wanted = And(wanted, compare(GreaterThanOrEqual, column, _literal(low)))
+        wanted = And(wanted, compare(LessThanOrEqual, column, _literal(high)))
+    return wanted
+
+
+def _literal(value: object) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value

@@ -1,0 +1,116 @@
+"""Sinks as threads of a process: started together, watched, and stopped together."""
+
+import threading
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from pyiceberg.catalog import Catalog
+
+from k2lib.events import OnEvent, log_event
+from k2lib.iceberg.sink import Sink
+from k2lib.iceberg.tables import TableSpec
+from k2lib.kafka.connect import Kafka
+from k2lib.settings import Settings
+
+LOOK_AGAIN_S: Final = 0.05
+
+
+class SinkThreads:
+    """A thread for every sink; a sink that dies is noticed by whoever waits for it."""
+
+    def __init__(self, sinks: list[Sink]) -> None:
+        self._sinks = sinks
+        self._stop = threading.Event()
+        self._failures: list[BaseException] = []
+        self._threads = [
+            # A daemon: no way out of a program waits for a sink that nobody can stop any more.
+            threading.Thread(
+                target=self._run, args=(sink,), name=f"sink-{sink.spec.name}", daemon=True
+            )
+            for sink in sinks
+        ]
+
+    def start(self) -> None:
+        """Start all threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def check(self) -> None:
+        """Raise what ended a sink, if anything did."""
+        if self._failures:
+            raise self._failures[0]
+
+    def look(self) -> None:
+        """Let the sinks look for new topics now."""
+        for sink in self._sinks:
+            sink.look.set()
+
+    def hurry(self, yes: bool) -> None:
+        """Let the sinks commit what there is as soon as nothing more arrives, or at leisure."""
+        for sink in self._sinks:
+            sink.hurry.set() if yes else sink.hurry.clear()
+
+    def commit_early(self) -> None:
+        """Let the sinks commit soon what they have by now, before their interval is over."""
+        for sink in self._sinks:
+            sink.early.set()
+
+    def stop(self) -> None:
+        """Let the sinks commit what they have read, and wait for them."""
+        self._stop.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        # The sinks' listener leads back to the pipeline, and so to clients with threads.
+        self._sinks, self._threads = [], []
+
+    def _run(self, sink: Sink) -> None:
+        try:
+            sink.run(self._stop)
+        except Exception as exc:  # noqa: BLE001 - a thread's end must reach those who wait for it
+            self._failures.append(exc)
+
+
+def make_sinks(
+    specs: Iterable[TableSpec],
+    catalog: Catalog,
+    kafka: Kafka,
+    settings: Settings,
+    *,
+    accept_loss: bool = False,
+    on_event: OnEvent = log_event,
+) -> list[Sink]:
+    """Return a sink for each table, not yet running."""
+    return [
+        Sink(
+            spec,
+            catalog=catalog,
+            cluster=kafka.cluster,
+            registry=kafka.registry,
+            run_folder=settings.home / "run",
+            interval_s=settings.commit_interval_s,
+            max_rows=settings.commit_rows,
+            accept_loss=accept_loss,
+            on_event=on_event,
+        )
+        for spec in specs
+    ]
+
+
+def run_sinks(sinks: list[Sink]) -> None:
+    """Run sinks until Ctrl-C; what they have read by then is committed.
+
+    Raises:
+        LossError, SchemaError: what ended a sink.
+    """
+    threads = SinkThreads(sinks)
+    try:
+        threads.start()
+        while True:
+            threads.check()
+            time.sleep(LOOK_AGAIN_S)
+    except KeyboardInterrupt:
+        return
+    finally:
+        threads.stop()

@@ -1,0 +1,235 @@
+"""The lake's tables: what they are, and the catalog they stand in."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import yaml
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
+from pyiceberg.table import Table
+from pyiceberg.table.sorting import SortField, SortOrder
+from pyiceberg.transforms import DayTransform, IdentityTransform
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from k2lib.errors import ConfigError
+from k2lib.schema.records import (
+    DEAD_LETTER,
+    GAP,
+    QUOTE,
+    REFERENCE,
+    TRADE,
+    RecordSchema,
+    check_compatible,
+)
+from k2lib.settings import Settings
+
+CATALOG: Final = "k2"
+NAMESPACE: Final = "market_data"
+# The sinks of a process begin together, and a catalog may not know how to create twice at once.
+MAKING: Final = threading.Lock()
+# How long SQLite waits for the others who write to it: a slow disk takes a second for each.
+LOCKED_S: Final = 30
+AVRO_SCHEMA_PROPERTY: Final = "k2.avro-schema"
+ORDER: Final = (
+    "timestamp",
+    "exchange",
+    "symbol",
+    "source_sequence",
+    "platform_sequence",
+    "message_id",
+)
+PROPERTIES: Final = {
+    "format-version": "2",
+    "commit.retry.num-retries": "0",
+    "commit.manifest-merge.enabled": "true",
+    "commit.manifest.min-count-to-merge": "8",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+    "write.parquet.compression-codec": "zstd",
+    "write.parquet.row-group-limit": "65536",
+    "write.metadata.metrics.default": "truncate(16)",
+}
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One table: its record type, and whether rows are kept by day and venue."""
+
+    name: str
+    kind: str
+    schema: RecordSchema
+    by_day: bool
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Columns by which rows stand in a file: symbol first, then the order of events."""
+        if self.by_day:
+            return ("symbol", *(name for name in ORDER if name != "symbol"))
+        return tuple(name for name in ("noticed", "symbol") if name in self.schema.arrow.names)
+
+
+TABLES: Final = {
+    spec.name: spec
+    for spec in (
+        TableSpec("trades_v2", "trades", TRADE, by_day=True),
+        TableSpec("quotes_v2", "quotes", QUOTE, by_day=True),
+        TableSpec("reference_v2", "reference", REFERENCE, by_day=False),
+        TableSpec("dead_letters", "dead_letters", DEAD_LETTER, by_day=False),
+        TableSpec("gaps", "gaps", GAP, by_day=False),
+    )
+}
+
+
+def open_catalog(settings: Settings) -> Catalog:
+    """Open the catalog named by the settings: by default SQLite and files in the home.
+
+    Raises:
+        ConfigError: the home cannot be made, or there is no such catalog.
+    """
+    options = _catalog_file(settings.catalog_config)
+    home = settings.home.resolve()
+    if settings.catalog_uri:
+        options["uri"] = settings.catalog_uri
+        options.setdefault("type", "rest" if settings.catalog_uri.startswith("http") else "sql")
+    elif "uri" not in options:
+        _make(home)
+        options |= {"type": "sql", "uri": f"sqlite:///{home / 'catalog.db'}?timeout={LOCKED_S}"}
+    warehouse = settings.warehouse or options.get("warehouse") or f"file://{home / 'warehouse'}"
+    try:
+        return load_catalog(CATALOG, **{**options, "warehouse": warehouse, **_s3_options(settings)})
+    except (ValueError, SQLAlchemyError, OSError) as exc:
+        raise ConfigError(f"no catalog at {options['uri']} (K2_CATALOG_URI): {exc}") from exc
+
+
+def ensure_table(catalog: Catalog, spec: TableSpec) -> Table:
+    """Load the table, made or brought to the schema of today where needed.
+
+    Raises:
+        SchemaError: the schema of today cannot read what the table's last one wrote.
+    """
+    with MAKING:
+        catalog.create_namespace_if_not_exists(NAMESPACE)
+        try:
+            table = catalog.load_table((NAMESPACE, spec.name))
+        except NoSuchTableError:
+            return _create_table(catalog, spec)
+        return _evolve_table(table, spec)
+
+
+def check_schema(table: Table, schema: RecordSchema) -> None:
+    """Refuse a schema that cannot read what the table's last one wrote.
+
+    Raises:
+        SchemaError: names field and reason.
+    """
+    before = table.properties[AVRO_SCHEMA_PROPERTY]
+    if before != schema.text:
+        check_compatible(schema.text, before, subject=f"table {table.name()[-1]}")
+
+
+def load_table(catalog: Catalog, name: str) -> Table | None:
+    """Load a table as it stands, or None where nothing was ever written to it."""
+    try:
+        return catalog.load_table((NAMESPACE, name))
+    except NoSuchTableError:
+        return None
+
+
+def _create_table(catalog: Catalog, spec: TableSpec) -> Table:
+    schema = spec.schema.iceberg
+    ids = {name: schema.find_field(name).field_id for name in spec.order}
+    partitions = UNPARTITIONED_PARTITION_SPEC
+    if spec.by_day:
+        partitions = PartitionSpec(
+            PartitionField(ids["timestamp"], 1000, DayTransform(), "timestamp_day"),
+            PartitionField(ids["exchange"], 1001, IdentityTransform(), "exchange"),
+        )
+    return catalog.create_table_if_not_exists(
+        (NAMESPACE, spec.name),
+        schema=schema,
+        partition_spec=partitions,
+        sort_order=SortOrder(*(SortField(i, IdentityTransform()) for i in ids.values())),
+        properties={**PROPERTIES, AVRO_SCHEMA_PROPERTY: spec.schema.text},
+    )
+
+
+def _evolve_table(table: Table, spec: TableSpec) -> Table:
+    check_schema(table, spec.schema)
+    if table.properties[AVRO_SCHEMA_PROPERTY] == spec.schema.text:
+        return table
+    with table.transaction() as transaction:
+        with transaction.update_schema() as update:
+            update.union_by_name(spec.schema.iceberg)
+        transaction.set_properties({AVRO_SCHEMA_PROPERTY: spec.schema.text})
+    return table
+
+
+def _make(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"K2_HOME={home}: cannot be made: {exc.strerror}") from exc
+
+
+def _catalog_file(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise ConfigError(f"K2_CATALOG_CONFIG={path}: cannot be read: {exc}") from exc
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"K2_CATALOG_CONFIG={path}: must hold `name: value` lines")
+    return {str(name): str(value) for name, value in options.items()}
+
+
+def _s3_options(settings: Settings) -> dict[str, str]:
+    secret = settings.s3_secret_access_key
+    options = {
+        "s3.endpoint": settings.s3_endpoint,
+        "s3.access-key-id": settings.s3_access_key_id,
+        "s3.secret-access-key": secret.get_secret_value() if secret else None,
+        "s3.region": settings.s3_region,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+LOCATION: Final = text(
+    "SELECT metadata_location FROM iceberg_tables "
+    "WHERE catalog_name = :catalog AND table_namespace = :namespace AND table_name = :name"
+)
+
+
+class Loaded:
+    """The tables loaded last; threads may ask."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._tables: dict[str, Table] = {}
+        self._lock = threading.Lock()
+
+    def table(self, name: str) -> Table | None:
+        """Return a table as it stands, None where nothing was ever written to it."""
+        known = self._tables.get(name)
+        if known is not None and known.metadata_location == self._location(name):
+            return known
+        table = load_table(self._catalog, name)
+        with self._lock:
+            if table is not None:
+                self._tables[name] = table
+        return table
+
+    def _location(self, name: str) -> str | None:
+        """A twentieth of what it takes to load a table; other catalogs than SQL do not say."""
+        if not isinstance(self._catalog, SqlCatalog):
+            return None
+        values = {"catalog": self._catalog.name, "namespace": NAMESPACE, "name": name}
+        with self._catalog.engine.connect() as connection:
+            location: str | None = connection.execute(LOCATION, values).scalar()
+        return location

@@ -1,0 +1,207 @@
+"""Exactly once: a batch and the offsets it ends at become visible in one commit, or not at all."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+from uuid import uuid4
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, RESTError
+from pyiceberg.io.fileformat import FileFormatFactory
+from pyiceberg.io.pyarrow import schema_to_pyarrow
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
+from pyiceberg.table import Table, Transaction
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.typedef import Record
+from sqlalchemy.exc import SQLAlchemyError
+
+from k2lib.errors import ConfigError, StaleWriterError, TransientError
+from k2lib.events import Event, OnEvent
+from k2lib.iceberg.deduplication import Doubles
+from k2lib.iceberg.offsets import SUMMARY_KEY, Range, advance, end_of, read_offsets, render
+from k2lib.iceberg.tables import TableSpec
+from k2lib.kafka.consumer import Place
+
+
+class QuickTransaction(Transaction):
+    """A pyiceberg transaction that works out its metadata once per staged change.
+
+    `Transaction.table_metadata` copies all metadata deeply at each access, some twenty times a
+    commit, which is most of the time a commit takes. Nothing changes the copy, so one serves.
+    """
+
+    def __init__(self, table: Table, *, autocommit: bool = False) -> None:
+        """Begin on the table as it stands."""
+        super().__init__(table, autocommit)
+        self._worked_out: tuple[object, TableMetadata] | None = None
+
+    @property
+    def table_metadata(self) -> TableMetadata:
+        """Return the table's metadata with the changes staged so far."""
+        if self._worked_out is None or self._worked_out[0] is not self._updates:
+            self._worked_out = (self._updates, super().table_metadata)
+        return self._worked_out[1]
+
+
+DAY_US: Final = 24 * 3600 * 1_000_000
+NULLS_FIRST: Final = ("ascending", "at_start")
+
+
+def write_files(table: Table, spec: TableSpec, rows: pa.Table) -> list[DataFile]:
+    """Write rows as data files of the table, each sorted by the table's order; commits nothing."""
+    schema = schema_to_pyarrow(table.schema())
+    return [
+        write_file(table, _location(table, key), [part], key.partition if key else Record())
+        for key, part in _partitions(table, spec, rows.select(schema.names).cast(schema))
+    ]
+
+
+def write_file(
+    table: Table, location: str, parts: Iterable[pa.Table], partition: Record
+) -> DataFile:
+    """Write one Parquet file with the table's properties and return how a manifest lists it."""
+    output = table.io.new_output(location)
+    model = FileFormatFactory.get(FileFormat.PARQUET)
+    writer = model.create_writer(output, table.schema(), table.properties)
+    with writer:
+        for part in parts:
+            writer.write(part)
+    return DataFile.from_args(
+        content=DataFileContent.DATA,
+        file_path=location,
+        file_format=FileFormat.PARQUET,
+        partition=partition,
+        file_size_in_bytes=len(output),
+        sort_order_id=table.sort_order().order_id,
+        spec_id=table.spec().spec_id,
+        equality_ids=None,
+        key_metadata=None,
+        **writer.result().to_serialized_dict(),
+    )
+
+
+def _partitions(
+    table: Table, spec: TableSpec, rows: pa.Table
+) -> Iterator[tuple[PartitionKey | None, pa.Table]]:
+    """Yield each partition's rows, sorted: one sort for all of them, then slices of it."""
+    if not spec.by_day:
+        yield None, _sorted(rows, spec.order)
+        return
+    days = pa.array(rows["timestamp"].cast(pa.int64()).to_numpy() // DAY_US, pa.int32())
+    ordered = _sorted(rows.append_column("_day", days), ("_day", "exchange", *spec.order))
+    days, exchanges = ordered["_day"].to_numpy(), ordered["exchange"].combine_chunks()
+    codes = exchanges.dictionary_encode().indices.to_numpy()
+    begins = np.flatnonzero((np.diff(days, prepend=-1) != 0) | (np.diff(codes, prepend=-1) != 0))
+    ordered = ordered.drop_columns("_day")
+    for begin, end in zip(begins, [*begins[1:], len(days)], strict=True):
+        key = _key(table, int(days[begin]), exchanges[begin].as_py())
+        yield key, ordered.slice(begin, end - begin)
+
+
+def _sorted(rows: pa.Table, order: Iterable[str]) -> pa.Table:
+    keys = [(name, *NULLS_FIRST) for name in order]
+    return rows.take(pc.sort_indices(rows, sort_keys=keys)) if keys else rows
+
+
+def _key(table: Table, day: int, exchange: str) -> PartitionKey:
+    values = zip(table.spec().fields, (day, exchange), strict=True)
+    return PartitionKey(
+        field_values=[PartitionFieldValue(field=field, value=value) for field, value in values],
+        partition_spec=table.spec(),
+        schema=table.schema(),
+    )
+
+
+def _location(table: Table, key: PartitionKey | None) -> str:
+    return table.location_provider().new_data_location(f"{uuid4()}.parquet", key)
+
+
+CATALOG_ERRORS: Final = (
+    SQLAlchemyError,
+    RESTError,
+    OSError,
+    CommitStateUnknownException,
+    duckdb.IOException,
+)
+RETRIES: Final = "commit.retry.num-retries"
+
+
+class TableWriter:
+    """Appends to one table; knows where the table ended when it last looked."""
+
+    def __init__(self, table: Table, spec: TableSpec, *, on_event: OnEvent) -> None:
+        """Check the table.
+
+        Raises:
+            ConfigError: the table would commit again by itself, which lands a stale batch twice.
+        """
+        if table.properties.get(RETRIES) != "0":
+            raise ConfigError(
+                f"table {spec.name}: set its property {RETRIES} to 0, then start again"
+            )
+        self.table = table
+        self._spec = spec
+        self._on_event = on_event
+        self._doubles = Doubles(table, spec)
+        self._ends = read_offsets(table)
+
+    def end_of(self, log: str, place: Place) -> int | None:
+        """Return the next offset to read, None where the table never read this partition."""
+        return end_of(self._ends, log, place)
+
+    def append(self, rows: pa.Table, read: Mapping[Place, Range], logs: Mapping[str, str]) -> int:
+        """Commit the rows that the table does not have, with the offsets they end at.
+
+        Args:
+            read: [start, end) of every partition of which something was read.
+            logs: the log of each topic.
+        Returns:
+            How many rows were added; the others were there already.
+        Raises:
+            StaleWriterError: the table moved on: nothing was added by this call.
+            TransientError: the catalog failed, and the outcome is unknown: read the table again.
+        """
+        known = self.table.metadata.current_snapshot_id
+        try:
+            self.table.refresh()
+            self._check_head(known)
+            new_rows = self._doubles.without(rows, self.table)
+            self._commit(new_rows, render(advance(self._ends, logs, read)))
+        except CommitFailedException as exc:
+            raise StaleWriterError(
+                f"table {self._spec.name}: another writer committed first"
+            ) from exc
+        except CATALOG_ERRORS as exc:
+            raise TransientError(f"table {self._spec.name}: the catalog failed: {exc}") from exc
+        self._doubles.added(new_rows)
+        self._ends = read_offsets(self.table)
+        return int(new_rows.num_rows)
+
+    def _check_head(self, known: int | None) -> None:
+        """Refuse a table that moved on or back: offsets and doubles were read before it did."""
+        now = self.table.metadata.current_snapshot_id
+        if now != known:
+            raise StaleWriterError(
+                f"table {self._spec.name}: another writer moved it to snapshot {now}, "
+                f"this batch follows {known}"
+            )
+
+    def _commit(self, rows: pa.Table, offsets: str) -> None:
+        began = time.monotonic()
+        transaction = QuickTransaction(self.table)
+        files = write_files(self.table, self._spec, rows) if rows.num_rows else []
+        self._tell("files_written", files=len(files))
+        summary = {SUMMARY_KEY: offsets}
+        with transaction.update_snapshot(snapshot_properties=summary).merge_append() as update:
+            for file in files:
+                update.append_data_file(file)
+        self._tell("commit_begun", rows=rows.num_rows)
+        transaction.commit_transaction()
+        self._tell("commit_done", rows=rows.num_rows, seconds=time.monotonic() - began)
+
+    def _tell(self, name: str, **fields: object) -> None:
+        self._on_event(Event(name, {"table": self._spec.name, **fields}))

@@ -1,0 +1,52 @@
+"""The Kafka that a process writes to: a cluster with its registry, or the embedded broker."""
+
+from pathlib import Path
+from typing import Final, Protocol
+
+from confluent_kafka import Producer
+
+from k2lib.kafka.cluster import Cluster
+from k2lib.kafka.embedded import EmbeddedBroker
+from k2lib.kafka.registry import Registry
+
+RECORD_OVERHEAD_BYTES: Final = 24
+WINDOW_BYTES: Final = 128 * 1024 * 1024
+
+
+class Kafka(Protocol):
+    """What writing needs; `client` is the broker's own producer where the broker lives in it.
+
+    A loader stays within two `window_bytes` of the tables: far below what the log keeps.
+    """
+
+    window_bytes: int
+    cluster: Cluster
+    registry: Registry
+    client: Producer | None
+
+    def close(self) -> None:
+        """Let go of it; an embedded broker ends."""
+
+
+class RemoteKafka:
+    """A cluster and its registry, wherever they run."""
+
+    window_bytes = WINDOW_BYTES
+
+    def __init__(self, cluster: Cluster, registry_url: str) -> None:
+        self.cluster = cluster
+        self.registry = Registry(registry_url)
+        self.client: Producer | None = None
+
+    def close(self) -> None:
+        """Close the connections to the registry."""
+        self.registry.close()
+
+
+def open_kafka(home: Path, cluster: Cluster | None, registry_url: str) -> Kafka:
+    """Return the Kafka of these addresses; without a cluster, start the embedded broker.
+
+    Raises:
+        OwnerError: another process owns the home's embedded broker.
+    """
+    return EmbeddedBroker(home) if cluster is None else RemoteKafka(cluster, registry_url)

@@ -1,0 +1,85 @@
+"""The venue of a demo or a notebook: the real one where it can be reached, else the offline one.
+
+A production feed never chooses like this: it takes the venue it is told, or fails.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import httpx2
+
+from k2lib.errors import reason_of
+from k2lib.lifecycle import Closing
+from k2lib.simulator.binance.offline import OfflineExchange
+from k2lib.venues.binance.hosts import Venue, binance
+
+ANSWERS_WITHIN_S: Final = 3.0
+OFFLINE: Final = "BINANCE_SIM"
+
+
+class ChosenVenue(Closing):
+    """A venue, in one line why it is this one, and the offline exchange where it is that."""
+
+    def __init__(self, venue: Venue, reason: str, exchange: OfflineExchange | None = None) -> None:
+        self.venue = venue
+        self.reason = reason
+        self.exchange = exchange
+
+    def __repr__(self) -> str:
+        return f"{self.venue.exchange}: {self.reason}"
+
+    def close(self) -> None:
+        """End the offline exchange; the real one goes on without us."""
+        if self.exchange is not None:
+            self.exchange.close()
+
+
+def reachable_venue(
+    symbols: Sequence[str],
+    *,
+    rate: float = 50.0,
+    offline: bool = False,
+    venue: Venue | None = None,
+    within_s: float = ANSWERS_WITHIN_S,
+) -> ChosenVenue:
+    """Choose the real venue if it answers, else an offline exchange of these symbols.
+
+    Args:
+        rate: trades a second of each symbol, where the exchange is the offline one.
+        offline: do not ask the real venue.
+        venue: the real one; Binance without it.
+        within_s: how long each of its hosts may take.
+    """
+    if offline:
+        return _offline(symbols, rate, "the offline exchange, as asked for")
+    real = venue or binance()
+    refusals = []
+    for url in real.rest_urls:
+        refusal = _refusal(real, url, within_s)
+        if refusal is None:
+            return ChosenVenue(real, f"the real venue, which answers at {url}")
+        refusals.append(f"{url}: {refusal}")
+    told = "; ".join(refusals)
+    return _offline(
+        symbols, rate, f"the offline exchange, as the real one is out of reach ({told})"
+    )
+
+
+def offline_venue(exchange: OfflineExchange) -> Venue:
+    """Return where an offline exchange is reached, under its own name."""
+    return replace(binance(exchange.ws_urls, exchange.rest_urls), exchange=OFFLINE)
+
+
+def _offline(symbols: Sequence[str], rate: float, reason: str) -> ChosenVenue:
+    exchange = OfflineExchange(symbols, rate=rate)
+    return ChosenVenue(offline_venue(exchange), reason, exchange)
+
+
+def _refusal(venue: Venue, url: str, within_s: float) -> str | None:
+    """Say why a host does not serve us; None where it does."""
+    try:
+        reply = httpx2.get(f"{url}/api/v3/ping", timeout=within_s, verify=venue.tls)
+    except httpx2.TransportError as exc:
+        return reason_of(exc)
+    return None if reply.status_code == 200 else f"HTTP {reply.status_code}"

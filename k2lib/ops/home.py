@@ -1,0 +1,160 @@
+"""The state of a home: its writer, its services, its tables."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pyiceberg.catalog import Catalog
+from pyiceberg.table import Table
+
+from k2lib.errors import ConfigError, OwnerError
+from k2lib.iceberg.maintenance import Maintenance, MaintenanceReport
+from k2lib.iceberg.sink import lock_path
+from k2lib.iceberg.tables import TABLES, TableSpec, load_table, open_catalog
+from k2lib.locks import lock_holder, try_lock, writer_lock
+from k2lib.ops.services import Status, running
+from k2lib.ops.services import status as services_status
+from k2lib.settings import Settings
+
+
+@dataclass(frozen=True)
+class TableStatus:
+    """One table at its current snapshot."""
+
+    name: str
+    rows: int
+    files: int
+    disk_bytes: int
+    snapshots: int
+
+
+@dataclass(frozen=True)
+class HomeStatus:
+    """A home as it is now; `writer_pid` is the owner of an embedded broker."""
+
+    home: str
+    kafka: str
+    writer_pid: int | None
+    services: Status
+    tables: tuple[TableStatus, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+def read_status(settings: Settings) -> HomeStatus:
+    """Look at a home; changes nothing in it."""
+    services = services_status(settings.home)
+    running = services.kafka.address if services.kafka.running else "embedded"
+    return HomeStatus(
+        home=str(settings.home),
+        kafka=settings.kafka_bootstrap or running or "embedded",
+        writer_pid=writer_pid(settings.home),
+        services=services,
+        tables=_tables(settings),
+    )
+
+
+def writer_pid(home: Path) -> int | None:
+    """Return the pid of the process that owns the home's embedded broker, if one does."""
+    path = writer_lock(home)
+    if not path.exists():
+        return None
+    lock = try_lock(path)
+    if lock is None:
+        return lock_holder(path)
+    lock.close()
+    return None
+
+
+def _tables(settings: Settings) -> tuple[TableStatus, ...]:
+    local = settings.catalog_uri is None and settings.catalog_config is None
+    if local and not (settings.home / "catalog.db").exists():
+        return ()
+    catalog = open_catalog(settings)
+    tables = [(name, load_table(catalog, name)) for name in TABLES]
+    return tuple(_table(name, table) for name, table in tables if table is not None)
+
+
+def _table(name: str, table: Table) -> TableStatus:
+    snapshot = table.current_snapshot()
+    summary = snapshot.summary if snapshot else None
+    told = summary.additional_properties if summary else {}
+    return TableStatus(
+        name,
+        rows=int(told.get("total-records", 0)),
+        files=int(told.get("total-data-files", 0)),
+        disk_bytes=int(told.get("total-files-size", 0)),
+        snapshots=len(table.snapshots()),
+    )
+
+
+@dataclass(frozen=True)
+class Maintained:
+    """What maintenance did to one table; `holder` is the pid of the sink that does it instead."""
+
+    table: str
+    report: MaintenanceReport | None
+    holder: int | None = None
+
+    @property
+    def told(self) -> str:
+        """The same in words."""
+        if self.report is None:
+            return f"process {self.holder} feeds it, and maintains it by itself"
+        done = self.report
+        return (
+            f"{done.files_merged} files merged into {done.files_written}, "
+            f"{done.snapshots_expired} snapshots expired, {done.files_deleted} files deleted"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+def maintain_all(catalog: Catalog, *, run_folder: Path) -> list[Maintained]:
+    """Maintain every table whose lock is free."""
+    return [
+        _maintain(catalog, spec, run_folder)
+        for spec in TABLES.values()
+        if load_table(catalog, spec.name) is not None
+    ]
+
+
+def _maintain(catalog: Catalog, spec: TableSpec, run_folder: Path) -> Maintained:
+    path = lock_path(run_folder, spec.name)
+    lock = try_lock(path)
+    table = load_table(catalog, spec.name)
+    if lock is None or table is None:
+        return Maintained(spec.name, None, holder=lock_holder(path))
+    with lock:
+        state = run_folder / f"unreferenced-{spec.name}.json"
+        maintenance = Maintenance(spec, state=state, now=lambda: datetime.now(UTC))
+        return Maintained(spec.name, maintenance.run_now(table))
+
+
+MARKS = ("catalog.db", "run", "services", "warehouse")
+
+
+def reset_home(home: Path) -> None:
+    """Delete a home and all in it; a home that is not there is no error.
+
+    Raises:
+        OwnerError: a writer or the local services still use it.
+        ConfigError: the folder does not look like a home.
+    """
+    if not home.exists():
+        return
+    pid = writer_pid(home)
+    if pid is not None:
+        raise OwnerError(f"process {pid} writes {home}: end it first")
+    if running(home) is not None:
+        raise OwnerError(f"Kafka and the registry run in {home}: `k2 down` first")
+    strange = sorted(path.name for path in home.iterdir() if path.name not in MARKS)
+    if strange:
+        raise ConfigError(f"{home} is not only a home of ours; it holds {', '.join(strange[:5])}")
+    shutil.rmtree(home)

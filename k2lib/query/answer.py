@@ -1,0 +1,110 @@
+"""Up to where an answer is complete: offsets and event time, and what is known to be missing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+from k2lib.errors import QueryError
+from k2lib.kafka.consumer import Place
+
+EndsByLog = Mapping[str, Mapping[Place, int]]
+
+
+@dataclass(frozen=True)
+class CompleteTo:
+    """What an answer rests on.
+
+    Attributes:
+        table: its name.
+        snapshot_id: the lake's snapshot; None where nothing was ever committed.
+        offsets: by log and partition, the offset before which every record is in the answer.
+        time: the newest event time in the table and the log up to those offsets; None where
+            there is no record.
+        times: the newest event time read from each partition of the log, where there was any.
+        log: whether the log was read beyond the snapshot.
+        tail_rows: how many rows the log had beyond the snapshot.
+        behind: how many offsets Kafka had at the time of asking beyond `offsets`; None where it
+            did not say.
+        reason: why the answer is not complete, or why it is of the lake only; None where it is
+            as it was asked for.
+    """
+
+    table: str
+    snapshot_id: int | None = None
+    offsets: EndsByLog = field(default_factory=dict)
+    time: datetime | None = None
+    times: Mapping[Place, datetime] = field(default_factory=dict)
+    log: bool = False
+    tail_rows: int = 0
+    behind: int | None = 0
+    reason: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        """Return all of it in what JSON can say, times as ISO 8601."""
+        return {
+            "table": self.table,
+            "snapshot_id": self.snapshot_id,
+            "offsets": {log: by_topic(ends) for log, ends in self.offsets.items()},
+            "time": None if self.time is None else self.time.isoformat(),
+            "log": self.log,
+            "tail_rows": self.tail_rows,
+            "behind": self.behind,
+            "reason": self.reason,
+        }
+
+
+def by_topic(ends: Mapping[Place, int]) -> dict[str, dict[str, int]]:
+    """Return offsets as the tables' summaries name them: by topic, then partition."""
+    told: dict[str, dict[str, int]] = {}
+    for place, end in sorted(ends.items()):
+        told.setdefault(place.topic, {})[str(place.partition)] = end
+    return told
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Rows, and up to where each table that they come from is complete in them."""
+
+    frame: pl.DataFrame
+    complete_to: Mapping[str, CompleteTo]
+
+
+Params = Sequence[object] | Mapping[str, object]
+
+
+def fetch_frame(cursor: DuckDBPyConnection, text: str, params: Params | None) -> pl.DataFrame:
+    """Run SQL and return the last statement's rows; no rows where it has none.
+
+    Raises:
+        QueryError: a column has a type that Polars does not know.
+    """
+    relation = cursor.sql(text, params=params)
+    if relation is None:
+        return pl.DataFrame()
+    kinds = {name: str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
+    spans = [name for name, kind in kinds.items() if kind == "INTERVAL"]
+    for name, kind in kinds.items():
+        if "INTERVAL" in kind and name not in spans:
+            raise QueryError(f"column {name} is {kind}: cast the interval in it to VARCHAR")
+    frame: pl.DataFrame = _spans_counted(relation, spans).pl()
+    return frame.with_columns(pl.col(spans).cast(pl.Duration("us")))
+
+
+def _spans_counted(relation: DuckDBPyRelation, spans: Sequence[str]) -> DuckDBPyRelation:
+    """Polars has no type for months: a month counts as 30 days."""
+    if not spans:
+        return relation
+    counted = ", ".join(f'epoch_us("{name}") AS "{name}"' for name in spans)
+    return relation.project(f"* REPLACE ({counted})")
+
+
+def first_lines(exc: Exception) -> str:
+    """Return what DuckDB says, without its picture of the place."""
+    told = str(exc).partition("\n\n")[0]
+    if "Overflow in multiplication of DECIMAL" in told:
+        return f"{told} For example price::DECIMAL(38, 8) * quantity"
+    return told

@@ -1,0 +1,166 @@
+"""The lake's side of an answer: the files that can hold it, and at which venues a symbol is."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Final
+
+import polars as pl
+from pyiceberg.expressions import BooleanExpression
+
+from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, StoredFile, table_sql, text_sql
+from k2lib.query.request import NAMED_AT_MOST, Span, Wanted
+from k2lib.query.sql import nothing_sql
+from k2lib.query.table_state import EPOCH, Seen
+
+VENUES_KEPT: Final = 256
+
+
+class Stored:
+    """Plans files, and remembers at which venues symbols were found; threads may ask."""
+
+    def __init__(
+        self,
+        plans: PlanCache,
+        *,
+        fetch: Callable[[str], pl.DataFrame],
+    ) -> None:
+        """Begin with nothing known.
+
+        Args:
+            fetch: runs SQL.
+        """
+        self._plans = plans
+        self._lock = threading.Lock()
+        self._fetch = fetch
+        self._known: dict[tuple[object, ...], list[str]] = {}
+
+    def files(self, seen: Seen, *, row_filter: BooleanExpression = ALL_ROWS) -> list[StoredFile]:
+        """Return the files that can have rows of the filter."""
+        if seen.table is None:
+            return []
+        return self._plans.stored(seen.table, row_filter=row_filter, snapshot_id=seen.snapshot_id)
+
+    def files_of(self, seen: Seen, wanted: Wanted) -> list[StoredFile]:
+        """Return the files that can have rows of an instrument in a span.
+
+        Chosen from all of them: to plan anew for each question takes more than to answer some.
+        """
+        return [
+            file
+            for file in self.files_within(seen, Span(wanted.start, wanted.end))
+            if file.can_have(wanted.symbol, wanted.exchange)
+        ]
+
+    def files_within(self, seen: Seen, span: Span) -> list[StoredFile]:
+        """Return the files that can have rows in a span."""
+        return [file for file in self.files(seen) if file.is_within(span.start, span.end)]
+
+    def sql(self, seen: Seen, files: Sequence[StoredFile]) -> str:
+        """Return the SELECT over some files of a table."""
+        if seen.table is None:
+            return nothing_sql(seen.complete_to.table)
+        return table_sql(seen.table, files=[file.path for file in files])
+
+    def venues(self, seen: Seen, symbol: str) -> list[str]:
+        """Return where the lake holds a symbol: of a snapshot that never changes, so asked once."""
+        identity = None if seen.table is None else seen.table.metadata.table_uuid
+        key = (identity, seen.snapshot_id, symbol)
+        known = self._known.get(key)
+        if known is None:
+            known = self._look_for_venues(seen, symbol)
+            with self._lock:
+                while len(self._known) >= VENUES_KEPT:
+                    del self._known[next(iter(self._known))]
+                self._known[key] = known
+        return known
+
+    def held(self, seen: Seen) -> set[str]:
+        """Return instruments that the lake holds as `exchange:symbol`: the first few, sorted."""
+        rows = self.sql(seen, self.files(seen))
+        instruments = f"SELECT DISTINCT exchange || ':' || symbol AS held FROM ({rows})"
+        few = f"{instruments} ORDER BY held LIMIT {NAMED_AT_MOST + 1}"
+        return set(self._fetch(few)["held"])
+
+    def _look_for_venues(self, seen: Seen, symbol: str) -> list[str]:
+        """Each file is of one exchange: a row of the symbol in any of its files is enough."""
+        files = [file for file in self.files(seen) if file.can_have(symbol, None)]
+        by_exchange: dict[str | None, list[StoredFile]] = {}
+        for file in sorted(files, key=lambda file: file.newest_us, reverse=True):
+            by_exchange.setdefault(file.exchange, []).append(file)
+        found: set[str] = set()
+        for exchange, some in by_exchange.items():
+            if exchange is None:
+                rows = f"FROM ({self.sql(seen, some)}) WHERE symbol = {text_sql(symbol)}"
+                found |= set(self._fetch(f"SELECT DISTINCT exchange {rows}")["exchange"])
+            elif self._has(seen, some, symbol):
+                found.add(exchange)
+        return sorted(found)
+
+    def _has(self, seen: Seen, files: Sequence[StoredFile], symbol: str) -> bool:
+        """Look into one file, then into eight times as many, since DuckDB opens all it is given."""
+        begin, count = 0, 1
+        while begin < len(files):
+            some = files[begin : begin + count]
+            rows = f"FROM ({self.sql(seen, some)}) WHERE symbol = {text_sql(symbol)}"
+            if len(self._fetch(f"SELECT 1 {rows} LIMIT 1")):
+                return True
+            begin, count = begin + count, count * 8
+        return False
+
+
+FIRST_ROWS: Final = 262_144
+GROWTH: Final = 8
+MICROSECOND: Final = timedelta(microseconds=1)
+
+# Files, and a time beyond which the files left out have no row; None where none is left out.
+Step = tuple[Sequence[StoredFile], int | None]
+
+
+def from_newest(files: Sequence[StoredFile], since_us: int | None) -> Iterator[Step]:
+    """Yield more and more files, those of the newest rows first.
+
+    Args:
+        since_us: no row before this time is wanted.
+    """
+    wanted = [file for file in files if since_us is None or file.newest_us >= since_us]
+    ordered = sorted(wanted, key=lambda file: file.newest_us, reverse=True)
+    for count in _counts(ordered):
+        yield ordered[:count], ordered[count].newest_us if count < len(ordered) else None
+
+
+def from_oldest(files: Sequence[StoredFile]) -> Iterator[Step]:
+    """Yield more and more files, those of the oldest rows first."""
+    ordered = sorted(files, key=lambda file: file.oldest_us)
+    for count in _counts(ordered):
+        yield ordered[:count], ordered[count].oldest_us if count < len(ordered) else None
+
+
+def has_last(frame: pl.DataFrame, count: int, *, rest_us: int | None) -> bool:
+    """Say whether no file left out can have one of the last so many rows, found in order."""
+    if rest_us is None or count == 0:
+        return True
+    return len(frame) == count and _time_us(frame, 0) > rest_us
+
+
+def has_first(frame: pl.DataFrame, count: int, *, rest_us: int | None) -> bool:
+    """Say whether no file left out can have one of the first so many rows, found in order."""
+    if rest_us is None or count == 0:
+        return True
+    return len(frame) == count and _time_us(frame, -1) < rest_us
+
+
+def _time_us(frame: pl.DataFrame, row: int) -> int:
+    time: timedelta = frame["timestamp"][row] - EPOCH
+    return time // MICROSECOND
+
+
+def _counts(files: Sequence[StoredFile]) -> Iterator[int]:
+    """So many files that their rows grow eightfold: all of it reads little more than the last."""
+    rows, enough = 0, FIRST_ROWS
+    for number, file in enumerate(files, start=1):
+        rows += file.rows
+        if rows >= enough and number < len(files):
+            yield number
+            enough = rows * GROWTH
+    yield len(files)

@@ -1,0 +1,334 @@
+"""What SQL sees by name: each table alone, with the rows that only Kafka has, and as bars."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final, Literal
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from duckdb import DuckDBPyConnection
+from pyiceberg.table import Table
+
+from k2lib.errors import QueryError
+from k2lib.iceberg.manifests import PlanCache, StoredFile, relation_sql, table_sql, text_sql
+from k2lib.iceberg.tables import ORDER, TABLES
+from k2lib.query.answer import Answer, CompleteTo
+from k2lib.query.request import Key, Span, Wanted
+from k2lib.query.table_state import Seen
+from k2lib.schema.calendar import DAY, MICROSECOND, UTC_ZONE, ZONES
+
+Market = Literal["all", "on"]
+KEPT: Final = {"all": "true", "on": "vendor_data['venue'] IS DISTINCT FROM 'X'"}
+# Within one instrument this is the order of events.
+BY_EVENT_TIME: Final = (
+    "timestamp, source_sequence NULLS FIRST, platform_sequence NULLS FIRST, message_id"
+)
+# A quotient of decimals is a float in DuckDB: the division is done in whole numbers instead.
+TURNOVER_UNITS: Final = "replace(turnover::VARCHAR, '.', '')::HUGEINT"
+VOLUME_UNITS: Final = "nullif(replace(volume::VARCHAR, '.', '')::HUGEINT, 0)"
+_HALVES_AWAY: Final = f"{TURNOVER_UNITS} + sign({TURNOVER_UNITS}) * ({VOLUME_UNITS} // 2)"
+# Of columns turnover and volume: their quotient, rounded half away from 0 to 8 decimals.
+VWAP: Final = f"(({_HALVES_AWAY}) // {VOLUME_UNITS} * 0.00000001::DECIMAL(9, 8))::DECIMAL(18, 8)"
+_KNOWN_ZONES: Final = " ".join(
+    f"WHEN {text_sql(venue)} THEN {text_sql(zone.key)}" for venue, zone in ZONES.items()
+)
+ZONE_OF_ROW: Final = f"CASE exchange {_KNOWN_ZONES} ELSE {text_sql(UTC_ZONE.key)} END"
+
+
+def bars_sql(trades: str, every: timedelta, *, of_venue: ZoneInfo, market: Market = "all") -> str:
+    """Return the SELECT of bars over a SELECT of trades of one venue, in order."""
+    folded = folded_sql(trades, every, zone_sql=text_sql(of_venue.key), market=market)
+    return f"SELECT * FROM ({folded}) ORDER BY exchange, symbol, start"
+
+
+def folded_sql(trades: str, every: timedelta, *, zone_sql: str, market: Market = "all") -> str:
+    """Return the SELECT of bars in no order, `zone_sql` being the zone of a row's venue."""
+    if market not in KEPT:
+        raise QueryError(f"market={market!r}: give 'all' or 'on' (on-market trades only)")
+    folded = f"""
+        SELECT exchange, symbol, {_bar_sql(every, zone_sql)} AS bar,
+            first(price ORDER BY {BY_EVENT_TIME}) AS open, max(price) AS high, min(price) AS low,
+            last(price ORDER BY {BY_EVENT_TIME}) AS close, sum(quantity) AS volume,
+            count(*) AS trades, sum(price::DECIMAL(38, 8) * quantity) AS turnover
+        FROM ({trades}) WHERE {KEPT[market]} GROUP BY ALL"""
+    return f"""
+        SELECT exchange, symbol, {_start_sql(every, zone_sql)}, open, high, low, close, volume,
+            trades, {VWAP} AS vwap, turnover
+        FROM ({folded})"""
+
+
+def _bar_sql(every: timedelta, zone_sql: str) -> str:
+    if every == DAY:
+        return f"timezone({zone_sql}, timestamp)::DATE"
+    length = every // MICROSECOND
+    return f"epoch_us(timestamp) - (epoch_us(timestamp) % {length} + {length}) % {length}"
+
+
+def _start_sql(every: timedelta, zone_sql: str) -> str:
+    if every == DAY:
+        return f"timezone({zone_sql}, bar::TIMESTAMP) AS start, bar AS trading_date"
+    return "make_timestamptz(bar) AS start"
+
+
+IN_ORDER: Final = ", ".join(f"{name} ASC NULLS FIRST" for name in ORDER)
+LATEST_FIRST: Final = ", ".join(f"{name} DESC NULLS LAST" for name in ORDER)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one table in lake and tail, in no particular order.
+
+    Each of `parts` is a SELECT: of the lake, and of `tail_rows`, which `Engine.fetch` shows.
+    """
+
+    parts: tuple[str, ...]
+    tail: pa.Table
+    complete_to: CompleteTo
+
+    @property
+    def sql(self) -> str:
+        """All of them as one SELECT."""
+        return " UNION ALL BY NAME ".join(self.parts)
+
+    def answer(self, frame: pl.DataFrame) -> Answer:
+        """Return what was made of them, as an answer."""
+        return Answer(frame, {self.complete_to.table: self.complete_to})
+
+
+@dataclass(frozen=True)
+class Selection(Rows):
+    """The rows of one instrument: of its symbol, at this venue.
+
+    Attributes:
+        columns: of the table.
+        files: those of the lake that can have some.
+        lake_sql: the SELECT of its rows in some of the files.
+        after: a row that they come behind; of the tail's rows `parts` leaves out the others.
+    """
+
+    exchange: str
+    columns: Sequence[str]
+    files: Sequence[StoredFile]
+    lake_sql: Callable[[Sequence[StoredFile]], str]
+    after: Key | None = None
+
+    def within(self, files: Sequence[StoredFile]) -> "Selection":
+        """Return it without the lake's other files."""
+        return replace(self, files=files, parts=(self.lake_sql(files), *self.parts[1:]))
+
+    @property
+    def is_of_tail(self) -> bool:
+        """Whether the tail has all of them, with all columns, and nothing else."""
+        same = self.tail.column_names == list(self.columns)
+        return same and not self.files and self.after is None
+
+    def newest(self, count: int) -> "Selection":
+        """Return it without the rows of the tail that are not among its newest so many.
+
+        Rows of the same time as the last of these stay.
+        """
+        since_us = self.since_us(count)
+        if since_us is None:
+            return self
+        return replace(self, tail=self.tail.filter(pa.array(_times_us(self.tail) >= since_us)))
+
+    def since_us(self, last: int) -> int | None:
+        """Return a time before which no row is among the last so many, None where it is unknown.
+
+        Nothing older than the tail's so many newest is among the newest of lake and tail.
+        """
+        if not 0 < last <= self.tail.num_rows:
+            return None
+        place = self.tail.num_rows - last
+        return int(np.partition(_times_us(self.tail), place)[place])
+
+
+def venues_of(rows: pa.Table, symbol: str) -> list[str]:
+    """Return the exchanges of a symbol's rows."""
+    found: list[str] = (
+        rows["exchange"].filter(pc.equal(rows["symbol"], symbol)).unique().to_pylist()
+    )
+    return found
+
+
+def of_instrument(rows: pa.Table, wanted: Wanted) -> pa.Table:
+    """Return the rows of one instrument in its span."""
+    is_wanted = pc.and_(
+        pc.equal(rows["symbol"], wanted.symbol), pc.equal(rows["exchange"], wanted.exchange)
+    )
+    if wanted.start is not None:
+        is_wanted = pc.and_(is_wanted, pc.greater_equal(rows["timestamp"], wanted.start))
+    if wanted.end is not None:
+        is_wanted = pc.and_(is_wanted, pc.less(rows["timestamp"], wanted.end))
+    return rows.filter(is_wanted)
+
+
+def instruments(rows: pa.Table) -> set[str]:
+    """Return the instruments of rows as `exchange:symbol`."""
+    pairs = pl.DataFrame(rows.select(["exchange", "symbol"])).unique()
+    return {":".join(pair) for pair in pairs.rows()}
+
+
+def in_span(rows: pa.Table, wanted: Span) -> pa.Table:
+    """Return the rows of the span that is wanted."""
+    if wanted.start is not None:
+        rows = rows.filter(pc.greater_equal(rows["timestamp"], wanted.start))
+    if wanted.end is not None:
+        rows = rows.filter(pc.less(rows["timestamp"], wanted.end))
+    return rows
+
+
+def columns_of(seen: Seen) -> list[str]:
+    """Return the columns that an answer has: the table's, and the record's where there is none."""
+    if seen.table is None:
+        names: list[str] = seen.rows.column_names
+        return names
+    return [field.name for field in seen.table.schema().fields]
+
+
+def tail_columns(seen: Seen) -> str:
+    """Name the columns the table has: a record can have more before its sink adds them."""
+    names = seen.rows.column_names
+    if seen.table is not None:
+        names = [name for name in names if name in seen.table.schema().column_names]
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def in_order_sql(rows: str, *, first: int | None = None) -> str:
+    """Return the SELECT of rows in the order of events, or of the first so many."""
+    limit = "" if first is None else f" LIMIT {first}"
+    return f"SELECT * FROM ({rows}) ORDER BY {IN_ORDER}{limit}"
+
+
+def in_order(rows: pa.Table) -> pl.DataFrame:
+    """Return rows of the tail in the order of events, as the same SELECT would."""
+    return pl.DataFrame(rows).sort(ORDER, nulls_last=False)
+
+
+def last_sql(chosen: Selection, last: int) -> str:
+    """Return the SELECT of the last so many rows in the order of events."""
+    since_us = chosen.since_us(last)
+    since = "" if since_us is None else f" WHERE timestamp >= make_timestamptz({since_us})"
+    stored, *in_tail = (f"SELECT * FROM ({part}){since}" for part in chosen.parts)
+    rows = _newest_sql(stored, last)
+    if in_tail:
+        rows = _newest_sql(f"({rows}) UNION ALL BY NAME ({in_tail[0]})", last)
+    return in_order_sql(rows)
+
+
+def _newest_sql(rows: str, count: int) -> str:
+    return f"SELECT * FROM ({rows}) ORDER BY {LATEST_FIRST} LIMIT {count}"
+
+
+def _times_us(rows: pa.Table) -> npt.NDArray[np.int64]:
+    times: npt.NDArray[np.int64] = rows["timestamp"].cast(pa.int64()).to_numpy()
+    return times
+
+
+HYBRID: Final = ("trades_v2", "quotes_v2", "gaps")
+# What a view shows of a table and, in an answer that has some, of the log's rows beyond it.
+SHOWN: Final = {
+    "gaps": "SELECT * FROM ({rows}) QUALIFY revision = max(revision) OVER (PARTITION BY gap_id)"
+}
+BARS: Final[Mapping[str, timedelta]] = {
+    "bars_1s": timedelta(seconds=1),
+    "bars_1m": timedelta(minutes=1),
+    "bars_5m": timedelta(minutes=5),
+    "bars_1h": timedelta(hours=1),
+    "bars_1d": DAY,
+}
+CREATES: Final = re.compile(r"\bcreate\b", re.IGNORECASE)
+
+
+class Views:
+    """The views of one DuckDB; who changes them holds the engine's lock."""
+
+    def __init__(self, connection: DuckDBPyConnection, plans: PlanCache) -> None:
+        self._connection = connection
+        self._plans = plans
+        self._shown: dict[str, tuple[object, ...]] = {}
+        self._in_views: set[str] = set()
+
+    def tables_named(self, text: str) -> set[str]:
+        """Return what a text reads: all tables where it names none, as it may list them."""
+        named = {name for name in TABLES if _names(text, name)} | self._of_bars(text)
+        return (named or set(TABLES)) | self._in_views
+
+    def hybrid_named(self, text: str) -> set[str]:
+        """Return the tables to be shown with what only Kafka has: those named without `lake.`."""
+        named = {name for name in HYBRID if _names(text, rf"(?<!\blake\.)\b{name}")}
+        return named | self._of_bars(text) | self._in_views
+
+    def remember(self, text: str, hybrid: set[str]) -> None:
+        """Note what views made by a text read, since later texts name only the views."""
+        if CREATES.search(text):
+            self._in_views |= hybrid
+
+    def show(self, name: str, table: Table | None) -> None:
+        """Let the views of a table be of its current snapshot."""
+        state = _state(table)
+        if self._shown.get(name) == state:
+            return
+        if table is None:
+            rows = nothing_sql(name)
+        else:
+            rows = table_sql(table, files=self._plans.files(table))
+        self._connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {rows}")
+        self._connection.execute(
+            f"CREATE OR REPLACE VIEW {name} AS {_shown_sql(name, f'SELECT * FROM lake.{name}')}"
+        )
+        if name == "trades_v2" and name not in self._shown:
+            self._show_bars()
+        self._shown[name] = state
+
+    def _show_bars(self) -> None:
+        for name, every in BARS.items():
+            rows = folded_sql("SELECT * FROM trades_v2", every, zone_sql=ZONE_OF_ROW)
+            self._connection.execute(f"CREATE VIEW {name} AS {rows}")
+
+    def _of_bars(self, text: str) -> set[str]:
+        return {"trades_v2"} if any(_names(text, name) for name in BARS) else set()
+
+
+def show_here(
+    cursor: DuckDBPyConnection, name: str, seen: Seen, *, stored: str | None = None
+) -> None:
+    """Let the view of a table have the tail's rows, for one cursor alone.
+
+    Args:
+        stored: the SELECT of the lake's part, where that is not all of the table.
+    """
+    if not seen.rows.num_rows and stored is None:
+        return
+    parts = [f"SELECT * FROM lake.{name}" if stored is None else stored]
+    if seen.rows.num_rows:
+        cursor.register(f"tail_{name}", seen.rows)
+        parts.append(f"SELECT {tail_columns(seen)} FROM tail_{name}")
+    cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {_shown_sql(name, *parts)}")
+
+
+def nothing_sql(name: str) -> str:
+    """Return the SELECT of a table's columns and no row."""
+    return relation_sql([], schema=TABLES[name].schema.arrow)
+
+
+def _names(text: str, name: str) -> bool:
+    return re.search(rf"\b{name}\b", text, re.IGNORECASE) is not None
+
+
+def _shown_sql(name: str, *parts: str) -> str:
+    rows = " UNION ALL BY NAME ".join(parts)
+    return SHOWN.get(name, "{rows}").format(rows=rows)
+
+
+def _state(table: Table | None) -> tuple[object, ...]:
+    if table is None:
+        return ()
+    metadata = table.metadata
+    return metadata.table_uuid, metadata.current_snapshot_id, metadata.current_schema_id

@@ -1,0 +1,137 @@
+"""Where a table stands: its snapshot, the offsets it ends at, and how it came there."""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+
+import pyarrow as pa
+from pyiceberg.conversions import from_bytes
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Operation, Snapshot, ancestors_of
+from pyiceberg.types import TimestamptzType
+
+from k2lib.iceberg.compaction import CAUSE, summary
+from k2lib.iceberg.offsets import SUMMARY_KEY, Offsets, read_offsets
+from k2lib.iceberg.tables import TABLES
+from k2lib.query.answer import CompleteTo
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+TIMES_KEPT: Final = 64
+EVENT_TIMES: Final = ("timestamp", "noticed", "ingestion_timestamp")
+
+Step = Literal["same", "sinks", "others", "elsewhere"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A table at a snapshot, None where nothing was ever committed to it."""
+
+    table: Table | None
+    snapshot: Snapshot | None = None
+    offsets: Offsets = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, table: Table | None, snapshot_id: int | None = None) -> "Standing":
+        """Return where a table stands, by the metadata it was loaded with, or stood once."""
+        if table is None:
+            return cls(None)
+        current = table.current_snapshot()
+        snapshot = current if snapshot_id is None else table.snapshot_by_id(snapshot_id)
+        return cls(table, snapshot, {} if snapshot is None else read_offsets(table, snapshot))
+
+    @property
+    def snapshot_id(self) -> int | None:
+        """The snapshot's id."""
+        return None if self.snapshot is None else self.snapshot.snapshot_id
+
+
+def step(before: Standing, after: Standing) -> Step:
+    """Say how a table came from one standing to a later one.
+
+    Returns:
+        `same` snapshot; commits of `sinks` alone and maintenance, which say by their offsets what
+        they added; commits of `others` too; or `elsewhere`: not from there.
+    """
+    if before.snapshot_id == after.snapshot_id and _same_table(before, after):
+        return "same"
+    if after.table is None or not _same_table(before, after):
+        return "elsewhere"
+    between: list[Snapshot] = []
+    for one in ancestors_of(after.snapshot, after.table.metadata):
+        if one.snapshot_id == before.snapshot_id:
+            return _made_by(between)
+        between.append(one)
+    from_nothing = before.snapshot_id is None and between[-1].parent_snapshot_id is None
+    return _made_by(between) if from_nothing else "elsewhere"
+
+
+def newest_time(table: Table, snapshot: Snapshot) -> datetime | None:
+    """Return the newest event time in a snapshot of a table, by what its files say."""
+    schema = table.schema()
+    name = next(name for name in EVENT_TIMES if name in schema.column_names)
+    of_field = schema.find_field(name)
+    scan = table.scan(snapshot_id=snapshot.snapshot_id, selected_fields=(name,))
+    files = (task.file for task in scan.plan_files())
+    bounds = [(file.upper_bounds or {}).get(of_field.field_id) for file in files]
+    times = [from_bytes(TimestamptzType(), bound) for bound in bounds if bound is not None]
+    return EPOCH + timedelta(microseconds=max(map(int, times))) if times else None
+
+
+class NewestTimes:
+    """The newest event time of each snapshot asked for last."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], datetime | None] = {}
+        self._lock = threading.Lock()
+
+    def of(self, standing: Standing) -> datetime | None:
+        """Return the newest event time in a snapshot, by what its files say."""
+        if standing.table is None or standing.snapshot is None:
+            return None
+        key = (standing.table.metadata.table_uuid, standing.snapshot_id)
+        with self._lock:
+            if key not in self._known:
+                while len(self._known) >= TIMES_KEPT:
+                    del self._known[next(iter(self._known))]
+                self._known[key] = newest_time(standing.table, standing.snapshot)
+            return self._known[key]
+
+
+def _same_table(before: Standing, after: Standing) -> bool:
+    if before.table is None or after.table is None:
+        return before.table is None
+    return before.table.metadata.table_uuid == after.table.metadata.table_uuid
+
+
+def _made_by(commits: Iterable[Snapshot]) -> Step:
+    return "sinks" if all(map(_tells_what_it_added, commits)) else "others"
+
+
+def _tells_what_it_added(one: Snapshot) -> bool:
+    if CAUSE in summary(one):
+        return True
+    added = one.summary is not None and one.summary.operation == Operation.APPEND
+    return added and SUMMARY_KEY in summary(one)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A table as it is at one moment: a snapshot, and the rows that only the log has."""
+
+    table: Table | None
+    snapshot_id: int | None
+    rows: pa.Table
+    complete_to: CompleteTo
+
+
+def of_lake(name: str, standing: Standing, newest: datetime | None, *, reason: str | None) -> Seen:
+    """Return a table without what the log has beyond it."""
+    ends = {
+        log: {place: end for place, (_, end) in places.items()}
+        for log, places in standing.offsets.items()
+    }
+    told = CompleteTo(name, standing.snapshot_id, ends, newest, behind=None, reason=reason)
+    empty = TABLES[name].schema.arrow.empty_table()
+    return Seen(standing.table, standing.snapshot_id, empty, told)

@@ -1,0 +1,290 @@
+"""What is held of a log: the rows that the lake has not, by offset, until a snapshot has them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+from pyiceberg.expressions import And, BooleanExpression, In
+
+from k2lib.errors import LossError
+from k2lib.iceberg.deduplication import BOUNDS, INSTRUMENT, stored_ids, suspected
+from k2lib.iceberg.manifests import planned_files, table_sql, text_sql
+from k2lib.iceberg.offsets import end_of
+from k2lib.iceberg.tables import TableSpec
+from k2lib.kafka.consumer import Place
+from k2lib.lifecycle import Closing
+from k2lib.query.table_state import EPOCH, EVENT_TIMES, Standing, step
+
+LONG_AGO_US: Final = -(2**63)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows as they were read, and where each stood: the number of its place, and its offset."""
+
+    rows: pa.Table
+    places: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> "Batch":
+        """Return the rows to keep."""
+        if keep.all():
+            return self
+        return Batch(self.rows.filter(pa.array(keep)), self.places[keep], self.offsets[keep])
+
+    @classmethod
+    def of(cls, parts: Iterable["Batch"], empty: pa.Table) -> "Batch":
+        """Return all parts as one."""
+        some = list(parts)
+        none = np.empty(0, np.int64)
+        return cls(
+            # One chunk: who reads many of them waits at each one for Python's threads.
+            pa.concat_tables([empty, *(part.rows for part in some)]).combine_chunks(),
+            np.concatenate([none, *(part.places for part in some)]),
+            np.concatenate([none, *(part.offsets for part in some)]),
+        )
+
+
+@dataclass
+class Reach:
+    """A partition as far as it was read: held from `start`, to be read next at `end`."""
+
+    log: str
+    start: int
+    end: int
+    newest_us: int = LONG_AGO_US
+
+    @property
+    def newest(self) -> datetime | None:
+        """The newest event time read; None where nothing was."""
+        if self.newest_us == LONG_AGO_US:
+            return None
+        return EPOCH + timedelta(microseconds=self.newest_us)
+
+
+Ends = Mapping[Place, int]
+NEWEST_SCHEMA: Final[dict[str, Any]] = {
+    "exchange": pl.String,
+    "symbol": pl.String,
+    "source_sequence": pl.Int64,
+    "timestamp": pl.Datetime("us", "UTC"),
+}
+
+
+@dataclass
+class Held(Closing):
+    """The rows from a snapshot's offsets on, without those that the snapshot has.
+
+    A row of a log is in the lake up to the snapshot's offset; beyond it, it can still be there
+    by an earlier load or another partition. Rows above the newest of their instrument cannot;
+    others are looked for where they would lie, once, and after that among what sinks moved.
+    """
+
+    spec: TableSpec
+    standing: Standing
+    reached: dict[Place, Reach] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._batches: list[Batch] = []
+        self._nothing = self.spec.schema.arrow.empty_table()
+        self._numbers: dict[Place, int] = {}
+        self._connection = duckdb.connect(config={"threads": 1})
+        self._connection.execute("SET TimeZone = 'UTC'")
+        self._newest = pl.DataFrame(schema=NEWEST_SCHEMA)
+        self._rows: pa.Table | None = None
+        self.n_bytes = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row is held."""
+        return not self._batches
+
+    def ends(self) -> dict[Place, int]:
+        """Return the offset before which every record is held or in the snapshot."""
+        return {place: max(one.end, self._stored(place)) for place, one in self.reached.items()}
+
+    def follow(self, place: Place, log: str, low: int, high: int) -> None:
+        """Begin to hold a partition, from the snapshot's offset, or the first one kept.
+
+        Raises:
+            LossError: the log ends before the snapshot's offset: it was cut.
+        """
+        stored = end_of(self.standing.offsets, log, place)
+        if stored is not None and stored > high:
+            raise LossError(
+                f"{place.topic} partition {place.partition} ends at {high}, but {self.spec.name} "
+                f"has read up to {stored} of this log: the log was cut"
+            )
+        start = max(stored or 0, low)
+        self._numbers[place] = len(self._numbers)
+        self.reached[place] = Reach(log, start, start)
+
+    def lost(self) -> str | None:
+        """Say which records left the log before the lake had them; None where there are none."""
+        for place, one in self.reached.items():
+            stored = end_of(self.standing.offsets, one.log, place)
+            if stored is not None and stored < one.start:
+                where = f"{place.topic} partition {place.partition}"
+                return f"{where}: {stored} to {one.start - 1} left the log before the lake had them"
+        return None
+
+    def append(self, rows: pa.Table, at: list[tuple[Place, int]], ends: Ends) -> None:
+        """Take rows that were read, with where each stood; and how far reading has come."""
+        if at:
+            places = np.array([self._numbers[place] for place, _ in at], np.int64)
+            batch = Batch(rows, places, np.array([offset for _, offset in at], np.int64))
+            self._note_times(batch)
+            self._take(batch)
+        for place, end in ends.items():
+            self.reached[place].end = max(self.reached[place].end, end)
+
+    def advance(self, after: Standing) -> bool:
+        """Let go of what a later snapshot has; False where its offsets lie before what is held."""
+        before = self.standing
+        how = step(before, after)
+        if how == "same":
+            self.standing = after
+            return True
+        if how == "elsewhere" or self._goes_back(after):
+            return False
+        # The log is all that sinks add from, and what was read of it is at hand.
+        at_hand = how == "sinks" and self._explains(after)
+        self.standing = after
+        self._rows = None
+        batches, self._batches, self.n_bytes = self._batches, [], 0
+        kept, moved = self._split(Batch.of(batches, self._nothing))
+        if at_hand:
+            self._moved(moved)
+            self._hold(kept.where(~_among(kept.rows, moved.rows)))
+        else:
+            self._newest = self._newest.clear()
+            self._take(kept)
+        return True
+
+    def rows(self) -> pa.Table:
+        """Return the rows held, each message_id once, the first of them."""
+        if self._rows is None:
+            batch = Batch.of(self._batches, self._nothing)
+            first = pl.Series(batch.rows["message_id"]).is_first_distinct().to_numpy()
+            self._rows = batch.where(first).rows
+            self._batches = [batch] if batch.rows.num_rows else []
+        return self._rows
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._batches, self._rows = [], None
+        self._connection.close()
+
+    def _stored(self, place: Place) -> int:
+        return end_of(self.standing.offsets, self.reached[place].log, place) or 0
+
+    def _take(self, batch: Batch) -> None:
+        """Hold what the snapshot has neither by offset nor by message_id."""
+        kept, _ = self._split(batch)
+        if kept.rows.num_rows:
+            known = self._known(kept.rows)
+            self._hold(kept.where(~known))
+
+    def _hold(self, batch: Batch) -> None:
+        if batch.rows.num_rows:
+            self._batches.append(batch)
+            self.n_bytes += batch.rows.nbytes
+            self._rows = None
+
+    def _split(self, batch: Batch) -> tuple[Batch, Batch]:
+        """Return what lies beyond the snapshot's offsets, and what it has by them."""
+        stored = np.array([self._stored(place) for place in self._numbers], np.int64)
+        beyond = batch.offsets >= stored[batch.places]
+        return batch.where(beyond), batch.where(~beyond)
+
+    def _note_times(self, batch: Batch) -> None:
+        name = next(name for name in EVENT_TIMES if name in batch.rows.column_names)
+        times = batch.rows[name].cast(pa.int64()).to_numpy()
+        for place, number in self._numbers.items():
+            of_place = times[batch.places == number]
+            one = self.reached[place]
+            one.newest_us = max(one.newest_us, int(of_place.max(initial=LONG_AGO_US)))
+
+    def _goes_back(self, after: Standing) -> bool:
+        ends = {p: end_of(after.offsets, one.log, p) or 0 for p, one in self.reached.items()}
+        return any(end < self._stored(place) for place, end in ends.items())
+
+    def _explains(self, after: Standing) -> bool:
+        """Whether everything between the offsets of both snapshots was read from the log."""
+        for log, places in after.offsets.items():
+            for place, (_, end) in places.items():
+                one = self.reached.get(place)
+                if end_of(self.standing.offsets, log, place) == end:
+                    continue
+                if one is None or one.log != log or one.end < end:
+                    return False
+        return True
+
+    def _moved(self, moved: Batch) -> None:
+        if self.spec.by_day and moved.rows.num_rows:
+            columns = pl.DataFrame(moved.rows.select([*INSTRUMENT, *BOUNDS]))
+            self._newest = pl.concat([self._newest, columns]).group_by(INSTRUMENT).max()
+
+    def _known(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
+        """Say which rows the snapshot has."""
+        table = self.standing.table
+        if table is None:
+            return np.zeros(rows.num_rows, bool)
+        if not self.spec.by_day:
+            suspects = pl.DataFrame(rows.select(["message_id"]))
+        else:
+            frame = pl.DataFrame(rows.select(["message_id", *INSTRUMENT, *BOUNDS]))
+            self._read_newest(frame)
+            suspects = suspected(frame, self._newest)
+        if suspects.is_empty():
+            return np.zeros(rows.num_rows, bool)
+        found = stored_ids(self._connection, suspects, table, by_day=self.spec.by_day)
+        return _mask(rows, pl.Series(found, dtype=pl.String))
+
+    def _read_newest(self, frame: pl.DataFrame) -> None:
+        """Look up the newest of the instruments that were not met before."""
+        new = frame.select(INSTRUMENT).unique().join(self._newest, on=INSTRUMENT, how="anti")
+        if not new.is_empty():
+            nothing = new.select(*INSTRUMENT, **_nulls())
+            found = pl.concat([self._newest, nothing, self._newest_of(new)])
+            self._newest = found.group_by(INSTRUMENT).max()
+
+    def _newest_of(self, instruments: pl.DataFrame) -> pl.DataFrame:
+        table = self.standing.table
+        assert table is not None
+        names = {name: instruments[name].unique().to_list() for name in INSTRUMENT}
+        wanted = And(*(_one_of(name, some) for name, some in names.items()))
+        files = planned_files(table, row_filter=wanted)
+        listed = {name: ", ".join(map(text_sql, some)) for name, some in names.items()}
+        where = " AND ".join(f"{name} IN ({some})" for name, some in listed.items())
+        stored = table_sql(table, files=files)
+        found = self._connection.sql(
+            "SELECT exchange, symbol, max(source_sequence) AS source_sequence, "
+            f"max(timestamp) AS timestamp FROM ({stored}) WHERE {where} GROUP BY ALL"
+        )
+        read = pl.DataFrame(found.to_arrow_table(), schema_overrides=NEWEST_SCHEMA)
+        return read.join(instruments, on=INSTRUMENT, how="semi")
+
+
+def _one_of(name: str, values: list[str]) -> BooleanExpression:
+    one_of: Any = In
+    expression: BooleanExpression = one_of(name, values)
+    return expression
+
+
+def _nulls() -> dict[str, pl.Expr]:
+    return {name: pl.lit(None, dtype=NEWEST_SCHEMA[name]) for name in BOUNDS}
+
+
+def _among(rows: pa.Table, others: pa.Table) -> npt.NDArray[np.bool_]:
+    return _mask(rows, pl.Series(others["message_id"]))
+
+
+def _mask(rows: pa.Table, ids: pl.Series) -> npt.NDArray[np.bool_]:
+    return pl.Series(rows["message_id"]).is_in(ids.implode()).to_numpy()

@@ -1,0 +1,301 @@
+"""Framed Avro by column: Arrow batches to Kafka messages and back, one record a message.
+
+A message is the magic byte 0, the schema id in four bytes, and the Avro body, as every
+Confluent-style client writes and reads it. Bodies are made and read by whole columns with
+pyruhvro, which knows no `bytes`: its schema calls those fields strings (the same bytes on the
+wire), and decimals pass through as their big-endian bytes. It does not say where a body ends:
+the number read after each one shows that nothing else followed.
+"""
+
+import io
+import json
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import cache
+from operator import itemgetter
+from typing import Any, Final
+
+import fastavro
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyruhvro
+
+from k2lib.errors import RecordError
+from k2lib.schema.records import AvroType, Field, RecordSchema
+
+HEADER_BYTES: Final = 5
+PREFIX: Final = itemgetter(slice(HEADER_BYTES))
+SINGLY: Final = 64
+DECIMAL_LIMIT: Final = 10**18
+LARGEST_DECIMAL_BYTES: Final = 8
+LARGEST: Final = {"decimal": Decimal("9999999999.99999999"), "int": 2**31 - 1}
+LONGEST_DETAIL: Final = 300
+END: Final = b"K2 ended"
+END_NUMBER: Final = struct.unpack("<d", END)[0]
+END_FIELD: Final = {"name": "k2_end", "type": "double"}
+# What fastavro raises on a broken body; on a schema that is none, or another record's.
+BROKEN: Final = (EOFError, ValueError, TypeError, LookupError, OverflowError, struct.error)
+UNFIT: Final = (fastavro.read.SchemaResolutionError, fastavro.schema.SchemaParseException)
+# Microseconds and days of the years 1 to 9999: no other time can be shown in Python.
+CALENDAR: Final = {
+    "timestamp-micros": (-62_135_596_800_000_000, 253_402_300_799_999_999),
+    "date": (-719_162, 2_932_896),
+}
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A message that cannot be decoded: its place in the batch, and why."""
+
+    index: int
+    reason: str
+    detail: str
+
+
+def header(schema_id: int) -> bytes:
+    """Return the five bytes before every Avro body."""
+    return struct.pack(">bI", 0, schema_id)
+
+
+def encode(batch: pa.RecordBatch, schema: RecordSchema, *, schema_id: int) -> list[bytes]:
+    """Encode every row of a batch as one framed Avro message, in order.
+
+    Raises:
+        RecordError: a null where none may be, or a text that is no symbol of its enum.
+    """
+    for field in schema.fields:
+        if _has_forbidden_null(batch.column(field.name), field):
+            raise RecordError(f"{schema.name}: {field.name} is null in a row, and must not be")
+    arrays = [_as_wire(batch.column(field.name), field) for field in schema.fields]
+    fields = [
+        pa.field(f.name, a.type, f.nullable) for f, a in zip(schema.fields, arrays, strict=True)
+    ]
+    wire = pa.record_batch(arrays, schema=pa.schema(fields))
+    try:
+        bodies = pyruhvro.serialize_record_batch(wire, _wire_schema(schema.text), 1)
+    except ValueError as exc:
+        raise RecordError(f"{schema.name}: {exc}") from exc
+    prefix = header(schema_id)
+    return [prefix + body for chunk in bodies for body in chunk.to_pylist()]
+
+
+def decode(
+    messages: Sequence[bytes | None],
+    schema: RecordSchema,
+    *,
+    writer: Callable[[int], str],
+) -> tuple[pa.Table, list[Refused]]:
+    """Decode framed messages to a table of `schema.arrow`, in order, without the refused ones.
+
+    Args:
+        writer: gives the Avro text of a schema id; raises RecordError for an unknown one.
+    """
+    try:
+        return _decode_columns(messages, schema, writer), []
+    except (ValueError, TypeError, RecordError):
+        if len(messages) <= SINGLY:
+            return _decode_each(messages, schema, writer)
+    half = len(messages) // 2
+    first, refused = decode(messages[:half], schema, writer=writer)
+    second, more = decode(messages[half:], schema, writer=writer)
+    moved = [replace(one, index=one.index + half) for one in more]
+    return pa.concat_tables([first, second]), refused + moved
+
+
+def _decode_columns(
+    messages: Sequence[bytes | None], schema: RecordSchema, writer: Callable[[int], str]
+) -> pa.Table:
+    for prefix in set(map(PREFIX, messages)):  # type: ignore[arg-type]
+        if not _same_schema(writer(_schema_id(prefix)), schema.text):
+            raise ValueError("written with an older schema")
+    bodies = [message[HEADER_BYTES:] + END for message in messages]  # type: ignore[index]
+    wire = pyruhvro.deserialize_array(bodies, _wire_schema(schema.text, ended=True))
+    if (wire.column(END_FIELD["name"]).to_numpy() != END_NUMBER).any():
+        raise ValueError("bytes follow a record")
+    arrays = [
+        _from_wire(wire.column(field.name), field, arrow.type)
+        for field, arrow in zip(schema.fields, schema.arrow, strict=True)
+    ]
+    table = pa.Table.from_arrays(arrays, schema=schema.arrow)
+    table.validate(full=True)
+    return table
+
+
+def _decode_each(
+    messages: Sequence[bytes | None], schema: RecordSchema, writer: Callable[[int], str]
+) -> tuple[pa.Table, list[Refused]]:
+    """The way for few messages with a bad one or an older schema among them: slower."""
+    records: list[dict[str, Any]] = []
+    refused: list[Refused] = []
+    for index, message in enumerate(messages):
+        try:
+            record = decode_one(message, schema, writer=writer)
+        except RecordError as exc:
+            refused.append(Refused(index, "undecodable", str(exc)[:LONGEST_DETAIL]))
+            continue
+        if (detail := _overflow(record, schema)) is None:
+            records.append(record)
+        else:
+            refused.append(Refused(index, "overflow", detail))
+    return pa.Table.from_pylist(records, schema=schema.arrow), refused
+
+
+def decode_one(
+    message: bytes | None, schema: RecordSchema, *, writer: Callable[[int], str]
+) -> dict[str, Any]:
+    """Decode one framed message, whatever schema it was written with, to a record of `schema`.
+
+    Raises:
+        RecordError: no value, no framing, an unknown schema id, or a broken body.
+    """
+    if message is None:
+        raise RecordError("the message has no value")
+    schema_id = _schema_id(message[:HEADER_BYTES])
+    text = writer(schema_id)
+    body = io.BytesIO(message[HEADER_BYTES:])
+    try:
+        record = fastavro.schemaless_reader(body, _parsed(text), _parsed(schema.text))
+    except (*BROKEN, *UNFIT) as exc:
+        raise RecordError(f"schema {schema_id} does not fit {schema.name}: {exc!r}") from exc
+    if not isinstance(record, dict):
+        raise RecordError(f"schema {schema_id} is not a record")
+    if n_left := len(body.read()):
+        raise RecordError(f"{n_left} bytes follow the record")
+    return record
+
+
+def _schema_id(prefix: bytes) -> int:
+    if len(prefix) < HEADER_BYTES or prefix[0] != 0:
+        raise RecordError("not a framed Avro message: it must begin with 0 and a schema id")
+    return int(struct.unpack(">bI", prefix)[1])
+
+
+@cache
+def _same_schema(first: str, second: str) -> bool:
+    return bool(json.loads(first) == json.loads(second))
+
+
+@cache
+def _parsed(text: str) -> Any:
+    return fastavro.parse_schema(json.loads(text))
+
+
+@cache
+def _wire_schema(text: str, *, ended: bool = False) -> str:
+    parsed = json.loads(text)
+    fields = [{**f, "type": _bytes_as_string(f["type"])} for f in parsed["fields"]]
+    return json.dumps({**parsed, "fields": [*fields, END_FIELD] if ended else fields})
+
+
+def _bytes_as_string(avro: AvroType) -> AvroType:
+    if isinstance(avro, list):
+        return [_bytes_as_string(branch) for branch in avro]
+    kind = avro["type"] if isinstance(avro, dict) else avro
+    return "string" if kind == "bytes" else avro
+
+
+def _has_forbidden_null(array: pa.Array, field: Field) -> bool:
+    inside = {"array": ["values"], "map": ["keys", "items"]}.get(field.kind, [])
+    nulls = (getattr(array, name).null_count for name in inside)
+    return bool(array.null_count and not field.nullable) or any(nulls)
+
+
+def _overflow(record: Mapping[str, Any], schema: RecordSchema) -> str | None:
+    for field in (field for field in schema.fields if field.kind in LARGEST):
+        value = record[field.name]
+        if value is not None and abs(value) > LARGEST[field.kind]:
+            return f"{field.name} {value} does not fit {schema.arrow.field(field.name).type}"
+    return None
+
+
+def _as_wire(array: pa.Array, field: Field) -> pa.Array:
+    if field.kind == "decimal":
+        return _decimal_to_bytes(array)
+    if field.kind == "bytes":
+        validity, offsets, data = array.cast(pa.binary()).buffers()
+        return pa.Array.from_buffers(
+            pa.string(), len(array), [validity, offsets, data], offset=array.offset
+        )
+    return array
+
+
+def _from_wire(array: pa.Array, field: Field, wanted: pa.DataType) -> pa.Array:
+    if field.kind == "decimal":
+        return _bytes_to_decimal(array, wanted)
+    if field.kind == "bytes":
+        return pa.Array.from_buffers(wanted, len(array), array.buffers(), offset=array.offset)
+    if field.kind in CALENDAR and not _in_calendar(array, field.kind):
+        raise ValueError("a time outside the years 1 to 9999")
+    return array if array.type.equals(wanted) else array.cast(wanted)
+
+
+def _in_calendar(array: pa.Array, kind: str) -> bool:
+    numbers = np.frombuffer(array.buffers()[1] or b"", f"i{array.type.bit_width // 8}")
+    first, last = CALENDAR[kind]
+    return bool(first <= numbers.min(initial=0) and numbers.max(initial=0) <= last)
+
+
+def _decimal_to_bytes(array: pa.Array) -> pa.Array:
+    """Shortest big-endian two's complement, as fastavro counts its length."""
+    unscaled = unscaled_values(array)
+    magnitude = np.abs(unscaled)
+    size = np.ones(len(unscaled), np.int64)
+    for n_bytes in range(1, LARGEST_DECIMAL_BYTES):
+        size += magnitude >= (1 << (8 * n_bytes - 1))
+    if array.null_count:
+        size[array.is_null().to_numpy(zero_copy_only=False)] = 0
+    big_endian = unscaled.astype(">i8").view(np.uint8).reshape(-1, LARGEST_DECIMAL_BYTES)
+    kept = np.arange(LARGEST_DECIMAL_BYTES) >= (LARGEST_DECIMAL_BYTES - size)[:, None]
+    offsets = np.zeros(len(size) + 1, np.int32)
+    np.cumsum(size, out=offsets[1:])
+    return _string_array(array, offsets, big_endian[kept])
+
+
+def _string_array(like: pa.Array, offsets: npt.NDArray[Any], data: npt.NDArray[Any]) -> pa.Array:
+    buffers = [_validity(like), pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.string(), len(like), buffers)
+
+
+def _validity(array: pa.Array) -> pa.Buffer | None:
+    if not array.null_count:
+        return None
+    return pa.array(array.is_valid().to_numpy(zero_copy_only=False)).buffers()[1]
+
+
+def unscaled_values(array: pa.Array) -> npt.NDArray[np.int64]:
+    """Return the integers behind a decimal128 column of at most 18 digits; nulls are any value."""
+    words = np.frombuffer(array.buffers()[1], dtype="<i8")
+    return words[::2][array.offset : array.offset + len(array)]
+
+
+def decimal_array(
+    unscaled: npt.NDArray[np.int64], *, validity: pa.Buffer | None = None, wanted: pa.DataType
+) -> pa.Array:
+    """Return the decimal128 column with these integers behind it."""
+    words = np.empty((len(unscaled), 2), "<i8")
+    words[:, 0], words[:, 1] = unscaled, unscaled >> 63
+    return pa.Array.from_buffers(wanted, len(unscaled), [validity, pa.py_buffer(words)])
+
+
+def _bytes_to_decimal(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    _, offset_buffer, data_buffer = array.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int32)[array.offset : array.offset + len(array) + 1]
+    starts, ends = offsets[:-1].astype(np.int64), offsets[1:].astype(np.int64)
+    size = ends - starts
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    if size.max(initial=0) > LARGEST_DECIMAL_BYTES or size[valid].min(initial=1) < 1:
+        raise ValueError("a decimal outside 1 to 8 bytes")
+    data = np.frombuffer(data_buffer or b"\0", np.uint8)
+    last = max(len(data) - 1, 0)
+    fill = np.where(data[np.minimum(starts, last)] >= 128, 255, 0).astype(np.uint8)
+    out = np.empty((len(array), LARGEST_DECIMAL_BYTES), np.uint8)
+    for place in range(LARGEST_DECIMAL_BYTES):
+        taken = data[np.clip(ends - 1 - place, 0, last)]
+        out[:, LARGEST_DECIMAL_BYTES - 1 - place] = np.where(size > place, taken, fill)
+    unscaled = out.view(">i8").ravel().astype(np.int64)
+    if (np.abs(unscaled[valid]) >= DECIMAL_LIMIT).any():
+        raise ValueError("a decimal of more than 18 digits")
+    return decimal_array(unscaled, validity=_validity(array), wanted=wanted)

@@ -1,0 +1,45 @@
+"""Dead letters: records that can never pass, kept as they came."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import pyarrow as pa
+
+from k2lib.schema.identity import message_id
+from k2lib.schema.records import DEAD_LETTER
+
+RAW_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One refused record: where it stood, why it cannot pass, and its bytes."""
+
+    source: str
+    position: str
+    reason: str
+    detail: str
+    raw: bytes
+
+
+def dead_letter_rows(letters: Sequence[DeadLetter], noticed: datetime) -> pa.Table:
+    """Return the letters as rows of `schemas.DEAD_LETTER`, in order; raw is cut at 64 KiB."""
+    rows = [
+        {
+            "message_id": message_id(
+                letter.source, letter.position, hashlib.sha256(letter.raw).hexdigest()
+            ),
+            "noticed": noticed,
+            "source": letter.source,
+            "position": letter.position,
+            "reason": letter.reason,
+            "detail": letter.detail,
+            "raw": letter.raw[:RAW_BYTES],
+            "raw_size": len(letter.raw),
+        }
+        for letter in letters
+    ]
+    return pa.Table.from_pylist(rows, schema=DEAD_LETTER.arrow)

@@ -1,0 +1,1 @@
+"""Venues without a network: an offline exchange, and generated files."""

@@ -1,0 +1,296 @@
+"""ASX CSV lines to v2 batches: pure, by whole columns; a line becomes a row or a bad line.
+
+Prices and volumes are exact decimals from the first step on: no float ever holds one.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from k2lib.schema.identity import message_ids
+from k2lib.schema.records import QUOTE, TRADE, RecordSchema
+from k2lib.venues.csv_lines import BadLine, Lines, to_columns
+
+
+def vendor_map(fields: Mapping[str, pa.Array | str], n_rows: int) -> pa.MapArray:
+    """Build one map a row from columns of text, or one text for all rows.
+
+    Args:
+        fields: key to values; an empty text is left out of that row's map.
+    Returns:
+        Maps with their keys in alphabetical order.
+    """
+    names = sorted(fields)
+    pools = [_pool(fields[name], n_rows) for name in names]
+    starts = np.cumsum([0, *(len(values) for values, _ in pools)])[:-1]
+    codes = np.column_stack([c + start for (_, c), start in zip(pools, starts, strict=True)])
+    texts = pa.concat_arrays([values for values, _ in pools])
+    there = (np.array([len(text) for text in texts.to_pylist()], np.int64) > 0)[codes]
+    keys = np.broadcast_to(np.arange(len(names)), there.shape)[there]
+    offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32)
+    return pa.MapArray.from_arrays(
+        pa.array(offsets),
+        pa.array(names, pa.string()).take(pa.array(keys)),
+        texts.take(pa.array(codes[there])),
+        type=TRADE.arrow.field("vendor_data").type,
+    )
+
+
+def _pool(values: pa.Array | str, n_rows: int) -> tuple[pa.Array, np.ndarray]:
+    if isinstance(values, str):
+        return pa.array([values], pa.string()), np.zeros(n_rows, np.int64)
+    encoded = values.dictionary_encode()
+    return encoded.dictionary, encoded.indices.to_numpy().astype(np.int64)
+
+
+ZONE: Final = "Australia/Sydney"
+COLUMNS: Final = {
+    "trades": ("date", "time", "price", "volume", "qualifiers", "venue", "buyer_id"),
+    "quotes": ("date", "time", "bid", "ask", "bid_volume", "ask_volume"),
+}
+SCHEMAS: Final = {"trades": TRADE, "quotes": QUOTE}
+NUMBERS: Final = ("price", "volume", "bid", "ask", "bid_volume", "ask_volume")
+# [0-9], because \d means the digits of all scripts.
+DATE: Final = r"^[0-9]{2}/[0-9]{2}/(19|20)[0-9]{2}$"
+TIME: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}$"
+FITS: Final = r"^0*[0-9]{1,10}(\.[0-9]{1,8}0*)?$"
+NUMBER: Final = r"[0-9]+(\.[0-9]+)?"
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """What all rows of a file share: company, symbol, venue; `isin` may be empty."""
+
+    company_id: str
+    symbol: str
+    exchange: str
+    isin: str
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Rows of one chunk of lines, and the lines that cannot pass, both in file order."""
+
+    rows: pa.Table
+    bad_lines: list[BadLine]
+
+
+def parse(
+    lines: Lines, kind: str, *, instrument: Instrument, ingested: datetime, first_line: int = 1
+) -> Parsed:
+    """Turn lines of one file into v2 rows.
+
+    Args:
+        lines: equal lines, and lines of one millisecond, must not be split over calls.
+        kind: `trades` or `quotes`.
+        ingested: ingestion time of every row, aware.
+        first_line: number of the first line in its file.
+    Returns:
+        Rows of `schemas.TRADE` or `schemas.QUOTE` in file order; timestamps in UTC.
+    """
+    texts, numbers, bad_lines = to_columns(lines, COLUMNS[kind], first_line=first_line)
+    typed = texts.with_columns(_typed(kind))
+    good = typed.select(_is_good(kind, pipes=b"|" in lines.data)).to_series()
+    for index in (~good).arg_true():
+        line = int(numbers[index])
+        raw = lines.raw(line - first_line)
+        bad_lines.append(BadLine(line, raw, *_why(texts.row(index, named=True))))
+    typed = typed.filter(good)
+    rows = _trades(typed, instrument) if kind == "trades" else _quotes(typed, instrument)
+    bad_lines.sort(key=lambda bad: bad.number)
+    return Parsed(_table(rows, typed, SCHEMAS[kind], instrument, ingested), bad_lines)
+
+
+def _typed(kind: str) -> list[pl.Expr]:
+    local = pl.concat_str("date", "time", separator=" ").str.to_datetime(
+        "%m/%d/%Y %H:%M:%S%.3f", time_unit="us", strict=False
+    )
+    # No exchange trades in the hour that summer time repeats, so either reading would do.
+    sydney = local.dt.replace_time_zone(ZONE, ambiguous="earliest", non_existent="null")
+    return [
+        sydney.dt.convert_time_zone("UTC").alias("timestamp"),
+        *(
+            pl.col(name).cast(pl.Decimal(18, 8), strict=False).alias(f"{name}_value")
+            for name in COLUMNS[kind]
+            if name in NUMBERS
+        ),
+    ]
+
+
+def _is_good(kind: str, *, pipes: bool) -> pl.Expr:
+    names = COLUMNS[kind]
+    checks = [
+        pl.col("timestamp").is_not_null(),
+        pl.col("date").str.contains(DATE),
+        pl.col("time").str.contains(TIME),
+        *(pl.col(name).str.contains(FITS) for name in names if name in NUMBERS),
+    ]
+    if pipes:
+        checks += [~pl.col(name).str.contains("|", literal=True) for name in names]
+    return pl.all_horizontal(checks)
+
+
+def _why(row: Mapping[str, str]) -> tuple[str, str]:
+    """Say why a row is refused: the first field that does not fit."""
+    for name, text in row.items():
+        if "|" in text:
+            return "bad_text", f"{name} {text!r} contains |"
+    if not re.fullmatch(TIME, row["time"]):
+        return "bad_time", f"time {row['time']!r} is not HH:MM:SS.mmm"
+    for name in NUMBERS:
+        if name in row and not re.fullmatch(FITS, row[name]):
+            return _why_number(name, row[name])
+    return "bad_date", f"{row['date']!r} {row['time']} is not a time in Sydney (MM/DD/YYYY)"
+
+
+def _why_number(name: str, text: str) -> tuple[str, str]:
+    if re.fullmatch(f"-{NUMBER}", text):
+        return "negative", f"{name} {text} is negative"
+    if re.fullmatch(NUMBER, text):
+        return "overflow", f"{name} {text} does not fit decimal(18,8)"
+    return "bad_number", f"{name} {text!r} is not a number"
+
+
+def _trades(typed: pl.DataFrame, instrument: Instrument) -> dict[str, pa.Array]:
+    parts = ["price_value", "volume_value", "qualifiers", "venue", "buyer_id"]
+    ids = _identities(typed, f"{instrument.exchange}|{instrument.symbol}", parts)
+    qualifiers = _strings(typed["qualifiers"])
+    return {
+        "message_id": ids,
+        "trade_id": _prefixed(f"{instrument.exchange}-", ids),
+        "price": _arrow(typed["price_value"]),
+        "quantity": _arrow(typed["volume_value"]),
+        "side": _constant("UNKNOWN", len(ids)),
+        "trade_conditions": _single_lists(qualifiers),
+        "vendor_data": vendor_map(
+            {
+                "buyer_id": _strings(typed["buyer_id"]),
+                "company_id": instrument.company_id,
+                "isin": instrument.isin,
+                "qualifiers": qualifiers,
+                "venue": _strings(typed["venue"]),
+            },
+            len(ids),
+        ),
+    }
+
+
+def _quotes(typed: pl.DataFrame, instrument: Instrument) -> dict[str, pa.Array]:
+    typed = typed.with_columns(*_side("bid"), *_side("ask"))
+    parts = ["bid_value", "bid_volume_value", "ask_value", "ask_volume_value"]
+    ids = _identities(typed, f"{instrument.exchange}|Q|{instrument.symbol}", parts)
+    vendor = {"company_id": instrument.company_id, "isin": instrument.isin}
+    return {
+        "message_id": ids,
+        "quote_id": _prefixed(f"{instrument.exchange}-Q-", ids),
+        "bid_price": _arrow(typed["bid_value"]),
+        "bid_quantity": _arrow(typed["bid_volume_value"]),
+        "ask_price": _arrow(typed["ask_value"]),
+        "ask_quantity": _arrow(typed["ask_volume_value"]),
+        "vendor_data": vendor_map(vendor, len(ids)),
+    }
+
+
+def _side(name: str) -> list[pl.Expr]:
+    """A side of the book without a price or without a volume is empty: null, never 0."""
+    price, volume = pl.col(f"{name}_value"), pl.col(f"{name}_volume_value")
+    there = (price != 0) & (volume != 0)
+    return [pl.when(there).then(price), pl.when(there).then(volume)]
+
+
+def _identities(typed: pl.DataFrame, start: str, parts: list[str]) -> pa.Array:
+    date = pl.col("date")
+    text = pl.concat_str(
+        pl.lit(start),
+        pl.concat_str(
+            date.str.slice(6, 4), date.str.slice(0, 2), date.str.slice(3, 2), separator="-"
+        ),
+        pl.col("time"),
+        *(_identity_part(typed, name) for name in parts),
+        separator="|",
+    )
+    texts = typed.select(text=text)
+    numbered = texts.with_columns(_occurrence(texts["text"]))
+    return _strings(
+        numbered.select(message_ids(pl.concat_str("text", "k", separator="|"))).to_series()
+    )
+
+
+def _identity_part(typed: pl.DataFrame, name: str) -> pl.Expr:
+    if not name.endswith("_value"):
+        return pl.col(name)
+    return pl.col(name).to_physical().cast(pl.Int64).cast(pl.String).fill_null("")
+
+
+def _occurrence(texts: pl.Series) -> pl.Series:
+    """Number equal texts 0, 1, … in their order; only those whose hash repeats are grouped."""
+    repeats = texts.hash().is_duplicated()
+    grouped = texts.filter(repeats).to_frame("text").select(pl.int_range(pl.len()).over("text"))
+    numbers = np.zeros(len(texts), np.int64)
+    numbers[repeats.to_numpy()] = grouped.to_series().to_numpy()
+    return pl.Series("k", numbers)
+
+
+def _table(
+    rows: dict[str, pa.Array],
+    typed: pl.DataFrame,
+    schema: RecordSchema,
+    instrument: Instrument,
+    ingested: datetime,
+) -> pa.Table:
+    n_rows = typed.height
+    stamp = pa.scalar(ingested, schema.arrow.field("ingestion_timestamp").type)
+    columns = {
+        **rows,
+        "symbol": _constant(instrument.symbol, n_rows),
+        "exchange": _constant(instrument.exchange, n_rows),
+        "asset_class": _constant("equities", n_rows),
+        "timestamp": typed["timestamp"].to_arrow(),
+        "currency": _constant("AUD", n_rows),
+        "source_sequence": pa.nulls(n_rows, pa.int64()),
+        "ingestion_timestamp": pa.repeat(stamp, n_rows),
+        "platform_sequence": pa.array(_place_in_millisecond(typed["timestamp"])),
+    }
+    return pa.table([columns[name] for name in schema.arrow.names], schema=schema.arrow)
+
+
+def _place_in_millisecond(timestamps: pl.Series) -> npt.NDArray[np.int64]:
+    at = timestamps.to_physical().to_numpy()
+    by_time = np.argsort(at, kind="stable")
+    ordered = at[by_time]
+    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    place = np.arange(len(at)) - np.repeat(begins, np.diff(np.append(begins, len(at))))
+    places = np.empty(len(at), np.int64)
+    places[by_time] = place
+    return places
+
+
+def _arrow(decimals: pl.Series) -> pa.Array:
+    return decimals.to_arrow().cast(pa.decimal128(18, 8))
+
+
+def _strings(texts: pl.Series) -> pa.Array:
+    return texts.to_arrow().cast(pa.string())
+
+
+def _constant(text: str, n_rows: int) -> pa.Array:
+    return pa.repeat(pa.scalar(text, pa.string()), n_rows)
+
+
+def _prefixed(prefix: str, ids: pa.Array) -> pa.Array:
+    return _strings(pl.select(pl.lit(prefix) + pl.Series(ids)).to_series())
+
+
+def _single_lists(values: pa.Array) -> pa.Array:
+    """One list a row: the value, or nothing where it is empty."""
+    there = pl.Series(values).str.len_bytes().to_numpy() > 0
+    offsets = np.concatenate([[0], np.cumsum(there)]).astype(np.int32)
+    wanted = TRADE.arrow.field("trade_conditions").type
+    return pa.ListArray.from_arrays(pa.array(offsets), values.filter(pa.array(there)), type=wanted)

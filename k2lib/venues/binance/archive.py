@@ -1,0 +1,336 @@
+"""Binance's archive: zips of daily and monthly trades, verified, then read in chunks.
+
+Source: Binance's documentation, "Binance Public Data".
+"""
+
+import glob
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import file_digest
+from pathlib import Path
+from typing import IO, Final
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from k2lib.errors import ConfigError, SourceError
+from k2lib.schema.dead_letters import RAW_BYTES, DeadLetter
+from k2lib.venues.binance.instruments import Instrument, fallback_instruments
+from k2lib.venues.binance.rows import TradeColumns, Unit, trade_rows
+from k2lib.venues.csv_lines import BadLine, find_lines, to_columns
+
+COLUMNS: Final = (
+    "id",
+    "price",
+    "quantity",
+    "quote_quantity",
+    "time",
+    "is_buyer_maker",
+    "is_best_match",
+)
+INTEGERS: Final = ("id", "time")
+BOOLEANS: Final = {"True": True, "False": False, "true": True, "false": False}
+MICROSECOND_DIGITS: Final = 16
+MICROSECOND: Final = timedelta(microseconds=1)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# [0-9], because \d means the digits of all scripts.
+LONG: Final = r"^[0-9]{1,18}$"
+TIME_OF_A_LINE: Final = re.compile(rb"^[^\n]*,([0-9]{13,16}),[A-Za-z]+,[A-Za-z]+\r?$", re.MULTILINE)
+
+
+def is_header(data: bytes) -> bool:
+    """Say whether the first line names columns: none of its fields begins with a digit."""
+    line = data.partition(b"\n")[0].strip()
+    return bool(line) and not any(field[:1].isdigit() for field in line.split(b","))
+
+
+def detect_unit(data: bytes) -> Unit | None:
+    """Tell the unit by the digits of the first time: ms up to 2024, µs since; None without one."""
+    found = TIME_OF_A_LINE.search(data)
+    if found is None:
+        return None
+    return "us" if len(found[1]) >= MICROSECOND_DIGITS else "ms"
+
+
+def parse_lines(
+    data: bytes,
+    instrument: Instrument,
+    *,
+    exchange: str,
+    unit: Unit,
+    ingested: datetime,
+    latest_us: int,
+    source: str,
+    first_line: int,
+) -> tuple[pa.Table, list[DeadLetter], int]:
+    """Turn whole lines into rows of `schemas.TRADE` in their order.
+
+    Args:
+        ingested: ingestion time of every row, aware.
+        source: the file's name in dead letters.
+        first_line: number of the first line in its file.
+    Returns:
+        The rows, the dead letters in file order, and how many lines there were.
+    """
+    lines = find_lines(data)
+    written, numbers, bad = to_columns(lines, COLUMNS, first_line=first_line)
+    readable = written.select(_is_readable()).to_series()
+    for index in (~readable).arg_true():
+        number = int(numbers[index])
+        raw = lines.raw(number - first_line)
+        bad.append(BadLine(number, raw, *_why(written.row(index, named=True))))
+    numbers = numbers[readable.to_numpy()]
+    rows = trade_rows(
+        _columns(written.filter(readable), (ingested - EPOCH) // MICROSECOND),
+        [instrument],
+        exchange=exchange,
+        unit=unit,
+        latest_us=latest_us,
+    )
+    for one in rows.refusals:
+        number = int(numbers[one.index])
+        bad.append(BadLine(number, lines.raw(number - first_line), one.reason, one.detail))
+    letters = [
+        DeadLetter(source, f"line {one.number}", one.reason, one.detail, one.raw)
+        for one in sorted(bad, key=lambda one: one.number)
+    ]
+    return rows.table, letters, len(lines.starts)
+
+
+def _is_readable() -> pl.Expr:
+    return pl.all_horizontal(
+        *(pl.col(name).str.contains(LONG) for name in INTEGERS),
+        *(pl.col(name).is_in(list(BOOLEANS)) for name in ("is_buyer_maker", "is_best_match")),
+    )
+
+
+def _why(row: dict[str, str]) -> tuple[str, str]:
+    for name in INTEGERS:
+        if not re.fullmatch(LONG, row[name]):
+            return "bad_number", f"{name} {row[name]!r} is not a whole number"
+    name = "is_best_match" if row["is_buyer_maker"] in BOOLEANS else "is_buyer_maker"
+    return "bad_flag", f"{name} {row[name]!r} is not True or False"
+
+
+def _columns(written: pl.DataFrame, ingested_us: int) -> TradeColumns:
+    n_rows = written.height
+    return TradeColumns(
+        codes=np.zeros(n_rows, np.int64),
+        ids=written["id"].cast(pl.Int64).to_numpy(),
+        prices=_texts(written["price"]),
+        quantities=_texts(written["quantity"]),
+        times=written["time"].cast(pl.Int64).to_numpy(),
+        buyer_is_maker=written["is_buyer_maker"].is_in(["True", "true"]).to_numpy(),
+        received_us=np.full(n_rows, ingested_us),
+        vendor={
+            "is_best_match": _texts(written["is_best_match"].str.to_lowercase()),
+            "origin": "archive",
+            "quote_quantity": _texts(written["quote_quantity"]),
+        },
+    )
+
+
+def _texts(column: pl.Series) -> pa.Array:
+    return column.to_arrow().cast(pa.string())
+
+
+CHUNK_BYTES: Final = 8 * 1024 * 1024
+EXCHANGE: Final = "BINANCE"
+# The archive's own folders lie so deep: data/spot/daily/trades/BTCUSDT.
+LEVELS: Final = 6
+NAME: Final = re.compile(r"(?P<symbol>[^\W_]+)-(?P<kind>\w+)-\d{4}-\d{2}(-\d{2})?\.zip")
+READ: Final = "read are files of trades: BTCUSDT-trades-2025-01-31.zip, BTCUSDT-trades-2025-01.zip"
+BROKEN_ZIP: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+
+class BrokenFileError(SourceError):
+    """The file is not what Binance published; `letter` is the dead letter that says so."""
+
+    def __init__(self, letter: DeadLetter) -> None:
+        super().__init__(f"{letter.source}: {letter.detail}; not loaded: download it again")
+        self.letter = letter
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one chunk of a file, and the dead letters found among them."""
+
+    rows: pa.Table
+    dead_letters: list[DeadLetter]
+    n_bytes: int
+
+
+def find_archives(paths: Sequence[str | Path]) -> list[Path]:
+    """Return the zips that the paths (files, folders, globs) mean, each once, in order."""
+    return list(dict.fromkeys(file for path in paths for file in _expand(Path(path))))
+
+
+def archive_instrument(path: Path, known: Mapping[str, Instrument]) -> Instrument:
+    """Return the instrument that the file's name names: from `known`, else the shipped table.
+
+    Raises:
+        SourceError: the file is no archive of trades, or the symbol's assets are not known.
+    """
+    if path.is_dir():
+        raise SourceError(f"{path.name}: no .zip file in this folder; {READ}")
+    match = NAME.fullmatch(path.name)
+    if match is None:
+        raise SourceError(f"{path.name}: not a name of Binance's archive; {READ}")
+    if match["kind"] != "trades":
+        raise SourceError(f"{path.name}: a file of {_kind(match['kind'])}; {READ}")
+    symbol = match["symbol"].upper()
+    try:
+        return known.get(symbol) or fallback_instruments([symbol])[symbol]
+    except ConfigError as exc:
+        raise SourceError(
+            f"{path.name}: base and quote asset of {symbol} are not known: "
+            "give them, as --assets BASE/QUOTE"
+        ) from exc
+
+
+def archive_exchange(path: Path, exchange: str | None) -> str:
+    """Return the venue of a file: the text of `exchange.txt` in a folder of it, else BINANCE.
+
+    Raises:
+        SourceError: `exchange` is another than the one in `exchange.txt`, or that is no name.
+    """
+    folders = path.resolve().parents[:LEVELS]
+    marker = next((f for p in folders if (f := p / "exchange.txt").is_file()), None)
+    if marker is None:
+        return exchange or EXCHANGE
+    said = marker.read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch("[A-Z0-9_]+", said):
+        raise SourceError(f"{marker}: {said!r} is no name of a venue (A-Z, 0-9, _)")
+    if exchange not in (None, said):
+        raise SourceError(f"{path.name}: {marker} says that it is from {said}, not {exchange}")
+    return said
+
+
+def verify(path: Path) -> str | None:
+    """Check a file against the SHA-256 beside it, and that its zip can be read to its end.
+
+    Returns:
+        What could not be checked, to be told; None if nothing.
+    Raises:
+        BrokenFileError: the sum is another one, or the zip is broken.
+        SourceError: the file cannot be read.
+    """
+    digest = _digest(path)
+    note = _check_sum(path, digest)
+    with _zip_errors(path, digest), zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+        if broken is not None:
+            raise zipfile.BadZipFile(f"{broken} in it is damaged")
+    return note
+
+
+def read_archive(
+    path: Path,
+    instrument: Instrument,
+    *,
+    exchange: str,
+    ingested: datetime,
+    latest_us: int,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Iterator[Batch]:
+    """Read a verified file in chunks.
+
+    Raises:
+        SourceError: the zip does not hold one CSV, or that is empty.
+    """
+    with zipfile.ZipFile(path) as archive, archive.open(_only_csv(archive, path)) as opened:
+        unit, line = None, 1
+        for data in _chunks(opened, chunk_bytes):
+            skipped = data.index(b"\n") + 1 if line == 1 and is_header(data) else 0
+            line += bool(skipped)
+            unit = unit or detect_unit(data[skipped:])
+            rows, letters, n_lines = parse_lines(
+                data[skipped:],
+                instrument,
+                exchange=exchange,
+                unit=unit or "us",
+                ingested=ingested,
+                latest_us=latest_us,
+                source=path.name,
+                first_line=line,
+            )
+            yield Batch(rows, letters, len(data))
+            line += n_lines
+    if line == 1:
+        raise SourceError(f"{path.name}: the file is empty")
+
+
+def _expand(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(path.rglob("*.zip"))
+    elif glob.has_magic(str(path)):
+        pattern = path.relative_to(path.anchor)
+        files = sorted(Path(path.anchor or ".").glob(str(pattern)))
+    else:
+        return [path]
+    return [file for file in files if file.is_file() and file.suffix == ".zip"] or [path]
+
+
+def _kind(name: str) -> str:
+    return "aggregate trades" if name == "aggTrades" else f"klines or other data ({name})"
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as opened:
+            return file_digest(opened, "sha256").hexdigest()
+    except OSError as exc:
+        raise SourceError(f"{path.name}: cannot be read: {exc.strerror}") from exc
+
+
+def _check_sum(path: Path, digest: str) -> str | None:
+    beside = path.with_name(f"{path.name}.CHECKSUM")
+    if not beside.is_file():
+        return "no .CHECKSUM beside it: not verified"
+    wanted = beside.read_text(encoding="utf-8", errors="replace").split()[:1]
+    if [digest] != [word.lower() for word in wanted]:
+        told = wanted[0] if wanted else "nothing"
+        detail = f"its SHA-256 is {digest}, {beside.name} says {told}"
+        raise BrokenFileError(_letter(path, "bad_checksum", detail))
+    return None
+
+
+@contextmanager
+def _zip_errors(path: Path, digest: str) -> Iterator[None]:
+    try:
+        yield
+    except BROKEN_ZIP as exc:
+        detail = f"not a readable zip: {exc} (SHA-256 {digest})"
+        raise BrokenFileError(_letter(path, "broken_zip", detail)) from exc
+
+
+def _letter(path: Path, reason: str, detail: str) -> DeadLetter:
+    with path.open("rb") as opened:
+        head = opened.read(RAW_BYTES)
+    return DeadLetter(path.name, f"file of {path.stat().st_size} bytes", reason, detail, head)
+
+
+def _only_csv(archive: zipfile.ZipFile, path: Path) -> str:
+    names = archive.namelist()
+    if len(names) != 1 or not names[0].endswith(".csv"):
+        raise SourceError(f"{path.name}: holds {', '.join(names) or 'nothing'}; one .csv expected")
+    return names[0]
+
+
+def _chunks(opened: IO[bytes], chunk_bytes: int) -> Iterator[bytes]:
+    """Yield whole lines; the last one may lack its newline."""
+    pending = b""
+    while block := opened.read(chunk_bytes):
+        pending += block
+        cut = pending.rfind(b"\n") + 1
+        if cut:
+            yield pending[:cut]
+            pending = pending[cut:]
+    if pending:
+        yield pending + b"\n"

@@ -1,0 +1,228 @@
+"""REST of a Binance venue: over its hosts, within its limits, one answer or one clear error."""
+
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import httpx2
+import msgspec
+import stamina
+
+from k2lib.errors import SourceError, TransientError, reason_of
+from k2lib.events import Event, OnEvent
+from k2lib.lifecycle import Closing
+from k2lib.resilience.failover import Hosts
+from k2lib.resilience.rate_window import Window
+from k2lib.venues.binance.fields import BROKEN
+from k2lib.venues.binance.hosts import EXCHANGE_HEADER, Venue, exchange_of
+
+TIMEOUT_S: Final = 10.0
+# 5,000 of the 6,000 a minute: others may share the address.
+WEIGHT_A_MINUTE: Final = 5_000
+USED_WEIGHT: Final = "X-MBX-USED-WEIGHT-1M"
+BANNED: Final = (403, 451)
+LIMITED: Final = (418, 429)
+REST_S: Final = 60.0
+# From here on downwards, a code is about the question; those above are about the venue's health.
+QUESTION: Final = -1100
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer's body, who gave it, and the name it gives itself, if any."""
+
+    body: bytes
+    host: str
+    exchange: str | None
+
+
+class RestUnavailableError(TransientError):
+    """No host answers now; `wait_s` says when to ask again."""
+
+    def __init__(self, told: str, *, wait_s: float) -> None:
+        super().__init__(told)
+        self.wait_s = wait_s
+
+
+class NotOfferedError(SourceError):
+    """No host of the venue that answers offers this."""
+
+
+class RestRefusedError(SourceError):
+    """The venue says no to the question itself: asking again will not help."""
+
+
+class _NextHost(Exception):
+    """This host does not answer this; another may."""
+
+
+class Rest(Closing):
+    """Asks the venue's hosts in turn; may be used by one thread at a time.
+
+    A host that answers 404 is not asked for that path again within `offer_again_s`.
+    """
+
+    def __init__(
+        self,
+        venue: Venue,
+        *,
+        on_event: OnEvent,
+        stop: threading.Event,
+        breaker_rest_s: float = 30.0,
+        offer_again_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.hosts = Hosts(venue.rest_urls, clock=clock, rest_s=breaker_rest_s)
+        self._on_event = on_event
+        self._stop = stop
+        self._name: str | None = None
+        self._reasons: dict[str, str] = {}
+        self._weight = Window(WEIGHT_A_MINUTE, 60.0, clock=clock)
+        self._offer_again_s = offer_again_s
+        self._clock = clock
+        self._ask_again_at: dict[tuple[str, str], float] = {}
+        self._client = httpx2.Client(
+            timeout=TIMEOUT_S,
+            verify=venue.tls,
+            headers={"X-MBX-TIME-UNIT": "MICROSECOND"},
+        )
+
+    def get(self, path: str, params: Mapping[str, Any], *, weight: int) -> Reply:
+        """Return the first answer of a host.
+
+        Raises:
+            RestUnavailableError: no host answers now.
+            NotOfferedError: those that answer do not offer this path.
+            RestRefusedError: a host says no to the question; its code and message are told.
+        """
+        asked: set[str] = set()
+        while (host := self.hosts.pick(without=self._unable(path) | asked)) is not None:
+            try:
+                self._spend(weight)
+                return self._ask(host, path, params)
+            except _NextHost as exc:
+                self._reasons[host] = str(exc)
+                asked.add(host)
+        if self._nobody_offers(path):
+            raise NotOfferedError(f"{path} is offered by none of {', '.join(self.hosts.breakers)}")
+        wait_s = self.hosts.opens_in_s()
+        told = "; ".join(f"{host}: {reason}" for host, reason in self._reasons.items())
+        raise RestUnavailableError(
+            f"no REST host answers ({told})", wait_s=REST_S if wait_s is None else wait_s
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _nobody_offers(self, path: str) -> bool:
+        left = self.hosts.breakers.keys() - self.hosts.banned.keys()
+        return bool(left) and left <= self._unable(path)
+
+    def _unable(self, path: str) -> set[str]:
+        now = self._clock()
+        return {
+            host
+            for (host, missing), until in self._ask_again_at.items()
+            if missing == path and now < until
+        }
+
+    def _ask(self, host: str, path: str, params: Mapping[str, Any]) -> Reply:
+        try:
+            for attempt in stamina.retry_context(
+                on=self._may_retry, attempts=2, wait_initial=0.1, wait_max=0.5, timeout=None
+            ):
+                with attempt:
+                    answer = self._client.get(f"{host}{path}", params=dict(params))
+        except (httpx2.RequestError, ssl.SSLError) as exc:
+            self._failed(host, reason_of(exc))
+            raise _NextHost(reason_of(exc)) from exc
+        self._weight.heard(_number(answer.headers.get(USED_WEIGHT), 0.0))
+        if answer.status_code == 200:
+            self._check_name(exchange_of(host, answer.headers.get(EXCHANGE_HEADER)), host)
+            self.hosts.succeeded(host)
+            self._reasons.pop(host, None)
+            return Reply(answer.content, host, answer.headers.get(EXCHANGE_HEADER))
+        raise self._refusal(host, path, answer)
+
+    def _check_name(self, name: str, host: str) -> None:
+        """All hosts of a venue are of one exchange: the first that answers says of which."""
+        self._name = self._name or name
+        if name != self._name:
+            self.hosts.ban(host, f"this is {name}, not {self._name}")
+            raise _NextHost(f"this is {name}, not {self._name}")
+
+    def _refusal(self, host: str, path: str, answer: httpx2.Response) -> Exception:
+        """Say what a status means for the host, for the path, and for the question."""
+        status, told = answer.status_code, f"HTTP {answer.status_code}{_message(answer.content)}"
+        if status in BANNED:
+            self.hosts.ban(host, told)
+        elif status in LIMITED:
+            self.hosts.rest(host, _number(answer.headers.get("Retry-After"), REST_S))
+        elif status == 404:
+            self._ask_again_at[host, path] = self._clock() + self._offer_again_s
+        elif _code(answer.content) <= QUESTION:
+            return RestRefusedError(f"{host}{path}: {told}")
+        else:
+            self._failed(host, told)
+        return _NextHost(told)
+
+    def _may_retry(self, exc: Exception) -> bool:
+        return isinstance(exc, httpx2.TransportError) and not self._stop.is_set()
+
+    def _failed(self, host: str, reason: str) -> None:
+        self.hosts.failed(host)
+        self._on_event(Event("rest_failed", {"host": host, "reason": reason}))
+
+    def _spend(self, weight: int) -> None:
+        while (wait_s := self._weight.wait_s(weight)) and not self._stop.wait(wait_s):
+            pass
+        if self._stop.is_set():
+            raise RestUnavailableError("stopped", wait_s=0.0)
+        self._weight.take(weight)
+
+
+class TimeReply(msgspec.Struct):
+    """The venue's clock, in the unit asked for."""
+
+    serverTime: int
+
+
+class Asks(Protocol):
+    """What the gap filler needs of REST."""
+
+    def get(self, path: str, params: Mapping[str, Any], *, weight: int) -> Reply:
+        """Return the first answer of a host."""
+
+
+def clock_offset_s(rest: Asks, *, now: Callable[[], float] = time.time) -> float:
+    """Return how far our clock is ahead of the venue's, within half of a round trip."""
+    before = now()
+    reply = rest.get("/api/v3/time", {}, weight=1)
+    theirs_us = msgspec.json.decode(reply.body, type=TimeReply).serverTime
+    return (before + now()) / 2 - theirs_us / 1e6
+
+
+def _message(body: bytes) -> str:
+    told = _object(body)
+    return f", {told.get('msg')} (code {told.get('code')})" if told else ""
+
+
+def _code(body: bytes) -> int:
+    code = _object(body).get("code")
+    return code if isinstance(code, int) else 0
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        told = msgspec.json.decode(body)
+    except BROKEN:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _number(text: str | None, otherwise: float) -> float:
+    return float(text) if text is not None and text.isdecimal() else otherwise

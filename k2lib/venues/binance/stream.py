@@ -1,0 +1,240 @@
+"""The stream client: one subscription kept alive over connections, hosts and faults."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from k2lib.errors import TransientError
+from k2lib.events import Event, OnEvent
+from k2lib.resilience.backoff import delays
+from k2lib.resilience.failover import Hosts
+from k2lib.resilience.rate_window import Window
+from k2lib.venues.binance.connection import Connection, Frames, Refused, open_connection
+from k2lib.venues.binance.hosts import Venue
+
+STREAMS_A_CONNECTION: Final = 1024
+LOOK_S: Final = 0.25
+
+
+@dataclass(frozen=True)
+class StreamLimits:
+    """How a stream waits, and how many connection attempts it makes in a span.
+
+    `life_s`: age at which a connection is replaced. `stale_s`: silence after which another host is
+    tried. `hand_over_s`: how long an old connection goes on until the new one brings data.
+    """
+
+    first_delay_s: float = 5.0
+    longest_delay_s: float = 60.0
+    life_s: float = 23 * 3600 + 50 * 60
+    stale_s: float = 30.0
+    hand_over_s: float = 20.0
+    breaker_rest_s: float = 30.0
+    attempts: int = 300
+    attempts_span_s: float = 300.0
+
+
+class Stream:
+    """Keeps one connection open with all of its streams, over any of the venue's hosts.
+
+    A planned end (`serverShutdown`, the age of the connection, a silent stream) opens the next
+    connection before the old one is closed. Trades that both bring are told apart by their ids.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[str],
+        *,
+        venue: Venue,
+        hosts: Hosts,
+        inbox: Frames,
+        attempts: Window,
+        limits: StreamLimits,
+        on_event: OnEvent,
+        draw: Callable[[], float] = random.random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        if len(streams) > STREAMS_A_CONNECTION:
+            raise ValueError(f"{len(streams)} streams: a connection takes {STREAMS_A_CONNECTION}")
+        self._streams = streams
+        self._venue = venue
+        self._hosts = hosts
+        self._inbox = inbox
+        self._attempts = attempts
+        self._limits = limits
+        self._on_event = on_event
+        self._draw = draw
+        self._sleep = sleep
+        self._life_s = limits.life_s * (1 - 0.02 * draw())
+        self._current: Connection | None = None
+        self._frames_seen = 0
+        self._standing: set[Connection] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._delays = self._fresh_delays()
+
+    @property
+    def host(self) -> str | None:
+        """The host of the open connection."""
+        return None if self._current is None else self._current.host
+
+    async def run(self) -> None:
+        """Stay connected until cancelled.
+
+        Raises:
+            TransientError: every host refuses for good; the message says why each does.
+        """
+        try:
+            current = await self._open()
+            while True:
+                reason = await self._over(current)
+                if current.ended:
+                    self._lost(current, reason)
+                    if not current.frames:
+                        await self._back_off()
+                    current = await self._open()
+                else:
+                    current = await self._hand_over(current, reason)
+        finally:
+            await self._close_all()
+
+    def leave(self, reason: str) -> None:
+        """Move to another host, as this one is silent: that counts as its failure."""
+        if self._current is not None and not self._current.over.done():
+            self._hosts.failed(self._current.host)
+            self._current.leave(reason)
+
+    def look(self) -> None:
+        """Count data that go on as another success, and leave a host that never gives any."""
+        current = self._current
+        if current is None:
+            return
+        if current.frames > self._frames_seen:
+            self._frames_seen = current.frames
+            self._hosts.succeeded(current.host)
+        elif not current.frames and time.monotonic() - current.opened > self._limits.stale_s:
+            self.leave(f"no data within {self._limits.stale_s:g} s")
+
+    async def _over(self, current: Connection) -> str:
+        left_s = self._life_s - (time.monotonic() - current.opened)
+        try:
+            return await asyncio.wait_for(asyncio.shield(current.over), max(left_s, 0))
+        except TimeoutError:
+            current.leave("24 hours are nearly over")
+            return await current.over
+
+    async def _open(self) -> Connection:
+        """Open and subscribe at the first host that lets us, however long that takes."""
+        while True:
+            host = await self._pick()
+            # Other streams share the limit: ask again after each wait.
+            while wait_s := self._attempts.wait_s():
+                await self._pause(wait_s, "connection attempts are limited")
+            self._attempts.take()
+            try:
+                return await self._try(host)
+            except Refused as exc:
+                self._refused(host, exc)
+            await self._back_off()
+
+    async def _pick(self) -> str:
+        while (host := self._hosts.pick()) is None:
+            wait_s = self._hosts.opens_in_s()
+            if wait_s is None:
+                told = "; ".join(f"{url}: {why}" for url, why in self._hosts.banned.items())
+                raise TransientError(f"{self._venue.exchange} lets us in nowhere: {told}")
+            await self._pause(max(wait_s, LOOK_S), "every host rests")
+        return host
+
+    async def _back_off(self) -> None:
+        """Wait, unless another host may be tried at once, or none ever again."""
+        if self._hosts.all_tried() and self._hosts.opens_in_s() is not None:
+            await self._pause(next(self._delays), "every host failed")
+
+    async def _try(self, host: str) -> Connection:
+        self._tell("connection_opening", host=host)
+        connection = await open_connection(
+            host,
+            exchange=self._venue.exchange,
+            tls=self._venue.tls,
+            inbox=self._inbox,
+            on_data=lambda: self._succeeded(host),
+        )
+        self._standing.add(connection)
+        try:
+            await connection.subscribe(self._streams)
+        except BaseException:
+            self._dismiss(connection)
+            raise
+        self._current, self._frames_seen = connection, 0
+        self._tell("connection_opened", host=host)
+        return connection
+
+    async def _hand_over(self, old: Connection, reason: str) -> Connection:
+        """Let the next connection bring data before the old one goes."""
+        opening = asyncio.create_task(self._open())
+        try:
+            await asyncio.wait({opening, old.reader}, return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done():
+                self._gone(old, reason)
+                return await opening
+            new = opening.result()
+        finally:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(new.has_data.wait(), self._limits.hand_over_s)
+        self._dismiss(old)
+        self._tell("connection_rotated", old=old.host, new=new.host, reason=reason)
+        return new
+
+    def _lost(self, connection: Connection, reason: str) -> None:
+        self._hosts.failed(connection.host)
+        self._gone(connection, reason)
+
+    def _gone(self, connection: Connection, reason: str) -> None:
+        self._current = None
+        self._dismiss(connection)
+        self._tell("connection_lost", host=connection.host, reason=reason)
+
+    def _refused(self, host: str, exc: Refused) -> None:
+        self._tell("connection_refused", host=host, reason=str(exc), status=exc.status)
+        if exc.lasting:
+            self._hosts.ban(host, str(exc))
+            self._tell("host_banned", host=host, reason=str(exc))
+        else:
+            self._hosts.failed(host)
+        if exc.rest_s is not None:
+            self._hosts.rest(host, exc.rest_s)
+
+    def _succeeded(self, host: str) -> None:
+        """Only data are a success: a host may take connections and give nothing."""
+        self._hosts.succeeded(host)
+        self._delays = self._fresh_delays()
+
+    async def _pause(self, delay_s: float, reason: str) -> None:
+        if delay_s > 0:
+            self._tell("reconnect_waiting", delay_s=delay_s, reason=reason)
+            await self._sleep(delay_s)
+
+    def _fresh_delays(self) -> Iterator[float]:
+        limits = self._limits
+        return delays(limits.first_delay_s, limits.longest_delay_s, draw=self._draw)
+
+    def _dismiss(self, connection: Connection) -> None:
+        self._standing.discard(connection)
+        task = asyncio.create_task(connection.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _close_all(self) -> None:
+        self._current = None
+        for connection in list(self._standing):
+            self._dismiss(connection)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _tell(self, name: str, **fields: object) -> None:
+        self._on_event(Event(name, fields))

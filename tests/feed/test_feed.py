@@ -1,0 +1,165 @@
+"""A whole feed: what is live is in the lake, what was missed is filled, a restart goes on."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.live import (
+    CALM,
+    SOON,
+    SYMBOLS,
+    Clock,
+    assert_all_there,
+    last_ids,
+    venue_of,
+    wait_for_lake,
+)
+from support.waiting import wait_until
+
+from k2lib import K2
+from k2lib.errors import ConfigError, TransientError
+from k2lib.events import Event
+from k2lib.simulator.binance import OfflineExchange
+from k2lib.venues.binance.hosts import binance
+
+TRADE = """
+    SELECT asset_class, currency, exchange, trade_id, side, source_sequence, platform_sequence,
+        price > 0 AS priced, ingestion_timestamp >= timestamp - INTERVAL 1 SECOND AS stamped,
+        vendor_data['base_asset'], vendor_data['quote_asset'], vendor_data['origin'],
+        vendor_data['is_buyer_maker']
+    FROM trades_v2 WHERE symbol = 'BTCUSDT' ORDER BY source_sequence LIMIT 1
+"""
+
+
+@pytest.mark.slow
+def test_a_trade_of_the_stream_is_a_row_with_every_field(k2: K2) -> None:
+    with (
+        OfflineExchange(SYMBOLS, rate=50.0) as exchange,
+        k2.feed(["btcusdt", "ETHUSDT"], venue=venue_of(exchange), options=SOON),
+    ):
+        wait_for_lake(k2, exchange)
+    row = k2.sql(TRADE).row(0)
+    assert row[:3] == ("crypto", "USDT", "BINANCE_SIM")
+    assert row[3] == f"BINANCE_SIM-{row[5]}"
+    assert row[4] == ("SELL" if row[12] == "true" else "BUY")
+    assert row[6:12] == (None, True, True, "BTC", "USDT", "stream")
+
+
+@pytest.mark.slow
+def test_quotes_come_too_where_they_are_asked_for(k2: K2) -> None:
+    with (
+        OfflineExchange(SYMBOLS, rate=50.0) as exchange,
+        k2.feed(SYMBOLS, venue=venue_of(exchange), options=replace(CALM, quotes=True)) as feed,
+    ):
+        wait_until(lambda: all(one.quotes for one in feed.status().symbols))
+        wait_for_lake(k2, exchange)
+        k2.pipeline.settle()
+    quotes = k2.quotes("BTCUSDT")
+    assert (quotes["bid_price"] < quotes["ask_price"]).all()
+    assert quotes["timestamp"].equals(quotes["ingestion_timestamp"], check_names=False)
+    assert quotes["source_sequence"].is_sorted() and quotes["source_sequence"].is_unique().all()
+
+
+@pytest.mark.slow
+def test_an_outage_of_a_minute_is_filled_within_five_seconds(tmp_path: Path) -> None:
+    clock = Clock(time.time, behind_s=185.0)
+    noticed: list[float] = []
+    closed: list[float] = []
+    took_s: list[float] = []
+
+    def heard(event: Event) -> None:
+        if event.name == "gap_noticed":
+            noticed.append(time.monotonic())
+        if event.name == "gap_closed":
+            closed.append(time.monotonic())
+
+    home = tmp_path / "home"
+    with (
+        OfflineExchange(SYMBOLS, rate=50.0, clock=clock) as exchange,
+        K2.open(home=home, on_event=heard) as k2,
+        k2.feed(SYMBOLS, venue=venue_of(exchange), options=SOON) as feed,
+    ):
+        first = last_ids(exchange)
+        wait_until(lambda: all(one.trades for one in feed.status().symbols))
+        for gaps in (2, 4, 6):
+            exchange.fault("refused", s=30.0, cut=True)
+            clock.behind_s -= 60.0
+            wait_until(lambda gaps=gaps: len(closed) >= gaps)
+            took_s.append(closed[gaps - 1] - noticed[gaps - 2])
+        last = wait_for_lake(k2, exchange)
+        assert_all_there(home, exchange, first=first, last=last)
+        assert sum(one.backfilled for one in feed.status().symbols) >= 3 * 2 * 60 * 50 * 0.8
+    # The quickest of three: a pause of the machine is not the feed's.
+    assert min(took_s) < 5.0
+
+
+@pytest.mark.slow
+def test_a_feed_started_again_fills_what_it_missed(
+    tmp_path: Path, kafka_settings: dict[str, str]
+) -> None:
+    clock = Clock(time.time, behind_s=120.0)
+    home = tmp_path / "home"
+    with OfflineExchange(SYMBOLS, rate=50.0, clock=clock) as exchange:
+        firsts = []
+        for _ in range(3):
+            with (
+                K2.open(home=home, commit_interval_s=0.3, **kafka_settings) as k2,
+                k2.feed(SYMBOLS, venue=venue_of(exchange), options=SOON),
+            ):
+                firsts.append(last_ids(exchange))
+                last = wait_for_lake(k2, exchange)
+            clock.behind_s -= 30.0
+        assert_all_there(home, exchange, first=firsts[0], last=last)
+    with K2.open(home=home) as k2:
+        gaps = k2.sql("select state, filled from gaps order by noticed")
+    assert set(gaps["state"]) == {"filled"} and gaps["filled"].sum() >= 2 * 2 * 30 * 50 * 0.8
+
+
+@pytest.mark.slow
+def test_a_host_with_aggregates_only_covers_a_gap_until_another_gives_its_trades(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    states: list[str] = []
+
+    def heard(event: Event) -> None:
+        if event.name == "gap_closed":
+            states.append(str(event.fields["state"]))
+
+    with (
+        OfflineExchange(SYMBOLS, rate=100.0, hosts=2) as exchange,
+        K2.open(home=home, commit_interval_s=0.3, on_event=heard) as k2,
+        k2.feed(SYMBOLS, venue=venue_of(exchange), options=SOON) as feed,
+    ):
+        first = last_ids(exchange)
+        wait_until(lambda: all(one.trades for one in feed.status().symbols))
+        exchange.fault("refuse", host=0, status=503, s=600, ws=False, rest=True)
+        exchange.fault("market_data_only", host=1)
+        exchange.fault("skip", n=200, symbol="BTCUSDT")
+        wait_until(lambda: "covered" in states)
+        covered = wait_for_lake(k2, exchange)
+        assert k2.sql("select state, covered > 0 from gaps").rows() == [("covered", True)]
+        assert covered.keys() == first.keys()
+        exchange.fault("heal", host=0)
+        wait_until(lambda: "filled" in states)
+        last = wait_for_lake(k2, exchange)
+        wait_until(lambda: not k2.contiguity()["missing"].sum())
+        assert_all_there(home, exchange, first=first, last=last)
+
+
+def test_an_unknown_symbol_is_named_before_anything_is_subscribed(k2: K2) -> None:
+    with (
+        OfflineExchange(SYMBOLS, rate=10.0) as exchange,
+        pytest.raises(ConfigError, match="BTCUSD"),
+    ):
+        k2.feed(["BTCUSD"], venue=venue_of(exchange), options=SOON)
+
+
+def test_a_venue_out_of_reach_is_an_error_at_the_start(tmp_path: Path) -> None:
+    nowhere = binance(["ws://127.0.0.1:9"], ["http://127.0.0.1:9"])
+    with (
+        K2.open(home=tmp_path / "home") as k2,
+        pytest.raises(TransientError, match=r"BINANCE lets us in nowhere: ws://127\.0\.0\.1:9"),
+    ):
+        k2.feed(["BTCUSDT"], venue=nowhere, options=SOON)

@@ -1,0 +1,280 @@
+"""The live view's parts, and the view itself on a real feed without a browser."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from support.waiting import wait_until
+
+from k2lib import K2
+from k2lib.errors import TransientError
+from k2lib.events import Event
+from k2lib.feed.status import FeedStatus, HostStatus, SymbolStatus, TapeRow
+from k2lib.notebook import feed_plots
+from k2lib.notebook.accounts import account, wait_until_healed
+from k2lib.notebook.event_log import EventLog, Heard
+from k2lib.notebook.faults import Faults
+from k2lib.notebook.feed_plots import draw_gaps, draw_hosts
+from k2lib.notebook.venue import OFFLINE, offline_venue, reachable_venue
+from k2lib.notebook.widgets import LiveView, fault_buttons, live_text
+from k2lib.notebook.widgets.fault_buttons import BUTTONS
+from k2lib.notebook.widgets.live_figure import History, draw, live_figure, panels
+from k2lib.ops.alerts import Alert, Limits
+from k2lib.simulator.binance.market import Truth
+from k2lib.simulator.binance.offline import OfflineExchange
+from k2lib.venues.binance.hosts import binance
+
+NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
+HOSTS = ["ws://127.0.0.1:1", "ws://127.0.0.1:2"]
+
+
+def _symbol(name: str = "BTCUSDT", *, trades: int = 0, price: str = "65000") -> SymbolStatus:
+    tape = tuple(
+        TapeRow(NOON + timedelta(seconds=n), Decimal(price) + n, Decimal("0.5"), "BUY")
+        for n in range(trades)
+    )
+    last = tape[-1].price if tape else None
+    lag_s = 0.02 if tape else None
+    return SymbolStatus(name, trades=trades, lag_s=lag_s, last_price=last, tape=tape)
+
+
+def _status(*symbols: SymbolStatus, state: str = "live", after_s: float = 0) -> FeedStatus:
+    return FeedStatus(
+        at=NOON + timedelta(seconds=after_s),
+        exchange=OFFLINE,
+        state=state,
+        host=HOSTS[0] if state == "live" else None,
+        reason="cut" if state == "waiting" else "",
+        delay_s=1.5,
+        reconnects=2,
+        queue_depth=0,
+        queue_limit=0,
+        queue_waited_s=0.0,
+        dead_letters=0,
+        symbols=symbols,
+        hosts=(HostStatus(HOSTS[0], connected=True), HostStatus(HOSTS[1], breaker="half_open")),
+    )
+
+
+def _heard(*events: tuple[float, str, dict[str, object]]) -> list[Heard]:
+    return [Heard(at_s, Event(name, fields)) for at_s, name, fields in events]
+
+
+def test_a_history_has_a_fixed_length() -> None:
+    history = History(["BTCUSDT"], length=3)
+    for n in range(10):
+        history.add(_status(_symbol(trades=n + 1), after_s=n))
+    assert len(history) == len(history.times_ms()) == 3
+    assert list(history.series("BTCUSDT", "price")) == [65007, 65008, 65009]
+
+
+def test_a_symbol_has_no_lag_while_nothing_comes() -> None:
+    history = History(["BTCUSDT"], length=3)
+    for trades in (0, 1, 1):
+        history.add(_status(_symbol(trades=trades)))
+    assert list(np.isnan(history.series("BTCUSDT", "lag_ms"))) == [True, False, True]
+
+
+def test_a_frame_moves_every_line_and_the_window() -> None:
+    history = History(["BTCUSDT"], length=200)
+    figure = live_figure(OFFLINE, {"BTCUSDT": "USDT"})
+    for n in range(100):
+        history.add(_status(_symbol(trades=n + 1), after_s=n))
+    draw(figure, history, exchange=OFFLINE, window_s=60)
+    assert {len(trace.y) for trace in figure.data} == {100}
+    assert figure.layout.xaxis.range == (-60, 0) and figure.data[0].x[-1] == 0
+    assert figure.layout.title.text == "BINANCE_SIM until 12:01:39 UTC"
+
+
+def test_a_figure_has_room_for_four_symbols() -> None:
+    names = [f"A{n}USDT" for n in range(6)]
+    figure = live_figure(OFFLINE, dict.fromkeys(names, "USDT"))
+    assert len(figure.data) == 3 * len(panels(names)) == 12
+    assert "A3USDT, USDT" in str(figure.layout) and "A4USDT, USDT" not in str(figure.layout)
+
+
+@pytest.mark.parametrize(
+    ("state", "color", "told"),
+    [("live", live_text.GREEN, "live"), ("waiting", live_text.AMBER, "waiting 1.5 s: cut")],
+)
+def test_the_lamp_has_the_colour_of_the_state(state: str, color: str, told: str) -> None:
+    html = live_text.lamp(_status(_symbol(), state=state))
+    assert f'k2-lamp" style="color:{color}' in html and f">{told}<" in html
+    assert "breaker half open" in html
+
+
+def test_the_lamp_shows_a_problem_as_text_not_as_markup() -> None:
+    html = live_text.lamp(_status(_symbol()), problem="<b>no</b>")
+    assert "&lt;b&gt;no" in html and f"color:{live_text.RED}" in html
+
+
+def test_the_tape_has_the_newest_trades_of_all_symbols_first() -> None:
+    html = live_text.tape([_symbol(trades=30), _symbol("ETHUSDT", trades=40, price="3400")])
+    rows = html.split("<tr>")[1:]
+    assert len(rows) == live_text.TAPE_ROWS and "12:00:39.000" in rows[0] and "3,439" in rows[0]
+    assert "65,029" in html
+
+
+def test_alerts_that_fire_are_told() -> None:
+    alert = Alert("stream_stale", "BTCUSDT", firing=True, since=NOON, summary="no trade")
+    assert "<b>stream stale BTCUSDT</b> since 12:00:00" in live_text.alert_list([alert])
+    assert "no alert fires" in live_text.alert_list([])
+
+
+def test_spans_follow_connections_and_breakers_until_the_end() -> None:
+    heard = _heard(
+        (1.0, "connection_opened", {"host": HOSTS[0]}),
+        (2.0, "connection_lost", {"host": HOSTS[0], "reason": "cut"}),
+        (2.0, "breaker_changed", {"host": HOSTS[0], "state": "open"}),
+        (3.0, "connection_opened", {"host": HOSTS[1]}),
+        (9.0, "feed_stopped", {"reason": "closed"}),
+    )
+    found = feed_plots.spans(heard, HOSTS, until_s=10.0)
+    kept = found.filter(~found["state"].is_in(["none", "closed"])).rows()
+    assert kept == [
+        ("127.0.0.1:1 connection", "connected", 1.0, 2.0),
+        ("127.0.0.1:1 breaker", "open", 2.0, 10.0),
+        ("127.0.0.1:2 connection", "connected", 3.0, 9.0),
+    ]
+
+
+def test_a_rotation_ends_one_connection_and_not_the_other() -> None:
+    heard = _heard(
+        (1.0, "connection_opened", {"host": HOSTS[0]}),
+        (2.0, "connection_opened", {"host": HOSTS[1]}),
+        (2.5, "connection_rotated", {"old": HOSTS[0], "new": HOSTS[1], "reason": "silent"}),
+    )
+    found = feed_plots.spans(heard, HOSTS, until_s=4.0).filter(state="connected")
+    ends = dict(found.select("lane", "end_s").iter_rows())
+    assert ends == {"127.0.0.1:1 connection": 2.5, "127.0.0.1:2 connection": 4.0}
+
+
+def test_a_log_tells_when_alerts_fired_and_were_resolved() -> None:
+    now = [100.0]
+    with EventLog(limits=Limits(quiet_s=4.0), clock=lambda: now[0]) as log:
+        now[0] = 101.0
+        log.heard(Event("frames_refused", {"reason": "not_json", "count": 3}))
+        now[0] = 106.0
+        log.alerts.check()
+        [row] = log.alert_rows().rows(named=True)
+    assert (row["alert"], row["fired_s"], row["resolved_s"]) == ("dead_letters", 1.0, 6.0)
+
+
+def test_a_log_keeps_the_newest_events_and_not_the_noise() -> None:
+    with EventLog(most=2) as log:
+        for n in range(5):
+            log.heard(Event("reconnect_waiting", {"delay_s": float(n), "reason": "x"}))
+            log.heard(Event("frames_received", {"symbol": "BTCUSDT"}))
+    assert log.frame("reconnect_waiting")["delay_s"].to_list() == [3.0, 4.0]
+
+
+def test_the_offline_exchange_stands_in_where_the_venue_does_not_answer() -> None:
+    nowhere = binance(["ws://127.0.0.1:1"], ["http://127.0.0.1:1"])
+    with reachable_venue(["BTCUSDT"], venue=nowhere) as chosen:
+        assert chosen.exchange is not None and chosen.venue.exchange == OFFLINE
+        assert "http://127.0.0.1:1: " in repr(chosen)
+
+
+def test_a_venue_that_answers_is_taken() -> None:
+    with OfflineExchange(["BTCUSDT"]) as exchange:
+        there = offline_venue(exchange)
+        with reachable_venue(["BTCUSDT"], venue=there, within_s=60) as chosen:
+            assert chosen.exchange is None and chosen.venue is there
+
+
+@dataclass(frozen=True)
+class Healed:
+    """A view, and what it left."""
+
+    k2: K2
+    log: EventLog
+    view: LiveView
+    accounts: pl.DataFrame
+
+
+def absent_ids(log: EventLog) -> list[int]:
+    """Return how many ids the venue did not have, of each gap that closed."""
+    return [one.event.fields["absent"] for one in log.events("gap_closed")]
+
+
+@pytest.fixture(scope="module")
+def healed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Healed]:
+    """Run a view through a cut and a void, stopped and started on the way, until all is filled."""
+    home: Path = tmp_path_factory.mktemp("widgets") / "home"
+    with (
+        EventLog() as log,
+        OfflineExchange(["BTCUSDT"], rate=200, hosts=2) as exchange,
+        K2.open(home=home, commit_interval_s=0.5, on_event=log.heard) as k2,
+        Faults(exchange, on_event=log.heard) as faults,
+    ):
+        open_feed = partial(k2.feed, ["BTCUSDT"], venue=offline_venue(exchange))
+        with LiveView(open_feed, alerts=log.alerts, below=fault_buttons(faults)) as view:
+            wait_until(lambda: view.status().symbols[0].trades > 20)
+            faults.play([(0.0, "cut", {}), (0.1, "void", {"n": 5})])
+            wait_until(lambda: sum(absent_ids(log)) == 5)
+            view.stop()
+            stopped, made = view.status().state, exchange.truth("BTCUSDT").last_id
+            wait_until(lambda: exchange.truth("BTCUSDT").last_id > made)
+            view.start()
+            wait_until(lambda: view.status().symbols[0].gaps_closed)
+            assert stopped == "stopped"
+            truth = {"BTCUSDT": exchange.truth("BTCUSDT")}
+            last = {"BTCUSDT": truth["BTCUSDT"].last_id}
+            wait_until_healed(k2.engine, view.feed, last, alerts=log.alerts)
+            asyncio.run(view.wait(0.5))
+            view.stop()
+            k2.pipeline.settle()
+            accounts = account(k2.engine, truth, exchange=OFFLINE)
+            yield Healed(k2, log, view, accounts)
+
+
+@pytest.mark.slow
+def test_every_id_is_accounted_for_over_a_cut_and_a_restart(healed: Healed) -> None:
+    [row] = healed.accounts.rows(named=True)
+    assert row["made"] == row["in_lake"] > 100 and row["twice"] == row["invented"] == 0
+    assert row["never_made"] == row["listed_absent"] == 5
+
+
+@pytest.mark.slow
+def test_an_id_that_is_not_in_the_lake_does_not_pass(healed: Healed) -> None:
+    k2 = healed.k2
+    last = k2.contiguity()["last_id"][0]
+    more = {"BTCUSDT": Truth(0, last + 10, frozenset())}
+    [row] = account(k2.engine, more, exchange=OFFLINE).rows(named=True)
+    assert row["made"] - row["in_lake"] == 15
+    wanted, alerts = {"BTCUSDT": last + 10}, healed.log.alerts
+    with pytest.raises(TransientError, match=rf"not healed .* \[\('BTCUSDT', {last}, 0\)\]"):
+        wait_until_healed(k2.engine, healed.view.feed, wanted, alerts=alerts, within_s=0)
+
+
+@pytest.mark.slow
+def test_a_view_leaves_a_table_and_a_tape(healed: Healed) -> None:
+    table, tape = healed.view.table(), healed.view.tape(5)
+    assert table["symbol"].to_list() == ["BTCUSDT"] and table["trades"][0] > 0
+    assert len(tape) == 5 and tape["timestamp"].is_sorted(descending=True)
+
+
+@pytest.mark.slow
+def test_plots_show_what_happened(healed: Healed) -> None:
+    k2, log, view = healed.k2, healed.log, healed.view
+    hosts = draw_hosts(log, list(view.feed.venue.ws_urls))
+    assert {"connected", "attempt failed"} <= {trace.name for trace in hosts.data}
+    gaps = draw_gaps(k2.engine, log, exchange=OFFLINE, symbol="BTCUSDT")
+    assert len(gaps.layout.shapes) == len(log.events("gap_closed")) > 1
+    assert len(gaps.data[1].x) > 0
+
+
+def test_every_button_causes_its_fault() -> None:
+    told: list[Event] = []
+    with OfflineExchange(["BTCUSDT"]) as exchange, Faults(exchange, on_event=told.append) as faults:
+        row = fault_buttons(faults).children[0]
+        for button in row.children:
+            button.click()
+    assert [event.fields["fault"] for event in told] == [fault for _, fault, _, _ in BUTTONS]

@@ -1,0 +1,397 @@
+"""Metrics: what is told is counted, and what is scraped is what was counted."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import httpx2
+import numpy as np
+import prometheus_client
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from k2lib.errors import ConfigError
+from k2lib.events import Event
+from k2lib.ops.alerts import ALERT_NAMES, Alert
+from k2lib.ops.metrics import BatchHistogram, Metrics, MetricsServer
+
+BTC = {"symbol": "BTCUSDT"}
+GAP = {"exchange": "BINANCE_SIM", **BTC, "from_id": 5, "to_id": 9}
+
+SERVED = {
+    "k2_alerts_firing",
+    "k2_binance_backfilled_trades",
+    "k2_binance_breaker_state",
+    "k2_binance_connection_errors",
+    "k2_binance_connection_status",
+    "k2_binance_gaps_closed",
+    "k2_binance_gaps_noticed",
+    "k2_binance_gaps_open",
+    "k2_binance_lag_seconds",
+    "k2_binance_last_message_timestamp_seconds",
+    "k2_binance_message_errors",
+    "k2_binance_messages_received",
+    "k2_binance_queue_depth",
+    "k2_binance_queue_waited_seconds",
+    "k2_binance_reconnect_delay_seconds",
+    "k2_binance_reconnects",
+    "k2_binance_repeated",
+    "k2_dead_letters",
+    "k2_freshness_seconds",
+    "k2_sink_commit_seconds",
+    "k2_sink_doubles",
+    "k2_sink_lag_records",
+    "k2_sink_paused",
+    "k2_sink_rows",
+}
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def told(metrics: Metrics, name: str, **fields: object) -> Metrics:
+    metrics.heard(Event(name, fields))
+    return metrics
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"k2_{name}", labels)
+
+
+def scraped(url: str) -> dict[str, list[tuple[dict[str, str], float]]]:
+    text = httpx2.get(url, timeout=60).raise_for_status().text
+    samples: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            samples.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return samples
+
+
+def test_a_sink_that_works_again_is_not_paused(metrics: Metrics) -> None:
+    told(metrics, "sink_paused", table="t", reason="locked")
+    told(metrics, "sink_resumed", table="t")
+    assert value(metrics, "sink_paused", table="t") == 0
+
+
+def test_the_sinks_lag_is_what_kafka_has_beyond_it(metrics: Metrics) -> None:
+    told(metrics, "sink_lag_measured", table="t", records=17)
+    assert value(metrics, "sink_lag_records", table="t") == 17
+
+
+@pytest.mark.parametrize(
+    ("event", "fields", "name", "labels", "wanted"),
+    [
+        ("connection_opened", {"host": "a"}, "binance_connection_status", {"host": "a"}, 1),
+        (
+            "connection_lost",
+            {"host": "a", "reason": "cut"},
+            "binance_connection_errors_total",
+            {"host": "a", "kind": "lost"},
+            1,
+        ),
+        (
+            "connection_refused",
+            {"host": "a", "reason": "x", "status": None},
+            "binance_connection_errors_total",
+            {"host": "a", "kind": "refused"},
+            1,
+        ),
+        (
+            "connection_refused",
+            {"host": "a", "reason": "x", "status": 451},
+            "binance_connection_errors_total",
+            {"host": "a", "kind": "http_451"},
+            1,
+        ),
+        (
+            "connection_refused",
+            {"host": "a", "reason": "x", "status": 451},
+            "binance_connection_status",
+            {"host": "a"},
+            0,
+        ),
+        (
+            "reconnect_waiting",
+            {"delay_s": 7.5, "reason": "x"},
+            "binance_reconnect_delay_seconds",
+            {},
+            7.5,
+        ),
+        (
+            "frames_refused",
+            {"reason": "json", "count": 3},
+            "dead_letters_total",
+            {"source": "feed"},
+            3,
+        ),
+        (
+            "frames_refused",
+            {"reason": "json", "count": 3},
+            "binance_message_errors_total",
+            {"reason": "json"},
+            3,
+        ),
+        ("frames_repeated", {**BTC, "count": 4}, "binance_repeated_total", BTC, 4),
+        ("trades_backfilled", {**BTC, "count": 5}, "binance_backfilled_trades_total", BTC, 5),
+        (
+            "queue_measured",
+            {"depth": 6, "limit": 9, "waited_s": 0.5},
+            "binance_queue_depth",
+            {},
+            6,
+        ),
+        ("feed_lag_measured", {**BTC, "lag_s": 0.25}, "binance_lag_seconds", BTC, 0.25),
+        (
+            "batch_done",
+            {"table": "t", "added": 8, "doubles": 2},
+            "sink_rows_total",
+            {"table": "t"},
+            8,
+        ),
+        (
+            "batch_done",
+            {"table": "t", "added": 8, "doubles": 2},
+            "sink_doubles_total",
+            {"table": "t"},
+            2,
+        ),
+        (
+            "commit_done",
+            {"table": "t", "rows": 8, "seconds": 0.2},
+            "sink_commit_seconds_bucket",
+            {"table": "t", "le": "0.25"},
+            1,
+        ),
+        ("dead_letters_sent", {"table": "t", "count": 9}, "dead_letters_total", {"source": "t"}, 9),
+    ],
+)
+def test_an_event_is_counted(
+    metrics: Metrics,
+    event: str,
+    fields: dict[str, object],
+    name: str,
+    labels: dict[str, str],
+    wanted: float,
+) -> None:
+    assert value(told(metrics, event, **fields), name, **labels) == wanted
+
+
+def test_an_unknown_event_changes_nothing(metrics: Metrics) -> None:
+    before = prometheus_client.generate_latest(metrics.registry)
+    told(metrics, "maintenance_done", table="t")
+    assert prometheus_client.generate_latest(metrics.registry) == before
+
+
+def test_frames_are_counted_by_symbol_type_and_host_and_the_newest_is_shown(
+    metrics: Metrics,
+) -> None:
+    for last_us in (1_700_000_000_000_000, 1_700_000_001_500_000):
+        told(metrics, "frames_received", **BTC, type="trade", host="a", count=10, last_us=last_us)
+    of = {**BTC, "type": "trade"}
+    assert value(metrics, "binance_messages_received_total", **of, host="a") == 20
+    assert value(metrics, "binance_last_message_timestamp_seconds", **of) == 1_700_000_001.5
+
+
+def test_a_connection_after_a_lost_one_is_a_reconnect_and_the_first_is_not(
+    metrics: Metrics,
+) -> None:
+    told(metrics, "connection_opened", host="a")
+    assert value(metrics, "binance_reconnects_total", host="a") is None
+    told(metrics, "connection_lost", host="a", reason="cut")
+    told(metrics, "reconnect_waiting", delay_s=5.0, reason="every host failed")
+    told(metrics, "connection_opened", host="b")
+    assert value(metrics, "binance_connection_status", host="a") == 0
+    assert value(metrics, "binance_connection_status", host="b") == 1
+    assert value(metrics, "binance_reconnects_total", host="b") == 1
+    assert value(metrics, "binance_reconnect_delay_seconds") == 0
+
+
+def test_a_rotation_on_the_same_host_stays_connected_and_is_one_reconnect(
+    metrics: Metrics,
+) -> None:
+    told(metrics, "connection_opened", host="a")
+    told(metrics, "connection_opened", host="a")
+    told(metrics, "connection_rotated", old="a", new="a", reason="24 hours")
+    assert value(metrics, "binance_connection_status", host="a") == 1
+    assert value(metrics, "binance_reconnects_total", host="a") == 1
+    told(metrics, "connection_lost", host="a", reason="cut")
+    assert value(metrics, "binance_connection_status", host="a") == 0
+
+
+@pytest.mark.parametrize("end", ["feed_stopped", "feed_failed"])
+def test_the_end_of_the_feed_is_the_end_of_its_connections(metrics: Metrics, end: str) -> None:
+    told(metrics, "connection_opened", host="a")
+    told(metrics, end, reason="asked to")
+    assert value(metrics, "binance_connection_status", host="a") == 0
+    told(metrics, "connection_opened", host="a")
+    assert value(metrics, "binance_reconnects_total", host="a") is None
+
+
+def test_the_breaker_shows_its_three_states(metrics: Metrics) -> None:
+    shown = [
+        value(
+            told(metrics, "breaker_changed", host="a", state=state),
+            "binance_breaker_state",
+            host="a",
+        )
+        for state in ("open", "half_open", "closed")
+    ]
+    assert shown == [2, 1, 0]
+
+
+def test_a_gap_counts_once_however_often_it_is_told(metrics: Metrics) -> None:
+    for gap_id in ("g1", "g1", "g2"):
+        told(metrics, "gap_noticed", **GAP, gap_id=gap_id)
+    assert value(metrics, "binance_gaps_noticed_total", **BTC) == 2
+    assert value(metrics, "binance_gaps_open", **BTC) == 2
+    told(metrics, "gap_closed", **GAP, gap_id="g1", state="filled", filled=5, covered=0, absent=0)
+    told(
+        metrics,
+        "gap_closed",
+        **GAP,
+        gap_id="of before",
+        state="lost",
+        filled=0,
+        covered=0,
+        absent=5,
+    )
+    assert value(metrics, "binance_gaps_open", **BTC) == 1
+    assert value(metrics, "binance_gaps_closed_total", **BTC, state="filled") == 1
+    assert value(metrics, "binance_gaps_closed_total", **BTC, state="lost") == 1
+
+
+def test_waiting_adds_up_over_feeds_that_each_count_from_zero(metrics: Metrics) -> None:
+    for waited_s in (0.5, 2.0, 0.25):
+        told(metrics, "queue_measured", depth=0, limit=10, waited_s=waited_s)
+    assert value(metrics, "binance_queue_waited_seconds_total") == 2.25
+
+
+def test_redis_is_absent_until_something_is_told_of_it(metrics: Metrics) -> None:
+    assert value(metrics, "state_up") is None
+    assert value(told(metrics, "state_lost", reason="refused"), "state_up") == 0
+    assert value(told(metrics, "state_restored"), "state_up") == 1
+
+
+def test_a_sink_is_paused_until_its_next_batch(metrics: Metrics) -> None:
+    told(metrics, "sink_paused", table="t", reason="locked")
+    told(metrics, "sink_paused", table="t", reason="locked")
+    assert value(metrics, "sink_paused", table="t") == 1
+    told(metrics, "batch_done", table="other", added=1, doubles=0, dead_letters=0)
+    assert value(metrics, "sink_paused", table="t") == 1
+    told(metrics, "batch_done", table="t", added=1, doubles=0, dead_letters=0)
+    assert value(metrics, "sink_paused", table="t") == 0
+
+
+def test_alerts_are_shown_at_zero_before_any_fires(metrics: Metrics) -> None:
+    assert {name: value(metrics, "alerts_firing", alert=name) for name in ALERT_NAMES} == (
+        dict.fromkeys(ALERT_NAMES, 0)
+    )
+
+
+def test_alerts_that_fire_are_counted_by_name(metrics: Metrics) -> None:
+    since = datetime(2026, 3, 14, tzinfo=UTC)
+    for symbol in ("BTCUSDT", "ETHUSDT"):
+        metrics.alerted(Alert("stream_stale", symbol, True, since, ""))
+    assert value(metrics, "alerts_firing", alert="stream_stale") == 2
+    metrics.alerted(Alert("stream_stale", "BTCUSDT", False, since, "", since))
+    assert value(metrics, "alerts_firing", alert="stream_stale") == 1
+
+
+@pytest.mark.parametrize("seconds", [[0.2, 2.0, 90.0], np.array([0.2, 2.0, 90.0])])
+def test_freshness_takes_all_rows_of_a_batch(metrics: Metrics, seconds: object) -> None:
+    told(metrics, "rows_visible", table="trades_v2", seconds=seconds)
+    told(metrics, "rows_visible", table="trades_v2", seconds=2.5)
+    assert value(metrics, "freshness_seconds_count") == 4
+    assert value(metrics, "freshness_seconds_sum") == pytest.approx(94.7)
+    assert value(metrics, "freshness_seconds_bucket", le="2.0") == 2
+    assert value(metrics, "freshness_seconds_bucket", le="60.0") == 3
+
+
+@given(st.lists(st.floats(0, 20) | st.sampled_from([1.0, 5.0]), max_size=50))
+def test_a_batch_is_counted_as_its_values_one_by_one(values: list[float]) -> None:
+    registry = prometheus_client.CollectorRegistry()
+    theirs = prometheus_client.Histogram("a", "a", buckets=(1.0, 5.0, 10.0), registry=registry)
+    ours = BatchHistogram("b", "b", buckets=(1.0, 5.0, 10.0))
+    registry.register(ours)
+    ours.observe(values)
+    for one in values:
+        theirs.observe(one)
+    for le in ("1.0", "5.0", "10.0", "+Inf"):
+        labels = {"le": le}
+        assert registry.get_sample_value("a_bucket", labels) == registry.get_sample_value(
+            "b_bucket", labels
+        )
+
+
+def test_threads_lose_no_count(metrics: Metrics) -> None:
+    def tell() -> None:
+        for _ in range(500):
+            told(metrics, "frames_received", **BTC, type="trade", host="a", count=2, last_us=1)
+            told(metrics, "rows_visible", table="t", seconds=[1.0, 2.0])
+
+    threads = [threading.Thread(target=tell) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    of = {**BTC, "type": "trade", "host": "a"}
+    assert value(metrics, "binance_messages_received_total", **of) == 4000
+    assert value(metrics, "freshness_seconds_count") == 4000
+
+
+def test_two_objects_share_nothing_and_the_global_registry_stays_clean() -> None:
+    one, other = told(Metrics(), "connection_opened", host="a"), Metrics()
+    assert value(other, "binance_connection_status", host="a") is None
+    names = [family.name for family in prometheus_client.REGISTRY.collect()]
+    assert value(one, "binance_connection_status", host="a") == 1
+    assert not [name for name in names if name.startswith("k2_")]
+
+
+@pytest.fixture
+def server(metrics: Metrics) -> Iterator[MetricsServer]:
+    with MetricsServer(metrics, port=0) as server:
+        yield server
+
+
+def test_what_is_counted_is_served(metrics: Metrics, server: MetricsServer) -> None:
+    told(metrics, "frames_repeated", **BTC, count=7)
+    told(metrics, "rows_visible", table="t", seconds=[0.2, 0.3])
+    assert server.url.startswith("http://127.0.0.1:") and server.url.endswith("/metrics")
+    samples = scraped(server.url)
+    assert samples["k2_binance_repeated_total"] == [(BTC, 7.0)]
+    assert samples["k2_freshness_seconds_count"] == [({}, 2.0)]
+    assert ({"le": "+Inf"}, 2.0) in samples["k2_freshness_seconds_bucket"]
+    assert "k2_state_up" not in samples
+
+
+def test_every_name_that_is_promised_is_served(metrics: Metrics, server: MetricsServer) -> None:
+    families = {
+        family.name
+        for family in text_string_to_metric_families(httpx2.get(server.url, timeout=60).text)
+        if not family.name.endswith("_created")
+    }
+    assert {family.removesuffix("_total") for family in families} == SERVED
+
+
+def test_a_port_in_use_is_an_error_that_names_setting_and_port(
+    metrics: Metrics, server: MetricsServer
+) -> None:
+    port = httpx2.URL(server.url).port
+    assert port is not None
+    with pytest.raises(ConfigError, match=f"K2_METRICS_PORT={port}: .*in use"):
+        MetricsServer(metrics, port=port)
+
+
+def test_closing_frees_the_port(metrics: Metrics) -> None:
+    server = MetricsServer(metrics, port=0)
+    server.close()
+    server.close()
+    port = httpx2.URL(server.url).port
+    assert port is not None
+    with socket.create_server(("127.0.0.1", port)) as taken:
+        assert taken.getsockname()[1] == port

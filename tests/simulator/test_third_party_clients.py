@@ -1,0 +1,186 @@
+"""Clients that others wrote for Binance, unchanged but for the address, on the offline exchange."""
+
+import asyncio
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import pytest
+from support.exchange_clients import consecutive
+
+from k2lib.simulator.binance import OfflineExchange
+
+with warnings.catch_warnings():
+    # What these packages do while they are imported is not ours to mend.
+    warnings.simplefilter("ignore")
+    import binance
+    import ccxt.pro
+
+pytestmark = pytest.mark.slow
+PATIENCE_S = 60
+# So many trades may wait at a client: the machine may pause, and then they come all at once.
+WAITING = 100_000
+_T = TypeVar("_T")
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[OfflineExchange]:
+    with OfflineExchange(rate=200.0) as opened:
+        yield opened
+
+
+def run(work: Awaitable[_T]) -> _T:
+    """Run to the end, or fail when it takes too long."""
+
+    async def limited() -> _T:
+        async with asyncio.timeout(PATIENCE_S):
+            return await work
+
+    return asyncio.run(limited())
+
+
+@asynccontextmanager
+async def python_binance(exchange: OfflineExchange) -> AsyncIterator[Any]:
+    """Open a python-binance client of the exchange."""
+
+    class Client(binance.AsyncClient):
+        API_URL = exchange.rest_urls[0] + "/api"
+
+    client = await Client.create()
+    try:
+        yield client
+    finally:
+        await client.close_connection()
+
+
+@asynccontextmanager
+async def ccxt_pro(exchange: OfflineExchange) -> AsyncIterator[Any]:
+    """Open a ccxt.pro client of the exchange."""
+    rest, ws = exchange.rest_urls[0] + "/api/v3", exchange.ws_urls[0] + "/ws"
+    client = ccxt.pro.binance(
+        {
+            "urls": {"api": {"public": rest, "ws": {"spot": ws}}},
+            "options": {"fetchMarkets": {"types": ["spot"]}, "fetchCurrencies": False}
+            | {"tradesLimit": WAITING},
+            "newUpdates": True,
+        }
+    )
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def collected(
+    count: int, more: Callable[[], Awaitable[list[Any]]], *, name: str
+) -> list[int]:
+    """Call for more until so many rows are there, and return their ids."""
+    ids: list[int] = []
+    while len(ids) < count:
+        ids += [int(row[name]) for row in await more()]
+    return ids
+
+
+def test_python_binance_reads_the_markets(exchange: OfflineExchange) -> None:
+    async def symbols() -> list[str]:
+        async with python_binance(exchange) as client:
+            assert (await client.get_symbol_info("ETHUSDT"))["baseAsset"] == "ETH"
+            return [one["symbol"] for one in (await client.get_exchange_info())["symbols"]]
+
+    assert run(symbols()) == ["BTCUSDT", "ETHUSDT"]
+
+
+def test_python_binance_reads_trades(exchange: OfflineExchange) -> None:
+    async def ids() -> list[int]:
+        async with python_binance(exchange) as client:
+            recent = await client.get_recent_trades(symbol="BTCUSDT", limit=1)
+            first = recent[0]["id"] - 500
+            pages = [
+                await client.get_historical_trades(symbol="BTCUSDT", fromId=start, limit=200)
+                for start in (first, first + 200)
+            ]
+            return [row["id"] for page in pages for row in page]
+
+    found = run(ids())
+    assert len(found) == 400
+    assert consecutive(found)
+
+
+def test_python_binance_reads_aggregates_between_times(exchange: OfflineExchange) -> None:
+    async def rows() -> list[Any]:
+        async with python_binance(exchange) as client:
+            now = (await client.get_server_time())["serverTime"]
+            times = {"startTime": now - 20_000, "endTime": now - 10_000}
+            found = await client.get_aggregate_trades(symbol="BTCUSDT", limit=1000, **times)
+            assert all(times["startTime"] <= row["T"] <= times["endTime"] for row in found)
+            return list(found)
+
+    found = run(rows())
+    assert len(found) > 100
+    assert consecutive([number for row in found for number in range(row["f"], row["l"] + 1)])
+
+
+def test_python_binance_streams_trades(exchange: OfflineExchange) -> None:
+    async def ids() -> list[int]:
+        async with python_binance(exchange) as client:
+            manager = binance.BinanceSocketManager(client, max_queue_size=WAITING)
+            manager.STREAM_URL = exchange.ws_urls[0] + "/"
+            async with manager.trade_socket("BTCUSDT") as stream:
+                return [(await stream.recv())["t"] for _ in range(200)]
+
+    assert consecutive(run(ids()))
+
+
+def test_python_binance_streams_several_at_once(exchange: OfflineExchange) -> None:
+    async def names() -> set[str]:
+        async with python_binance(exchange) as client:
+            manager = binance.BinanceSocketManager(client, max_queue_size=WAITING)
+            manager.STREAM_URL = exchange.ws_urls[0] + "/"
+            wanted, came = {"btcusdt@trade", "ethusdt@aggTrade"}, set[str]()
+            async with manager.multiplex_socket(sorted(wanted)) as stream:
+                while not came >= wanted:
+                    came.add((await stream.recv())["stream"])
+            return came
+
+    assert run(names()) == {"btcusdt@trade", "ethusdt@aggTrade"}
+
+
+def test_ccxt_reads_the_markets(exchange: OfflineExchange) -> None:
+    async def markets() -> Any:
+        async with ccxt_pro(exchange) as client:
+            return await client.load_markets()
+
+    found = run(markets())
+    assert sorted(found) == ["BTC/USDT", "ETH/USDT"]
+    assert found["BTC/USDT"]["precision"]["price"] == 0.01
+    assert found["BTC/USDT"]["precision"]["amount"] == 1e-5
+
+
+def test_ccxt_reads_trades(exchange: OfflineExchange) -> None:
+    async def rows() -> list[Any]:
+        async with ccxt_pro(exchange) as client:
+            return list(await client.fetch_trades("BTC/USDT", limit=50))
+
+    found = run(rows())
+    assert consecutive([int(row["id"]) for row in found])
+    assert {row["side"] for row in found} <= {"buy", "sell"}
+
+
+def test_ccxt_streams_trades(exchange: OfflineExchange) -> None:
+    async def ids() -> list[int]:
+        async with ccxt_pro(exchange) as client:
+            return await collected(200, lambda: client.watch_trades("BTC/USDT"), name="id")
+
+    assert consecutive(run(ids()))
+
+
+def test_ccxt_streams_two_symbols_over_one_connection(exchange: OfflineExchange) -> None:
+    async def symbols() -> set[str]:
+        pairs, came = ["BTC/USDT", "ETH/USDT"], set[str]()
+        async with ccxt_pro(exchange) as client:
+            while not came >= set(pairs):
+                came |= {row["symbol"] for row in await client.watch_trades_for_symbols(pairs)}
+        return came
+
+    assert run(symbols()) == {"BTC/USDT", "ETH/USDT"}

@@ -1,0 +1,227 @@
+"""REST over hosts that fail, refuse and limit: one answer, or one clear error."""
+
+import json
+import threading
+import time
+
+import pytest
+from support.fake_clock import FakeClock
+from support.rest_hosts import Answer, RestHost, asking, refusal
+
+from k2lib.events import Event
+from k2lib.venues.binance.rest import (
+    NotOfferedError,
+    Rest,
+    RestRefusedError,
+    RestUnavailableError,
+    clock_offset_s,
+)
+
+TRADES = "/api/v3/historicalTrades"
+AGGREGATES = "/api/v3/aggTrades"
+USED = "X-MBX-USED-WEIGHT-1M"
+
+
+def ask(rest: Rest, path: str = TRADES, weight: int = 1) -> str:
+    """Return who answered."""
+    return rest.get(path, {"symbol": "BTCUSDT"}, weight=weight).host
+
+
+def test_the_first_host_answers_in_microseconds() -> None:
+    first, second = RestHost(Answer(body=b"[1]")), RestHost()
+    with asking(first, second) as rest:
+        reply = rest.get(TRADES, {"symbol": "BTCUSDT", "fromId": 5}, weight=25)
+    assert (reply.body, reply.host, reply.exchange) == (b"[1]", first.url, None)
+    assert first.asked == [(TRADES, {"symbol": "BTCUSDT", "fromId": "5"})]
+    assert first.headers[0]["X-MBX-TIME-UNIT"] == "MICROSECOND"
+    assert second.asked == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Answer(500),
+        Answer(503),
+        Answer(302, headers={"Location": "http://127.0.0.1:1/"}),
+        Answer(429),
+        Answer(418),
+        Answer(403),
+        Answer(451),
+        Answer(404),
+        Answer(400, b"<html>"),
+        Answer(400, b'{"code":"\xff"}'),
+        refusal(-1003),
+        refusal(-1007, status=408),
+        Answer(200, b"no gzip", {"Content-Encoding": "gzip"}),
+        Answer(hangs_up=True),
+    ],
+)
+def test_another_host_answers_where_one_does_not(bad: Answer) -> None:
+    first, second = RestHost(bad), RestHost()
+    with asking(first, second) as rest:
+        assert ask(rest) == second.url
+
+
+def test_nobody_at_the_address_is_told_with_a_reason() -> None:
+    events: list[Event] = []
+    first, second = RestHost(), RestHost(Answer(hangs_up=True))
+    with asking(first) as rest:
+        gone = first.url
+    with asking(second, events=events) as rest, pytest.raises(RestUnavailableError) as told:
+        ask(rest)
+    assert second.url in str(told.value) and gone != second.url
+    assert [event.name for event in events] == ["rest_failed"]
+    assert len(second.asked) == 2
+
+
+def test_three_failures_open_the_breaker_for_its_rest() -> None:
+    host, clock = RestHost(Answer(500)), FakeClock()
+    with asking(host, clock=clock) as rest:
+        for _ in range(3):
+            with pytest.raises(RestUnavailableError, match="HTTP 500"):
+                ask(rest)
+        with pytest.raises(RestUnavailableError, match=f"{host.url}: HTTP 500") as told:
+            ask(rest)
+        assert (len(host.asked), told.value.wait_s) == (3, 30.0)
+        clock.advance(30.0)
+        with pytest.raises(RestUnavailableError, match="HTTP 500"):
+            ask(rest)
+
+
+@pytest.mark.parametrize(
+    ("headers", "rest_s"),
+    [({"Retry-After": "7"}, 7.0), ({}, 60.0), ({"Retry-After": "\u00b2"}, 60.0)],
+)
+@pytest.mark.parametrize("status", [429, 418])
+def test_a_limited_host_rests_as_long_as_it_asks(
+    status: int, headers: dict[str, str], rest_s: float
+) -> None:
+    host, clock = RestHost(Answer(status, headers=headers), Answer()), FakeClock()
+    with asking(host, clock=clock) as rest:
+        for _ in range(2):
+            with pytest.raises(RestUnavailableError) as told:
+                ask(rest)
+            assert told.value.wait_s == rest_s
+        assert len(host.asked) == 1
+        clock.advance(rest_s)
+        assert ask(rest) == host.url
+
+
+@pytest.mark.parametrize("status", [403, 451])
+def test_a_host_that_bans_us_is_not_asked_again(status: int) -> None:
+    host, clock = RestHost(Answer(status)), FakeClock()
+    with asking(host, clock=clock) as rest:
+        for _ in range(2):
+            with pytest.raises(RestUnavailableError, match=f"{host.url}: HTTP {status}"):
+                ask(rest)
+            clock.advance(100_000.0)
+    assert len(host.asked) == 1
+
+
+def test_a_path_that_a_host_does_not_have_is_remembered() -> None:
+    first = RestHost(by_path={TRADES: Answer(404)})
+    second = RestHost()
+    with asking(first, second) as rest:
+        assert [ask(rest), ask(rest)] == [second.url] * 2
+        assert ask(rest, AGGREGATES) == first.url
+    assert first.paths == [TRADES, AGGREGATES]
+
+
+def test_what_no_host_offers_is_not_asked_for_again() -> None:
+    first, second = RestHost(Answer(404)), RestHost(Answer(404))
+    with asking(first, second) as rest:
+        for _ in range(2):
+            with pytest.raises(NotOfferedError, match=f"{TRADES} is offered by none"):
+                ask(rest)
+    assert len(first.asked) == len(second.asked) == 1
+
+
+def test_a_path_may_be_offered_later() -> None:
+    clock = FakeClock()
+    host = RestHost(Answer(404), Answer(body=b"[]"))
+    with asking(host, clock=clock, offer_again_s=60.0) as rest:
+        with pytest.raises(NotOfferedError):
+            ask(rest)
+        clock.advance(59)
+        with pytest.raises(NotOfferedError):
+            ask(rest)
+        clock.advance(1)
+        assert ask(rest) == host.url
+    assert len(host.asked) == 2
+
+
+def test_a_host_that_is_down_may_still_offer_it() -> None:
+    with (
+        asking(RestHost(Answer(500)), RestHost(Answer(404))) as rest,
+        pytest.raises(RestUnavailableError),
+    ):
+        ask(rest)
+
+
+def test_a_refused_question_is_asked_of_no_other_host() -> None:
+    first, second = RestHost(refusal(-1121, "Invalid symbol.")), RestHost()
+    told = rf"{TRADES}: HTTP 400, Invalid symbol\. \(code -1121\)"
+    with asking(first, second) as rest, pytest.raises(RestRefusedError, match=told):
+        ask(rest)
+    assert second.asked == []
+
+
+def waits_until_stopped(rest: Rest, stop: threading.Event, weight: int) -> bool:
+    """Say whether a question of this weight waits, and ends as soon as it is to stop."""
+    told: list[str] = []
+
+    def wait() -> None:
+        try:
+            told.append(ask(rest, weight=weight))
+        except RestUnavailableError as exc:
+            told.append(str(exc))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join(0.1)
+    waited, began = thread.is_alive(), time.monotonic()
+    stop.set()
+    thread.join()
+    assert time.monotonic() - began < 30.0
+    return waited and told == ["stopped"]
+
+
+def test_the_used_weight_that_a_host_tells_is_believed() -> None:
+    host, stop = RestHost(Answer(headers={USED: "4990"}), Answer()), threading.Event()
+    with asking(host, clock=FakeClock(), stop=stop) as rest:
+        assert ask(rest) == ask(rest, weight=10)
+        assert waits_until_stopped(rest, stop, 1)
+    assert len(host.asked) == 2
+
+
+def test_the_weight_is_free_again_after_a_minute() -> None:
+    host, clock = RestHost(Answer(headers={USED: "4990"}), Answer()), FakeClock()
+    with asking(host, clock=clock) as rest:
+        ask(rest)
+        clock.advance(60.0)
+        assert ask(rest, weight=25) == host.url
+
+
+def test_a_stop_ends_the_wait_for_weight_at_once() -> None:
+    host, stop = RestHost(), threading.Event()
+    with asking(host, clock=FakeClock(), stop=stop) as rest:
+        ask(rest, weight=5000)
+        assert waits_until_stopped(rest, stop, 1)
+    assert len(host.asked) == 1
+
+
+def test_a_host_of_another_exchange_is_banned() -> None:
+    named = {"X-K2-Exchange": "BINANCE_SIM"}
+    first, second = RestHost(Answer(headers=named), Answer(500)), RestHost()
+    with asking(first, second) as rest:
+        assert rest.get(TRADES, {}, weight=1).exchange == "BINANCE_SIM"
+        with pytest.raises(RestUnavailableError, match="this is BINANCE, not BINANCE_SIM"):
+            ask(rest)
+        assert set(rest.hosts.banned) == {second.url}
+
+
+def test_the_clocks_distance_is_told_in_seconds() -> None:
+    body = json.dumps({"serverTime": 1_770_000_000_000_000}).encode()
+    times = iter([1_770_000_001.0, 1_770_000_003.0])
+    with asking(RestHost(Answer(body=body))) as rest:
+        assert clock_offset_s(rest, now=lambda: next(times)) == pytest.approx(2.0)
