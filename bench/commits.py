@@ -23,12 +23,12 @@ from k2lib.events import Event
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.iceberg.writer import TableWriter
-from k2lib.kafka.consumer import Place
+from k2lib.kafka.consumer import TopicPartition
 from k2lib.schema.records import TRADE
 from k2lib.settings import Settings
 
 ROWS = 1000
-PLACE = Place("market.equities.trades.asx_sim", 0)
+PLACE = TopicPartition("market.equities.trades.asx_sim", 0)
 EVERY = timedelta(seconds=2)
 WINDOW = 100
 SYMBOLS = np.array(["BHP", "CBA", "MWR", "RIO", "WBC"])

@@ -15,7 +15,7 @@ import pyarrow as pa
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.iceberg.writer import TableWriter
-from k2lib.kafka.consumer import Place
+from k2lib.kafka.consumer import TopicPartition
 from k2lib.settings import Settings
 from k2lib.venues.binance.instruments import FALLBACK
 from k2lib.venues.binance.rows import TradeColumns, trade_rows
@@ -27,7 +27,7 @@ ROWS_A_DAY: Final = 2_000_000
 # Of these rows, a commit's file is as large as those that compaction makes.
 ROWS_A_COMMIT: Final = 1_000_000
 FIRST_DAY: Final = date(2026, 1, 5)
-PLACE: Final = Place("market.crypto.trades.binance_sim", 0)
+PLACE: Final = TopicPartition("market.crypto.trades.binance_sim", 0)
 LOG: Final = "generated/0"
 DAY_US: Final = 24 * 3600 * 1_000_000
 FIRST_US: Final = int(datetime.combine(FIRST_DAY, datetime.min.time(), UTC).timestamp()) * 1_000_000

@@ -12,7 +12,7 @@ from k2lib.iceberg.sink_threads import make_sinks, run_sinks
 from k2lib.iceberg.tables import TABLES, open_catalog
 from k2lib.kafka.cluster import Cluster, read_properties
 from k2lib.kafka.connect import RemoteKafka
-from k2lib.kafka.source import LogSource, attach
+from k2lib.kafka.source import KafkaSource, attach
 from k2lib.lifecycle import Closing, interrupts_held
 from k2lib.load.asx import load_asx
 from k2lib.load.report import LoadReport
@@ -300,7 +300,7 @@ class K2(Reads, Closing):
         """Read dividends, splits and mergers of a reference folder; they are not stored."""
         return read_corporate_actions(Path(reference))
 
-    def find_log(self) -> LogSource:
+    def find_log(self) -> KafkaSource:
         """Find the log that goes with the lake: what runs here, or where its writer lives.
 
         Raises:
@@ -312,7 +312,7 @@ class K2(Reads, Closing):
             return attach(self.settings.home)
         if self._reading is None:
             self._reading = RemoteKafka(self.kafka.cluster, self.kafka.registry_url)
-        return LogSource(self._reading.cluster, self._reading.registry.text)
+        return KafkaSource(self._reading.cluster, self._reading.registry.text)
 
     def close(self) -> None:
         """Wait until the tables have what was written, then end everything that was started."""

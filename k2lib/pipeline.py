@@ -16,11 +16,11 @@ from k2lib.iceberg.sink_threads import LOOK_AGAIN_S, SinkThreads, make_sinks
 from k2lib.iceberg.tables import TABLES, check_schema, load_table
 from k2lib.iceberg.unread import unread
 from k2lib.iceberg.writer import CATALOG_ERRORS
-from k2lib.kafka.cluster import Cluster, logs_of
+from k2lib.kafka.cluster import Cluster, log_ids
 from k2lib.kafka.connect import RECORD_OVERHEAD_BYTES, open_kafka
-from k2lib.kafka.consumer import Place, TopicReader
+from k2lib.kafka.consumer import TopicConsumer, TopicPartition
 from k2lib.kafka.producer import FLUSH_S, SLICE_ROWS, BatchProducer
-from k2lib.kafka.source import LogSource
+from k2lib.kafka.source import KafkaSource
 from k2lib.kafka.topics import DEAD_LETTERS, topic_kind
 from k2lib.lifecycle import Closing
 from k2lib.schema.records import RecordSchema
@@ -29,7 +29,7 @@ from k2lib.settings import Settings
 STALLED_S: Final = 30.0
 TABLE_OF: Final = {spec.kind: spec for spec in TABLES.values()}
 
-Ends = Mapping[Place, int]
+Ends = Mapping[TopicPartition, int]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Pipeline(Closing):
         self._producer = BatchProducer(
             self.cluster, self._kafka.registry, client=self._kafka.client
         )
-        self._watch = TopicReader(self.cluster)
+        self._watch = TopicConsumer(self.cluster)
         self._admin = self.cluster.admin()
         self._topics: set[str] = set()
         self._window: Ends = {}
@@ -116,9 +116,9 @@ class Pipeline(Closing):
                     self._follow(topic)
 
     @property
-    def log(self) -> LogSource:
+    def log(self) -> KafkaSource:
         """Where readers in this process find what was produced."""
-        return LogSource(self.cluster, self._kafka.registry.text)
+        return KafkaSource(self.cluster, self._kafka.registry.text)
 
     def flush(self, timeout_s: float = FLUSH_S) -> None:
         """Wait until Kafka has everything produced so far.
@@ -223,16 +223,18 @@ class Pipeline(Closing):
         finally:
             self._sinks.hurry(False)
 
-    def _still_missing(self, ends: Ends, before: dict[Place, int]) -> dict[Place, int]:
+    def _still_missing(
+        self, ends: Ends, before: dict[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
         """Return what is missing, or what was while the catalog or Kafka do not answer."""
         try:
             return self._missing(ends)
         except (TransientError, *CATALOG_ERRORS):
             return before
 
-    def _missing(self, ends: Ends) -> dict[Place, int]:
+    def _missing(self, ends: Ends) -> dict[TopicPartition, int]:
         """Return how many records of each partition the tables do not have yet."""
-        logs = logs_of(self.cluster, self._admin, {place.topic for place in ends})
+        logs = log_ids(self.cluster, self._admin, {place.topic for place in ends})
         tables = {TABLE_OF[topic_kind(place.topic) or ""].name for place in ends}
         offsets = {
             name: read_offsets(table) if (table := load_table(self._catalog, name)) else {}
@@ -253,7 +255,7 @@ class Pipeline(Closing):
         self._on_event(event)
 
 
-def _table(place: Place) -> str:
+def _table(place: TopicPartition) -> str:
     return TABLE_OF[topic_kind(place.topic) or ""].name
 
 
@@ -274,7 +276,7 @@ def _parts(
         yield part, size
 
 
-def _told(missing: Mapping[Place, int], stalled_s: float) -> str:
+def _told(missing: Mapping[TopicPartition, int], stalled_s: float) -> str:
     places = ", ".join(
         f"{count} records of {place.topic} partition {place.partition}"
         for place, count in missing.items()

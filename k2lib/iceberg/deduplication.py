@@ -1,4 +1,4 @@
-"""Doubles: rows that the table has already, or twice in one batch; the first one stored stays."""
+"""Deduplication: drop rows that the table has already, or twice in one batch; the first stays."""
 
 from datetime import datetime
 from typing import Any, Final
@@ -23,7 +23,7 @@ INSTRUMENT: Final = ["exchange", "symbol"]
 BOUNDS: Final = ["source_sequence", "timestamp"]
 
 
-class Doubles:
+class Deduplicator:
     """Looks for doubles where there can be any: not among what is newer than all the table has.
 
     A venue's counter, or else its clock, is part of a record's identity, so a record above the

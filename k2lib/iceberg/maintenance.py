@@ -13,7 +13,7 @@ from pyiceberg.table.update.snapshot import ExpireSnapshots
 from k2lib.errors import StaleWriterError
 from k2lib.events import Event, OnEvent, log_event
 from k2lib.iceberg.compaction import FAN_IN, LiveFiles, Merge, compact, offset_lineage, plan, total
-from k2lib.iceberg.orphan_files import Sweep, Swept
+from k2lib.iceberg.orphan_files import OrphanFileCleaner, OrphanFileResult
 from k2lib.iceberg.tables import TableSpec
 from k2lib.iceberg.writer import QuickTransaction
 
@@ -151,7 +151,7 @@ class Maintenance:
         self._now = now
         self._on_event = on_event
         self._files = LiveFiles()
-        self._sweep = Sweep(state)
+        self._sweep = OrphanFileCleaner(state)
         self._commits = 0
         self._swept_at: datetime | None = None
 
@@ -173,7 +173,7 @@ class Maintenance:
             fan_in = CATCHING_UP_FAN_IN if catching_up else FAN_IN
             merge = self._merge(table, fan_in=fan_in) if due else Merge()
             tags, expired = self._retain(table, unneeded=UNNEEDED) if due else ((), 0)
-            swept = self._sweep_now(table) if self._sweep_is_due() else Swept()
+            swept = self._sweep_now(table) if self._sweep_is_due() else OrphanFileResult()
             self._tell(_report(self._spec.name, merge, swept, tags=tags, expired=expired))
         return table
 
@@ -218,7 +218,7 @@ class Maintenance:
     def _sweep_is_due(self) -> bool:
         return self._swept_at is None or self._now() - self._swept_at >= SWEEP_EVERY
 
-    def _sweep_now(self, table: Table) -> Swept:
+    def _sweep_now(self, table: Table) -> OrphanFileResult:
         self._swept_at = self._now()
         return self._sweep.run(table, self._swept_at)
 
@@ -230,7 +230,7 @@ class Maintenance:
 
 
 def _report(
-    table: str, merge: Merge, swept: Swept, *, tags: tuple[str, ...], expired: int
+    table: str, merge: Merge, swept: OrphanFileResult, *, tags: tuple[str, ...], expired: int
 ) -> MaintenanceReport:
     return MaintenanceReport(
         table=table,

@@ -28,7 +28,7 @@ FAR_OFF_US: Final = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class StoredFile:
+class PlannedFile:
     """What a manifest says of one data file.
 
     Attributes:
@@ -68,8 +68,8 @@ class PlanCache:
 
     def __init__(self, limit: int = 64) -> None:
         self._limit = limit
-        self._plans: OrderedDict[tuple[object, ...], list[StoredFile]] = OrderedDict()
-        self._manifests: dict[UUID, dict[str, list[StoredFile]]] = {}
+        self._plans: OrderedDict[tuple[object, ...], list[PlannedFile]] = OrderedDict()
+        self._manifests: dict[UUID, dict[str, list[PlannedFile]]] = {}
         self._lock = threading.Lock()
 
     def files(
@@ -89,7 +89,7 @@ class PlanCache:
         *,
         row_filter: BooleanExpression = ALL_ROWS,
         snapshot_id: int | None = None,
-    ) -> list[StoredFile]:
+    ) -> list[PlannedFile]:
         """Return what `stored_files` returns, planned at most once."""
         at = newest_snapshot_id(table) if snapshot_id is None else snapshot_id
         key = (table.metadata.table_uuid, at, str(row_filter))
@@ -105,7 +105,7 @@ class PlanCache:
                 self._plans.popitem(last=False)
             return self._plans[key]
 
-    def _listed(self, table: Table, snapshot_id: int | None) -> list[StoredFile]:
+    def _listed(self, table: Table, snapshot_id: int | None) -> list[PlannedFile]:
         snapshot = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
         manifests = [] if snapshot is None else snapshot.manifests(table.io)
         if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
@@ -148,7 +148,7 @@ def stored_files(
     *,
     row_filter: BooleanExpression = ALL_ROWS,
     snapshot_id: int | None = None,
-) -> list[StoredFile]:
+) -> list[PlannedFile]:
     """Return what the manifests say of the files of `planned_files`, sorted by path.
 
     Raises:
@@ -197,7 +197,7 @@ def _deletes_error(table: Table) -> QueryError:
     )
 
 
-def _stored(table: Table, file: DataFile) -> StoredFile:
+def _stored(table: Table, file: DataFile) -> PlannedFile:
     path = _as_path(file.file_path)
     names = [field.name for field in table.specs()[file.spec_id].fields]
     exchange = file.partition[names.index("exchange")] if "exchange" in names else None
@@ -208,7 +208,7 @@ def _stored(table: Table, file: DataFile) -> StoredFile:
             bounds[name] = [_bound(side, field) for side in (file.lower_bounds, file.upper_bounds)]
     oldest, newest = bounds.get("timestamp", (None, None))
     first, last = bounds.get("symbol", (None, None))
-    return StoredFile(
+    return PlannedFile(
         path,
         file.record_count,
         exchange,

@@ -7,13 +7,13 @@ from typing import Final
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 
-from k2lib.kafka.consumer import Place
+from k2lib.kafka.consumer import TopicPartition
 
 SUMMARY_KEY: Final = "k2.offsets"
 EMBEDDED: Final = "embedded-"
 
 Range = tuple[int, int]
-Offsets = dict[str, dict[Place, Range]]
+Offsets = dict[str, dict[TopicPartition, Range]]
 
 
 def read_offsets(table: Table, snapshot: Snapshot | None = None) -> Offsets:
@@ -35,7 +35,7 @@ def parse(text: str) -> Offsets:
     """Read the JSON of a summary."""
     return {
         log: {
-            Place(topic, int(partition)): (start, end)
+            TopicPartition(topic, int(partition)): (start, end)
             for topic, partitions in topics.items()
             for partition, (start, end) in partitions.items()
         }
@@ -52,7 +52,9 @@ def render(offsets: Offsets) -> str:
     return json.dumps(told, separators=(",", ":"))
 
 
-def advance(offsets: Offsets, logs: Mapping[str, str], read: Mapping[Place, Range]) -> Offsets:
+def advance(
+    offsets: Offsets, logs: Mapping[str, str], read: Mapping[TopicPartition, Range]
+) -> Offsets:
     """Return the offsets after a commit of what was `read`: [start, end) of each partition read.
 
     Args:
@@ -69,7 +71,7 @@ def advance(offsets: Offsets, logs: Mapping[str, str], read: Mapping[Place, Rang
     return after
 
 
-def end_of(offsets: Offsets, log: str, place: Place) -> int | None:
+def end_of(offsets: Offsets, log: str, place: TopicPartition) -> int | None:
     """Return the next offset to read, None where the table never read this partition."""
     reached = offsets.get(log, {}).get(place)
     return None if reached is None else reached[1]

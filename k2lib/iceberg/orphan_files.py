@@ -22,7 +22,7 @@ _SUFFIXES: Final = (".parquet", ".orc", ".avro", ".metadata.json", ".puffin", ".
 
 
 @dataclass(frozen=True)
-class Swept:
+class OrphanFileResult:
     """What a sweep deleted, what waits for its time, and which live files are not on the disk.
 
     Nothing is deleted while a file is missing: the listing cannot be trusted then.
@@ -52,30 +52,30 @@ def overdue(
     }
 
 
-class Sweep:
+class OrphanFileCleaner:
     """One table's sweep; what it saw stands in a file, so a new process goes on with it."""
 
     def __init__(self, state: Path) -> None:
         self._state = state
         self._named: dict[str, frozenset[str]] = {}
 
-    def run(self, table: Table, now: datetime) -> Swept:
+    def run(self, table: Table, now: datetime) -> OrphanFileResult:
         """List, compare with what the kept snapshots need, and delete what is overdue."""
         listed = _list(table)
         fresh = table.catalog.load_table(table.name())
         try:
             needed = self._needed(fresh)
         except FileNotFoundError as exc:
-            return Swept(missing=(str(exc),))
+            return OrphanFileResult(missing=(str(exc),))
         if missing := sorted(_below(fresh, needed) - listed.keys()):
-            return Swept(missing=tuple(missing))
+            return OrphanFileResult(missing=tuple(missing))
         idle = listed.keys() - needed - _keys(_logged(fresh.metadata))
         first_seen = still_unneeded(idle, _read(self._state), now)
         gone = overdue(first_seen, {path: info.mtime for path, info in listed.items()}, now)
         _delete(table, gone)
         _write(self._state, {path: at for path, at in first_seen.items() if path not in gone})
         size = sum(listed[path].size for path in gone)
-        return Swept(len(gone), size, len(first_seen) - len(gone))
+        return OrphanFileResult(len(gone), size, len(first_seen) - len(gone))
 
     def _needed(self, table: Table) -> set[str]:
         snapshots = table.snapshots()

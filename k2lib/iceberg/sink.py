@@ -13,11 +13,11 @@ from pyiceberg.catalog import Catalog
 from k2lib.errors import DeliveryError, TransientError, reason_of
 from k2lib.events import Event, OnEvent, log_event
 from k2lib.iceberg.maintenance import Maintenance
-from k2lib.iceberg.sink_session import Session
+from k2lib.iceberg.sink_session import SinkSession
 from k2lib.iceberg.tables import TableSpec, ensure_table
 from k2lib.iceberg.writer import CATALOG_ERRORS, TableWriter
 from k2lib.kafka.cluster import Cluster
-from k2lib.kafka.consumer import MESSAGES, TopicReader
+from k2lib.kafka.consumer import MESSAGES, TopicConsumer
 from k2lib.kafka.registry import Registry
 from k2lib.locks import Lock, try_lock
 
@@ -96,8 +96,8 @@ class Sink:
         upkeep = Maintenance(
             self.spec, state=state, now=self._now, on_event=self._on_event
         ).after_commit
-        with TopicReader(self._cluster) as reader:
-            session = Session(
+        with TopicConsumer(self._cluster) as reader:
+            session = SinkSession(
                 self.spec,
                 writer,
                 reader,
@@ -109,7 +109,7 @@ class Sink:
             self._feed(session, stop, lambda more: upkeep(writer.table, catching_up=more))
 
     def _feed(
-        self, session: Session, stop: threading.Event, after_commit: Callable[[bool], object]
+        self, session: SinkSession, stop: threading.Event, after_commit: Callable[[bool], object]
     ) -> None:
         looked, began = float("-inf"), time.monotonic()
         while not stop.is_set():
@@ -134,7 +134,7 @@ class Sink:
     def _tell(self, name: str, **fields: object) -> None:
         self._on_event(Event(name, {"table": self.spec.name, **fields}))
 
-    def _is_due(self, session: Session, *, idle: bool) -> bool:
+    def _is_due(self, session: SinkSession, *, idle: bool) -> bool:
         waited_s = time.monotonic() - session.pending.since
         full = session.pending.n_messages >= self._max_rows
         early = self.early.is_set() and waited_s >= EARLY_S

@@ -13,8 +13,8 @@ from k2lib.events import Event, OnEvent
 from k2lib.iceberg.offsets import Range
 from k2lib.iceberg.tables import TableSpec
 from k2lib.iceberg.writer import TableWriter
-from k2lib.kafka.cluster import Cluster, logs_of, topics_of
-from k2lib.kafka.consumer import Messages, Place, TopicReader
+from k2lib.kafka.cluster import Cluster, list_topics, log_ids
+from k2lib.kafka.consumer import ConsumerRecords, TopicConsumer, TopicPartition
 from k2lib.kafka.producer import BatchProducer
 from k2lib.kafka.registry import Registry
 from k2lib.kafka.topics import DEAD_LETTERS, GAPS, topic_kind
@@ -24,31 +24,31 @@ from k2lib.schema.records import DEAD_LETTER
 
 
 @dataclass
-class Pending:
+class PendingCommit:
     """What was read and is not yet in the table."""
 
     rows: list[pa.Table] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
-    read: dict[Place, Range] = field(default_factory=dict)
+    read: dict[TopicPartition, Range] = field(default_factory=dict)
     n_messages: int = 0
     since: float = 0.0
 
 
-class Session:
+class SinkSession:
     """Where a sink stands: the next offset of every partition, what is pending, the last commit."""
 
     def __init__(
         self,
         spec: TableSpec,
         writer: TableWriter,
-        reader: TopicReader,
+        reader: TopicConsumer,
         *,
         cluster: Cluster,
         registry: Registry,
         accept_loss: bool,
         on_event: OnEvent,
     ) -> None:
-        self.pending = Pending()
+        self.pending = PendingCommit()
         self.commit_began = float("-inf")
         self._spec = spec
         self._writer = writer
@@ -58,7 +58,7 @@ class Session:
         self._accept_loss = accept_loss
         self._on_event = on_event
         self._admin = cluster.admin()
-        self._next: dict[Place, int] = {}
+        self._next: dict[TopicPartition, int] = {}
         self._logs: dict[str, str] = {}
         self._letters: BatchProducer | None = None
 
@@ -69,8 +69,8 @@ class Session:
             LossError: the log no longer has, or does not yet have, the offset to begin at.
             TransientError: a topic was deleted and made again: begin again, at its first offset.
         """
-        topics = [t for t in topics_of(self._admin) if topic_kind(t) == self._spec.kind]
-        logs = logs_of(self._cluster, self._admin, topics)
+        topics = [t for t in list_topics(self._admin) if topic_kind(t) == self._spec.kind]
+        logs = log_ids(self._cluster, self._admin, topics)
         self._check_logs(logs)
         self._logs |= logs
         places = [place for topic in topics for place in self._reader.partitions(topic)]
@@ -100,7 +100,7 @@ class Session:
         Raises:
             StaleWriterError, TransientError: as `TableWriter.append`.
         """
-        done, self.pending = self.pending, Pending()
+        done, self.pending = self.pending, PendingCommit()
         self.commit_began = time.monotonic()
         self._tell("batch_read", messages=done.n_messages)
         if done.letters:
@@ -124,7 +124,7 @@ class Session:
                     self.commit()
                 raise TransientError(f"{topic} was deleted and made again: it is now {logs[topic]}")
 
-    def _decode(self, messages: Messages) -> None:
+    def _decode(self, messages: ConsumerRecords) -> None:
         rows, refused = decode(messages.values, self._spec.schema, writer=self._registry.text)
         self.pending.rows.append(rows)
         if refused and self._spec.kind in (DEAD_LETTERS.split(".")[1], GAPS.split(".")[1]):
@@ -135,7 +135,7 @@ class Session:
             )
         self.pending.letters += [_letter(messages, one) for one in refused]
 
-    def _start(self, place: Place) -> int:
+    def _start(self, place: TopicPartition) -> int:
         """Return the offset to begin at: where the table ends, in a new log the first there is."""
         low, high = self._reader.watermarks(place)
         end = self._writer.end_of(self._logs[place.topic], place)
@@ -151,7 +151,7 @@ class Session:
             self.pending.read[place] = (low, low)
         return max(end, low)
 
-    def _lost(self, place: Place, end: int, low: int) -> None:
+    def _lost(self, place: TopicPartition, end: int, low: int) -> None:
         if not self._accept_loss:
             raise LossError(
                 f"{place.topic} partition {place.partition}: offsets {end} to {low - 1} left the "
@@ -173,7 +173,7 @@ class Session:
         self._on_event(Event(name, {"table": self._spec.name, **fields}))
 
 
-def _letter(messages: Messages, refused: Refused) -> DeadLetter:
+def _letter(messages: ConsumerRecords, refused: Refused) -> DeadLetter:
     place, offset = messages.position(refused.index)
     raw = messages.values[refused.index] or b""
     return DeadLetter(

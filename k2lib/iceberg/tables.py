@@ -206,7 +206,7 @@ LOCATION: Final = text(
 )
 
 
-class Loaded:
+class TableCache:
     """The tables loaded last; threads may ask."""
 
     def __init__(self, catalog: Catalog) -> None:

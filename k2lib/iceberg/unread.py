@@ -8,8 +8,8 @@ import pyarrow as pa
 from pyiceberg.table import Table
 
 from k2lib.iceberg.offsets import end_of, read_offsets
-from k2lib.kafka.cluster import Cluster, logs_of, topics_of
-from k2lib.kafka.consumer import Place, TopicReader
+from k2lib.kafka.cluster import Cluster, list_topics, log_ids
+from k2lib.kafka.consumer import TopicConsumer, TopicPartition
 from k2lib.kafka.registry import Registry
 from k2lib.schema.codec import decode
 from k2lib.schema.records import RecordSchema
@@ -30,11 +30,11 @@ def unread(
         TransientError: Kafka does not answer, or the offset to begin at has left the log.
     """
     admin = cluster.admin()
-    if topic not in topics_of(admin):
+    if topic not in list_topics(admin):
         return schema.arrow.empty_table()
-    log = logs_of(cluster, admin, [topic])[topic]
+    log = log_ids(cluster, admin, [topic])[topic]
     read_up_to = read_offsets(table) if table is not None else {}
-    with TopicReader(cluster) as reader:
+    with TopicConsumer(cluster) as reader:
         marks = {place: reader.watermarks(place) for place in reader.partitions(topic)}
         starts = {
             place: low if (end := end_of(read_up_to, log, place)) is None else end
@@ -47,7 +47,10 @@ def unread(
 
 
 def _read(
-    reader: TopicReader, left: Mapping[Place, int], schema: RecordSchema, registry: Registry
+    reader: TopicConsumer,
+    left: Mapping[TopicPartition, int],
+    schema: RecordSchema,
+    registry: Registry,
 ) -> list[pa.Table]:
     parts = []
     heard = time.monotonic()

@@ -21,10 +21,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from k2lib.errors import ConfigError, StaleWriterError, TransientError
 from k2lib.events import Event, OnEvent
-from k2lib.iceberg.deduplication import Doubles
+from k2lib.iceberg.deduplication import Deduplicator
 from k2lib.iceberg.offsets import SUMMARY_KEY, Range, advance, end_of, read_offsets, render
 from k2lib.iceberg.tables import TableSpec
-from k2lib.kafka.consumer import Place
+from k2lib.kafka.consumer import TopicPartition
 
 
 class QuickTransaction(Transaction):
@@ -146,14 +146,16 @@ class TableWriter:
         self.table = table
         self._spec = spec
         self._on_event = on_event
-        self._doubles = Doubles(table, spec)
+        self._doubles = Deduplicator(table, spec)
         self._ends = read_offsets(table)
 
-    def end_of(self, log: str, place: Place) -> int | None:
+    def end_of(self, log: str, place: TopicPartition) -> int | None:
         """Return the next offset to read, None where the table never read this partition."""
         return end_of(self._ends, log, place)
 
-    def append(self, rows: pa.Table, read: Mapping[Place, Range], logs: Mapping[str, str]) -> int:
+    def append(
+        self, rows: pa.Table, read: Mapping[TopicPartition, Range], logs: Mapping[str, str]
+    ) -> int:
         """Commit the rows that the table does not have, with the offsets they end at.
 
         Args:

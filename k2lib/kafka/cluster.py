@@ -44,7 +44,7 @@ class Cluster:
             ) from exc
 
 
-def topics_of(admin: AdminClient, *, timeout_s: float = TIMEOUT_S) -> list[str]:
+def list_topics(admin: AdminClient, *, timeout_s: float = TIMEOUT_S) -> list[str]:
     """Return the names of all topics.
 
     Raises:
@@ -56,7 +56,7 @@ def topics_of(admin: AdminClient, *, timeout_s: float = TIMEOUT_S) -> list[str]:
         raise TransientError(f"Kafka does not answer: {exc.args[0].str()}") from exc
 
 
-def logs_of(cluster: Cluster, admin: AdminClient, topics: Iterable[str]) -> dict[str, str]:
+def log_ids(cluster: Cluster, admin: AdminClient, topics: Iterable[str]) -> dict[str, str]:
     """Return the log of each topic: `<cluster id>/<topic id>`, or the embedded broker's.
 
     Raises:

@@ -5,14 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from confluent_kafka import (
-    Consumer,
-    IsolationLevel,
-    KafkaError,
-    KafkaException,
-    Message,
-    TopicPartition,
-)
+import confluent_kafka
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from k2lib.errors import TransientError
@@ -36,7 +30,7 @@ GATHER_S: Final = 0.005
 EMBEDDED_WAIT_MS: Final = 10
 
 
-class Place(NamedTuple):
+class TopicPartition(NamedTuple):
     """A partition of a topic."""
 
     topic: str
@@ -44,25 +38,27 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Messages:
-    """Messages as read: their values in order, and the offsets to read next."""
+class ConsumerRecords:
+    """ConsumerRecords as read: their values in order, and the offsets to read next."""
 
     values: list[bytes | None]
-    ends: dict[Place, int]
+    ends: dict[TopicPartition, int]
     raw: list[Message]
 
-    def positions(self) -> list[tuple[Place, int]]:
+    def positions(self) -> list[tuple[TopicPartition, int]]:
         """Return where each message stood."""
         places = {tuple(place): place for place in self.ends}
         return [(places[m.topic(), m.partition()], m.offset() or 0) for m in self.raw]
 
-    def position(self, index: int) -> tuple[Place, int]:
+    def position(self, index: int) -> tuple[TopicPartition, int]:
         """Return where a message stood."""
         message = self.raw[index]
-        return Place(message.topic() or "", message.partition() or 0), message.offset() or 0
+        return TopicPartition(
+            message.topic() or "", message.partition() or 0
+        ), message.offset() or 0
 
 
-class TopicReader(Closing):
+class TopicConsumer(Closing):
     """Reads the partitions assigned to it, each from its own offset."""
 
     def __init__(self, cluster: Cluster, *, follows: bool = False) -> None:
@@ -78,7 +74,7 @@ class TopicReader(Closing):
             options["fetch.wait.max.ms"] = EMBEDDED_WAIT_MS
         self._client = Consumer(cluster.client() | OPTIONS | options)
 
-    def watermarks(self, place: Place) -> tuple[int, int]:
+    def watermarks(self, place: TopicPartition) -> tuple[int, int]:
         """Return the first offset kept and the offset the next record will get.
 
         A topic just made has partitions that nobody leads for a moment: that is waited for.
@@ -86,7 +82,7 @@ class TopicReader(Closing):
         Raises:
             TransientError: Kafka does not tell them.
         """
-        asked = TopicPartition(place.topic, place.partition)
+        asked = confluent_kafka.TopicPartition(place.topic, place.partition)
         until = time.monotonic() + TIMEOUT_S
         while True:
             try:
@@ -98,7 +94,7 @@ class TopicReader(Closing):
                     raise TransientError(f"{place.topic}: no watermarks: {error.str()}") from exc
             time.sleep(ASK_AGAIN_S)
 
-    def partitions(self, topic: str) -> list[Place]:
+    def partitions(self, topic: str) -> list[TopicPartition]:
         """Return the partitions of a topic."""
         try:
             found = self._client.list_topics(topic, timeout=TIMEOUT_S).topics[topic]
@@ -106,13 +102,15 @@ class TopicReader(Closing):
             raise TransientError(f"{topic}: no partitions: {exc.args[0].str()}") from exc
         if found.error is not None:
             raise TransientError(f"{topic}: no partitions: {found.error.str()}")
-        return [Place(topic, number) for number in sorted(found.partitions)]
+        return [TopicPartition(topic, number) for number in sorted(found.partitions)]
 
-    def assign(self, starts: Mapping[Place, int]) -> None:
+    def assign(self, starts: Mapping[TopicPartition, int]) -> None:
         """Read these partitions from these offsets, and nothing else."""
-        self._client.assign([TopicPartition(*place, offset) for place, offset in starts.items()])
+        self._client.assign(
+            [confluent_kafka.TopicPartition(*place, offset) for place, offset in starts.items()]
+        )
 
-    def read(self, timeout_s: float, *, limit: int = MESSAGES) -> Messages:
+    def read(self, timeout_s: float, *, limit: int = MESSAGES) -> ConsumerRecords:
         """Return what has arrived, at most `limit` messages, waiting `timeout_s` for the first.
 
         Raises:
@@ -125,12 +123,12 @@ class TopicReader(Closing):
             messages = [message for message in messages if message.error() is None]
         last: dict[Any, Any] = {(m.topic(), m.partition()): m.offset() for m in messages}
         ends |= {
-            Place(*place): max(offset + 1, ends.get(Place(*place), 0))
+            TopicPartition(*place): max(offset + 1, ends.get(TopicPartition(*place), 0))
             for place, offset in last.items()
         }
-        return Messages([message.value() for message in messages], ends, messages)
+        return ConsumerRecords([message.value() for message in messages], ends, messages)
 
-    def gather(self, timeout_s: float, *, limit: int = MESSAGES) -> Messages:
+    def gather(self, timeout_s: float, *, limit: int = MESSAGES) -> ConsumerRecords:
         """Return what has arrived, a few milliseconds of it, so that it is decoded together.
 
         Raises:
@@ -140,12 +138,16 @@ class TopicReader(Closing):
         if not first.ends:
             return first
         more = self.read(GATHER_S, limit=limit)
-        return Messages(first.values + more.values, first.ends | more.ends, first.raw + more.raw)
+        return ConsumerRecords(
+            first.values + more.values, first.ends | more.ends, first.raw + more.raw
+        )
 
-    def lag(self, ends: Mapping[Place, int]) -> int:
+    def lag(self, ends: Mapping[TopicPartition, int]) -> int:
         """Return how many records lie beyond these offsets, as the last answers of Kafka told."""
         marks = {
-            place: self._client.get_watermark_offsets(TopicPartition(*place), cached=True)
+            place: self._client.get_watermark_offsets(
+                confluent_kafka.TopicPartition(*place), cached=True
+            )
             for place in ends
         }
         return sum(max(0, marks[place][1] - end) for place, end in ends.items())
@@ -155,8 +157,8 @@ class TopicReader(Closing):
         self._client.close()
 
 
-def _end(told: Message) -> tuple[Place, int]:
-    place = Place(told.topic() or "", told.partition() or 0)
+def _end(told: Message) -> tuple[TopicPartition, int]:
+    place = TopicPartition(told.topic() or "", told.partition() or 0)
     error = told.error()
     if error is None or error.code() != KafkaError._PARTITION_EOF:
         reason = "" if error is None else error.str()
@@ -167,14 +169,14 @@ def _end(told: Message) -> tuple[Place, int]:
 ANSWER_S: Final = 1.0
 
 
-class Marks:
+class HighWatermarks:
     """Asks a cluster for high watermarks: two short requests, however many partitions."""
 
     def __init__(self, cluster: Cluster, *, timeout_s: float = ANSWER_S) -> None:
         self._admin = cluster.admin()
         self._timeout_s = timeout_s
 
-    def ends(self, wanted: Callable[[str], bool]) -> dict[Place, int]:
+    def ends(self, wanted: Callable[[str], bool]) -> dict[TopicPartition, int]:
         """Return the offset that the next record of each partition of the wanted topics will get.
 
         Raises:
@@ -183,7 +185,7 @@ class Marks:
         try:
             topics = self._admin.list_topics(timeout=self._timeout_s).topics
             places = [
-                TopicPartition(name, number)
+                confluent_kafka.TopicPartition(name, number)
                 for name, told in topics.items()
                 if wanted(name)
                 for number in told.partitions
@@ -192,10 +194,13 @@ class Marks:
         except KafkaException as exc:
             raise TransientError(f"Kafka does not answer: {exc.args[0].str()}") from exc
 
-    def _ends(self, places: list[TopicPartition]) -> dict[Place, int]:
+    def _ends(self, places: list[confluent_kafka.TopicPartition]) -> dict[TopicPartition, int]:
         told = self._admin.list_offsets(
             {place: OffsetSpec.latest() for place in places},  # type: ignore[no-untyped-call]
             isolation_level=IsolationLevel.READ_COMMITTED,
             request_timeout=self._timeout_s,
         )
-        return {Place(one.topic, one.partition): end.result().offset for one, end in told.items()}
+        return {
+            TopicPartition(one.topic, one.partition): end.result().offset
+            for one, end in told.items()
+        }

@@ -16,17 +16,17 @@ KAFKA_PORT: Final = 9092
 
 
 @dataclass(frozen=True)
-class LogSource:
+class KafkaSource:
     """A cluster, and the Avro texts of its schema ids."""
 
     cluster: Cluster
     schema_text: Callable[[int], str] = field(compare=False)
 
 
-FindLog = Callable[[], LogSource]
+FindLog = Callable[[], KafkaSource]
 
 
-def no_log() -> LogSource:
+def no_log() -> KafkaSource:
     """Say that there is none.
 
     Raises:
@@ -40,7 +40,7 @@ def embedded_path(home: Path) -> Path:
     return home / "run" / "embedded.json"
 
 
-def attach(home: Path) -> LogSource:
+def attach(home: Path) -> KafkaSource:
     """Find the embedded broker of a home's writer, in whatever process it lives.
 
     Raises:
@@ -50,7 +50,7 @@ def attach(home: Path) -> LogSource:
     if told is None or not _lives(told["pid"]) or not answers(told["bootstrap"]):
         raise TransientError("no process writes this home: the lake is all there is")
     cluster = Cluster(told["bootstrap"], embedded_log=told["log"])
-    return LogSource(cluster, _texts_told(home))
+    return KafkaSource(cluster, _texts_told(home))
 
 
 def answers(bootstrap: str, *, timeout_s: float = CONNECT_S) -> bool:

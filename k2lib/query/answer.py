@@ -9,9 +9,9 @@ import polars as pl
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from k2lib.errors import QueryError
-from k2lib.kafka.consumer import Place
+from k2lib.kafka.consumer import TopicPartition
 
-EndsByLog = Mapping[str, Mapping[Place, int]]
+EndsByLog = Mapping[str, Mapping[TopicPartition, int]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class CompleteTo:
     snapshot_id: int | None = None
     offsets: EndsByLog = field(default_factory=dict)
     time: datetime | None = None
-    times: Mapping[Place, datetime] = field(default_factory=dict)
+    times: Mapping[TopicPartition, datetime] = field(default_factory=dict)
     log: bool = False
     tail_rows: int = 0
     behind: int | None = 0
@@ -57,7 +57,7 @@ class CompleteTo:
         }
 
 
-def by_topic(ends: Mapping[Place, int]) -> dict[str, dict[str, int]]:
+def by_topic(ends: Mapping[TopicPartition, int]) -> dict[str, dict[str, int]]:
     """Return offsets as the tables' summaries name them: by topic, then partition."""
     told: dict[str, dict[str, int]] = {}
     for place, end in sorted(ends.items()):

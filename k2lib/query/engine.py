@@ -14,8 +14,8 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import BooleanExpression
 
 from k2lib.errors import QueryError
-from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, StoredFile
-from k2lib.iceberg.tables import Loaded
+from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile
+from k2lib.iceberg.tables import TableCache
 from k2lib.kafka.source import FindLog, no_log
 from k2lib.lifecycle import Closing
 from k2lib.query.answer import Answer, Params, fetch_frame, first_lines
@@ -75,7 +75,7 @@ class Engine(Closing):
         self._guard = guard
         plans = PlanCache()
         self._lock = threading.Lock()
-        self._tails = Tails(Loaded(catalog).table, find_log)
+        self._tails = Tails(TableCache(catalog).table, find_log)
         self._connection = duckdb.connect()
         for statement in (*SETTINGS, *(() if guard is None else guard.settings)):
             self._connection.execute(statement)
@@ -272,7 +272,7 @@ class Engine(Closing):
         rows = of_instrument(seen.rows, wanted)
         files = self._stored.files_of(seen, wanted)
 
-        def lake_sql(some: Sequence[StoredFile]) -> str:
+        def lake_sql(some: Sequence[PlannedFile]) -> str:
             return f"SELECT * FROM ({self._stored.sql(seen, some)}) WHERE {wanted.where_sql}"
 
         parts = (lake_sql(files), *_tail_sql(seen, rows, f" WHERE {wanted.where_sql}"))

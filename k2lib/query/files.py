@@ -8,7 +8,7 @@ from typing import Final
 import polars as pl
 from pyiceberg.expressions import BooleanExpression
 
-from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, StoredFile, table_sql, text_sql
+from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile, table_sql, text_sql
 from k2lib.query.request import NAMED_AT_MOST, Span, Wanted
 from k2lib.query.sql import nothing_sql
 from k2lib.query.table_state import EPOCH, Seen
@@ -35,13 +35,13 @@ class Stored:
         self._fetch = fetch
         self._known: dict[tuple[object, ...], list[str]] = {}
 
-    def files(self, seen: Seen, *, row_filter: BooleanExpression = ALL_ROWS) -> list[StoredFile]:
+    def files(self, seen: Seen, *, row_filter: BooleanExpression = ALL_ROWS) -> list[PlannedFile]:
         """Return the files that can have rows of the filter."""
         if seen.table is None:
             return []
         return self._plans.stored(seen.table, row_filter=row_filter, snapshot_id=seen.snapshot_id)
 
-    def files_of(self, seen: Seen, wanted: Wanted) -> list[StoredFile]:
+    def files_of(self, seen: Seen, wanted: Wanted) -> list[PlannedFile]:
         """Return the files that can have rows of an instrument in a span.
 
         Chosen from all of them: to plan anew for each question takes more than to answer some.
@@ -52,11 +52,11 @@ class Stored:
             if file.can_have(wanted.symbol, wanted.exchange)
         ]
 
-    def files_within(self, seen: Seen, span: Span) -> list[StoredFile]:
+    def files_within(self, seen: Seen, span: Span) -> list[PlannedFile]:
         """Return the files that can have rows in a span."""
         return [file for file in self.files(seen) if file.is_within(span.start, span.end)]
 
-    def sql(self, seen: Seen, files: Sequence[StoredFile]) -> str:
+    def sql(self, seen: Seen, files: Sequence[PlannedFile]) -> str:
         """Return the SELECT over some files of a table."""
         if seen.table is None:
             return nothing_sql(seen.complete_to.table)
@@ -85,7 +85,7 @@ class Stored:
     def _look_for_venues(self, seen: Seen, symbol: str) -> list[str]:
         """Each file is of one exchange: a row of the symbol in any of its files is enough."""
         files = [file for file in self.files(seen) if file.can_have(symbol, None)]
-        by_exchange: dict[str | None, list[StoredFile]] = {}
+        by_exchange: dict[str | None, list[PlannedFile]] = {}
         for file in sorted(files, key=lambda file: file.newest_us, reverse=True):
             by_exchange.setdefault(file.exchange, []).append(file)
         found: set[str] = set()
@@ -97,7 +97,7 @@ class Stored:
                 found.add(exchange)
         return sorted(found)
 
-    def _has(self, seen: Seen, files: Sequence[StoredFile], symbol: str) -> bool:
+    def _has(self, seen: Seen, files: Sequence[PlannedFile], symbol: str) -> bool:
         """Look into one file, then into eight times as many, since DuckDB opens all it is given."""
         begin, count = 0, 1
         while begin < len(files):
@@ -114,10 +114,10 @@ GROWTH: Final = 8
 MICROSECOND: Final = timedelta(microseconds=1)
 
 # Files, and a time beyond which the files left out have no row; None where none is left out.
-Step = tuple[Sequence[StoredFile], int | None]
+Step = tuple[Sequence[PlannedFile], int | None]
 
 
-def from_newest(files: Sequence[StoredFile], since_us: int | None) -> Iterator[Step]:
+def from_newest(files: Sequence[PlannedFile], since_us: int | None) -> Iterator[Step]:
     """Yield more and more files, those of the newest rows first.
 
     Args:
@@ -129,7 +129,7 @@ def from_newest(files: Sequence[StoredFile], since_us: int | None) -> Iterator[S
         yield ordered[:count], ordered[count].newest_us if count < len(ordered) else None
 
 
-def from_oldest(files: Sequence[StoredFile]) -> Iterator[Step]:
+def from_oldest(files: Sequence[PlannedFile]) -> Iterator[Step]:
     """Yield more and more files, those of the oldest rows first."""
     ordered = sorted(files, key=lambda file: file.oldest_us)
     for count in _counts(ordered):
@@ -155,7 +155,7 @@ def _time_us(frame: pl.DataFrame, row: int) -> int:
     return time // MICROSECOND
 
 
-def _counts(files: Sequence[StoredFile]) -> Iterator[int]:
+def _counts(files: Sequence[PlannedFile]) -> Iterator[int]:
     """So many files that their rows grow eightfold: all of it reads little more than the last."""
     rows, enough = 0, FIRST_ROWS
     for number, file in enumerate(files, start=1):

@@ -16,7 +16,7 @@ from duckdb import DuckDBPyConnection
 from pyiceberg.table import Table
 
 from k2lib.errors import QueryError
-from k2lib.iceberg.manifests import PlanCache, StoredFile, relation_sql, table_sql, text_sql
+from k2lib.iceberg.manifests import PlanCache, PlannedFile, relation_sql, table_sql, text_sql
 from k2lib.iceberg.tables import ORDER, TABLES
 from k2lib.query.answer import Answer, CompleteTo
 from k2lib.query.request import Key, Span, Wanted
@@ -114,11 +114,11 @@ class Selection(Rows):
 
     exchange: str
     columns: Sequence[str]
-    files: Sequence[StoredFile]
-    lake_sql: Callable[[Sequence[StoredFile]], str]
+    files: Sequence[PlannedFile]
+    lake_sql: Callable[[Sequence[PlannedFile]], str]
     after: Key | None = None
 
-    def within(self, files: Sequence[StoredFile]) -> "Selection":
+    def within(self, files: Sequence[PlannedFile]) -> "Selection":
         """Return it without the lake's other files."""
         return replace(self, files=files, parts=(self.lake_sql(files), *self.parts[1:]))
 

@@ -13,9 +13,9 @@ from pyiceberg.table import Table
 from k2lib.errors import K2Error, TransientError
 from k2lib.iceberg.tables import TABLES, TableSpec
 from k2lib.iceberg.writer import CATALOG_ERRORS
-from k2lib.kafka.cluster import logs_of, topics_of
-from k2lib.kafka.consumer import Marks, Messages, Place, TopicReader
-from k2lib.kafka.source import FindLog, LogSource, answers, no_log
+from k2lib.kafka.cluster import list_topics, log_ids
+from k2lib.kafka.consumer import ConsumerRecords, HighWatermarks, TopicConsumer, TopicPartition
+from k2lib.kafka.source import FindLog, KafkaSource, answers, no_log
 from k2lib.kafka.topics import topic_kind
 from k2lib.lifecycle import Closing
 from k2lib.query.answer import CompleteTo
@@ -45,7 +45,7 @@ class Tail(Closing):
     def __init__(
         self,
         spec: TableSpec,
-        source: LogSource,
+        source: KafkaSource,
         load: LoadTable,
         *,
         times: NewestTimes,
@@ -75,7 +75,7 @@ class Tail(Closing):
         self._problem: str | None = None
         self._silent_until = time.monotonic() + RETRY_S
         self._asked = time.monotonic()
-        self._marks = Marks(source.cluster)
+        self._marks = HighWatermarks(source.cluster)
         self._thread = threading.Thread(target=self._run, name=f"tail-{spec.name}", daemon=True)
         self._thread.start()
 
@@ -223,7 +223,7 @@ class Tail(Closing):
         self._check_answers()
         standing = Standing.of(self._load())
         self._lake_newest = self._times.of(standing)
-        with TopicReader(self.source.cluster, follows=True) as reader:
+        with TopicConsumer(self.source.cluster, follows=True) as reader:
             held = Held(self._spec, standing)
             self._follow(reader, held)
             with self._changed:
@@ -233,7 +233,7 @@ class Tail(Closing):
                 self._changed.notify_all()
             self._read(reader, held)
 
-    def _read(self, reader: TopicReader, held: Held) -> None:
+    def _read(self, reader: TopicConsumer, held: Held) -> None:
         looked = pruned = time.monotonic()
         while not (self._stop.is_set() or self._again or self._is_idle()):
             now = time.monotonic()
@@ -249,7 +249,7 @@ class Tail(Closing):
             else:
                 self._append(held, reader.gather(POLL_S))
 
-    def _append(self, held: Held, messages: Messages) -> None:
+    def _append(self, held: Held, messages: ConsumerRecords) -> None:
         if not messages.ends:
             return
         rows, refused = decode(messages.values, self._spec.schema, writer=self.source.schema_text)
@@ -267,10 +267,10 @@ class Tail(Closing):
             if not held.advance(Standing.of(self._load())):
                 self._begin_again()
 
-    def _follow(self, reader: TopicReader, held: Held) -> None:
+    def _follow(self, reader: TopicConsumer, held: Held) -> None:
         admin = self.source.cluster.admin()
-        topics = [topic for topic in topics_of(admin) if self._feeds(topic)]
-        logs = logs_of(self.source.cluster, admin, topics)
+        topics = [topic for topic in list_topics(admin) if self._feeds(topic)]
+        logs = log_ids(self.source.cluster, admin, topics)
         with self._changed:
             if any(logs.get(place.topic) != one.log for place, one in held.reached.items()):
                 self._begin_again()  # a topic was deleted, or made again
@@ -290,9 +290,9 @@ def _behind(marks: Ends, ends: Ends) -> int:
     return sum(max(0, high - ends.get(place, 0)) for place, high in marks.items())
 
 
-def _offsets(held: Held) -> dict[str, dict[Place, int]]:
+def _offsets(held: Held) -> dict[str, dict[TopicPartition, int]]:
     """Return how far lake and tail together have each log."""
-    told: dict[str, dict[Place, int]] = {
+    told: dict[str, dict[TopicPartition, int]] = {
         log: {place: end for place, (_, end) in places.items()}
         for log, places in held.standing.offsets.items()
     }
@@ -371,7 +371,7 @@ class Tails(Closing):
                 tail = self._tails[name] = self._start(name, source)
             return tail
 
-    def _start(self, name: str, source: LogSource) -> Tail:
+    def _start(self, name: str, source: KafkaSource) -> Tail:
         return Tail(TABLES[name], source, lambda: self._load(name), times=self._times)
 
     def _end_all(self) -> None:

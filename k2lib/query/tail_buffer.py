@@ -17,7 +17,7 @@ from k2lib.iceberg.deduplication import BOUNDS, INSTRUMENT, stored_ids, suspecte
 from k2lib.iceberg.manifests import planned_files, table_sql, text_sql
 from k2lib.iceberg.offsets import end_of
 from k2lib.iceberg.tables import TableSpec
-from k2lib.kafka.consumer import Place
+from k2lib.kafka.consumer import TopicPartition
 from k2lib.lifecycle import Closing
 from k2lib.query.table_state import EPOCH, EVENT_TIMES, Standing, step
 
@@ -68,7 +68,7 @@ class Reach:
         return EPOCH + timedelta(microseconds=self.newest_us)
 
 
-Ends = Mapping[Place, int]
+Ends = Mapping[TopicPartition, int]
 NEWEST_SCHEMA: Final[dict[str, Any]] = {
     "exchange": pl.String,
     "symbol": pl.String,
@@ -88,12 +88,12 @@ class Held(Closing):
 
     spec: TableSpec
     standing: Standing
-    reached: dict[Place, Reach] = field(default_factory=dict)
+    reached: dict[TopicPartition, Reach] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._batches: list[Batch] = []
         self._nothing = self.spec.schema.arrow.empty_table()
-        self._numbers: dict[Place, int] = {}
+        self._numbers: dict[TopicPartition, int] = {}
         self._connection = duckdb.connect(config={"threads": 1})
         self._connection.execute("SET TimeZone = 'UTC'")
         self._newest = pl.DataFrame(schema=NEWEST_SCHEMA)
@@ -105,11 +105,11 @@ class Held(Closing):
         """Whether no row is held."""
         return not self._batches
 
-    def ends(self) -> dict[Place, int]:
+    def ends(self) -> dict[TopicPartition, int]:
         """Return the offset before which every record is held or in the snapshot."""
         return {place: max(one.end, self._stored(place)) for place, one in self.reached.items()}
 
-    def follow(self, place: Place, log: str, low: int, high: int) -> None:
+    def follow(self, place: TopicPartition, log: str, low: int, high: int) -> None:
         """Begin to hold a partition, from the snapshot's offset, or the first one kept.
 
         Raises:
@@ -134,7 +134,7 @@ class Held(Closing):
                 return f"{where}: {stored} to {one.start - 1} left the log before the lake had them"
         return None
 
-    def append(self, rows: pa.Table, at: list[tuple[Place, int]], ends: Ends) -> None:
+    def append(self, rows: pa.Table, at: list[tuple[TopicPartition, int]], ends: Ends) -> None:
         """Take rows that were read, with where each stood; and how far reading has come."""
         if at:
             places = np.array([self._numbers[place] for place, _ in at], np.int64)
@@ -181,7 +181,7 @@ class Held(Closing):
         self._batches, self._rows = [], None
         self._connection.close()
 
-    def _stored(self, place: Place) -> int:
+    def _stored(self, place: TopicPartition) -> int:
         return end_of(self.standing.offsets, self.reached[place].log, place) or 0
 
     def _take(self, batch: Batch) -> None:

@@ -1,4 +1,4 @@
-"""Doubles: the rows that pass are those that a set of all message ids would let pass."""
+"""Deduplication: the rows that pass are those that a set of all message ids would let pass."""
 
 import tempfile
 from datetime import timedelta
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from support.lake_rows import append, at, catalog_in, gap, quote, rows_table, trade
 
-from k2lib.iceberg.deduplication import Doubles
+from k2lib.iceberg.deduplication import Deduplicator
 from k2lib.iceberg.manifests import planned_files
 from k2lib.iceberg.tables import TABLES, ensure_table
 from k2lib.schema.records import DEAD_LETTER
@@ -50,7 +50,7 @@ class Lake:
         self.begin_again()
 
     def begin_again(self) -> None:
-        self.doubles = Doubles(self.table, self.spec)
+        self.doubles = Deduplicator(self.table, self.spec)
 
     def add(self, rows: list[Row]) -> list[str]:
         new = self.doubles.without(rows_table(rows, self.spec.name), self.table)
@@ -116,7 +116,7 @@ def test_dead_letters_need_no_symbol(tmp_path: Path) -> None:
     letter = {name: "" for name in DEAD_LETTER.arrow.names}
     letter |= {"message_id": "d1", "noticed": at(0), "raw": b"", "raw_size": 0}
     rows = pa.Table.from_pylist([letter, letter], schema=DEAD_LETTER.arrow)
-    assert message_ids(Doubles(table, TABLES["dead_letters"]).without(rows, table)) == ["d1"]
+    assert message_ids(Deduplicator(table, TABLES["dead_letters"]).without(rows, table)) == ["d1"]
 
 
 @pytest.mark.parametrize("counter", [None, 9], ids=["by time", "by counter"])

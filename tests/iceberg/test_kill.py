@@ -19,7 +19,7 @@ from support.paths import SUPPORT
 from support.waiting import wait_until
 
 from k2lib.errors import StaleWriterError
-from k2lib.iceberg.sink_session import Session
+from k2lib.iceberg.sink_session import SinkSession
 from k2lib.kafka.cluster import Cluster
 from k2lib.kafka.connect import RemoteKafka
 from k2lib.ops.services import Services
@@ -69,7 +69,7 @@ def _feed_to(ends: list[int], settings: dict[str, Any]) -> tuple[int, Audit]:
     return child.wait(60), _audit(home)
 
 
-def _refused(stale: Session) -> StaleWriterError:
+def _refused(stale: SinkSession) -> StaleWriterError:
     with pytest.raises(StaleWriterError) as refusal:
         stale.commit()
     return refusal.value

@@ -20,7 +20,7 @@ from k2lib.iceberg.manifests import (
     stored_files,
     table_sql,
 )
-from k2lib.iceberg.tables import Loaded
+from k2lib.iceberg.tables import TableCache
 from k2lib.schema.records import TRADE
 
 
@@ -147,7 +147,7 @@ def test_symbols_longer_than_the_bounds_are_not_left_out(catalog: Catalog) -> No
 
 
 def test_a_table_is_loaded_again_only_when_it_moved(catalog: Catalog) -> None:
-    loaded = Loaded(catalog)
+    loaded = TableCache(catalog)
     assert loaded.table("trades_v2") is None
     append(catalog, [trade(1)])
     first = loaded.table("trades_v2")

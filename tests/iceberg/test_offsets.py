@@ -8,15 +8,15 @@ from support.lake_rows import rows_table, trade
 from support.lake_upkeep import PLACE, commit, offsets, trades_table
 
 from k2lib.iceberg.offsets import advance, end_of, parse, read_offsets, render
-from k2lib.kafka.consumer import Place
+from k2lib.kafka.consumer import TopicPartition
 
-OTHER = Place("market.crypto.trades.binance", 3)
+OTHER = TopicPartition("market.crypto.trades.binance", 3)
 LOGS = {PLACE.topic: "log/1", OTHER.topic: "log/2"}
 
 ranges = st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)).map(
     lambda pair: (min(pair), max(pair))
 )
-places = st.builds(Place, st.text("abc._", min_size=1), st.integers(0, 63))
+places = st.builds(TopicPartition, st.text("abc._", min_size=1), st.integers(0, 63))
 all_offsets = st.dictionaries(
     st.text(min_size=1), st.dictionaries(places, ranges, min_size=1), max_size=3
 )

@@ -7,7 +7,7 @@ import pytest
 from pyiceberg.table import Table
 from support.lake_upkeep import Clock, commit, commit_each, local, trades_table
 
-from k2lib.iceberg.orphan_files import Sweep, overdue, still_unneeded
+from k2lib.iceberg.orphan_files import OrphanFileCleaner, overdue, still_unneeded
 
 NOW = datetime(2026, 3, 14, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -42,11 +42,11 @@ def test_a_file_is_overdue_ten_minutes_after_its_last_use_and_its_writing() -> N
 
 def test_an_orphan_is_deleted_after_ten_minutes(table: Table, state: Path) -> None:
     orphan, clock = _orphan(table), Clock()
-    assert Sweep(state).run(table, clock()).waiting == 1
+    assert OrphanFileCleaner(state).run(table, clock()).waiting == 1
     clock.advance(minutes=9)
-    assert Sweep(state).run(table, clock()).deleted == 0
+    assert OrphanFileCleaner(state).run(table, clock()).deleted == 0
     clock.advance(minutes=1)
-    swept = Sweep(state).run(table, clock())
+    swept = OrphanFileCleaner(state).run(table, clock())
     assert (swept.deleted, swept.deleted_bytes, swept.waiting) == (1, 30, 0)
     assert not orphan.exists()
 
@@ -55,7 +55,7 @@ def test_what_is_in_use_stays(table: Table, state: Path) -> None:
     table.manage_snapshots().create_tag(table.metadata.snapshots[0].snapshot_id, "mine").commit()
     commit_each(table, range(1, 4))
     before = sorted(local(table.location()).rglob("*"))
-    sweep, clock = Sweep(state), Clock()
+    sweep, clock = OrphanFileCleaner(state), Clock()
     for _ in range(3):
         assert sweep.run(table, clock()).deleted == 0
         clock.advance(minutes=30)
@@ -64,9 +64,9 @@ def test_what_is_in_use_stays(table: Table, state: Path) -> None:
 
 def test_files_of_another_kind_stay(table: Table, state: Path) -> None:
     note, clock = _orphan(table, "README.txt"), Clock()
-    Sweep(state).run(table, clock())
+    OrphanFileCleaner(state).run(table, clock())
     clock.advance(minutes=30)
-    Sweep(state).run(table, clock())
+    OrphanFileCleaner(state).run(table, clock())
     assert note.exists()
 
 
@@ -75,11 +75,11 @@ def test_nothing_is_deleted_while_a_file_in_use_is_missing(
     table: Table, state: Path, pattern: str
 ) -> None:
     orphan, clock = _orphan(table), Clock()
-    Sweep(state).run(table, clock())
+    OrphanFileCleaner(state).run(table, clock())
     lost = next(path for path in local(table.location()).glob(pattern) if path != orphan)
     lost.unlink()
     clock.advance(minutes=30)
-    swept = Sweep(state).run(table, clock())
+    swept = OrphanFileCleaner(state).run(table, clock())
     assert swept.deleted == 0
     assert [lost.name in text for text in swept.missing] == [True]
     assert orphan.exists()
@@ -89,7 +89,7 @@ def test_a_broken_state_file_begins_the_wait_again(table: Table, state: Path) ->
     state.parent.mkdir()
     state.write_text("{half")
     _orphan(table)
-    assert Sweep(state).run(table, Clock()()).waiting == 1
+    assert OrphanFileCleaner(state).run(table, Clock()()).waiting == 1
 
 
 @pytest.mark.slow

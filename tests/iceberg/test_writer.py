@@ -15,12 +15,12 @@ from k2lib.events import Event
 from k2lib.iceberg.offsets import read_offsets
 from k2lib.iceberg.tables import TABLES, ensure_table, load_table, open_catalog
 from k2lib.iceberg.writer import TableWriter
-from k2lib.kafka.consumer import Place
+from k2lib.kafka.consumer import TopicPartition
 from k2lib.settings import Settings
 
 TRADES = TABLES["trades_v2"]
 LOGS = {PLACE.topic: "log/1"}
-OTHER = Place(PLACE.topic, 1)
+OTHER = TopicPartition(PLACE.topic, 1)
 FORGETFUL = "py-catalog-impl: test_writer.ForgetfulCatalog\n"
 
 
@@ -40,7 +40,7 @@ def writer_in(home: Path, *, on_event: Callable[[Event], None] = nobody) -> Tabl
     return TableWriter(ensure_table(catalog_in(home), TRADES), TRADES, on_event=on_event)
 
 
-def append(writer: TableWriter, numbers: range, place: Place = PLACE) -> int:
+def append(writer: TableWriter, numbers: range, place: TopicPartition = PLACE) -> int:
     """Append trades as if their numbers were their offsets."""
     rows = rows_table([trade(number) for number in numbers])
     return writer.append(rows, {place: (numbers.start, numbers.stop)}, LOGS)

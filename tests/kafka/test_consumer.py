@@ -11,9 +11,9 @@ from support.log_rows import TRADES_TOPIC, many_trades
 from support.waiting import wait_until
 
 from k2lib.errors import TransientError
-from k2lib.kafka.cluster import topics_of
+from k2lib.kafka.cluster import list_topics
 from k2lib.kafka.connect import Kafka
-from k2lib.kafka.consumer import Messages, Place, TopicReader
+from k2lib.kafka.consumer import ConsumerRecords, TopicConsumer, TopicPartition
 
 ONE = ("AAA",)
 
@@ -25,20 +25,20 @@ def kafka(kafka_settings: dict[str, str], tmp_path: Path) -> Iterator[Kafka]:
 
 
 @pytest.fixture
-def reader(kafka: Kafka) -> Iterator[TopicReader]:
-    with TopicReader(kafka.cluster) as one:
+def reader(kafka: Kafka) -> Iterator[TopicConsumer]:
+    with TopicConsumer(kafka.cluster) as one:
         yield one
 
 
-def only_place(kafka: Kafka, count: int) -> Place:
+def only_place(kafka: Kafka, count: int) -> TopicPartition:
     """Produce trades of one symbol; return the partition that holds them."""
     produce(kafka, many_trades(count, symbols=ONE))
     ends = [high for _, high in watermarks(kafka)]
-    return Place(TRADES_TOPIC, ends.index(count))
+    return TopicPartition(TRADES_TOPIC, ends.index(count))
 
 
-def read(reader: TopicReader, count: int, *, limit: int = 5_000) -> list[Messages]:
-    found: list[Messages] = []
+def read(reader: TopicConsumer, count: int, *, limit: int = 5_000) -> list[ConsumerRecords]:
+    found: list[ConsumerRecords] = []
 
     def has_read() -> bool:
         found.append(reader.read(0.2, limit=limit))
@@ -49,7 +49,7 @@ def read(reader: TopicReader, count: int, *, limit: int = 5_000) -> list[Message
 
 
 def test_reading_begins_at_the_given_offset_and_tells_the_next(
-    kafka: Kafka, reader: TopicReader
+    kafka: Kafka, reader: TopicConsumer
 ) -> None:
     place = only_place(kafka, 100)
     reader.assign({place: 40})
@@ -58,14 +58,14 @@ def test_reading_begins_at_the_given_offset_and_tells_the_next(
     assert found[-1].ends == {place: 100}
 
 
-def test_at_most_so_many_messages_are_read(kafka: Kafka, reader: TopicReader) -> None:
+def test_at_most_so_many_messages_are_read(kafka: Kafka, reader: TopicConsumer) -> None:
     place = only_place(kafka, 100)
     reader.assign({place: 0})
     sizes = [len(some.values) for some in read(reader, 100, limit=30)]
     assert max(sizes) <= 30 and sum(sizes) == 100
 
 
-def test_watermarks_are_the_first_offset_and_the_next(kafka: Kafka, reader: TopicReader) -> None:
+def test_watermarks_are_the_first_offset_and_the_next(kafka: Kafka, reader: TopicConsumer) -> None:
     place = only_place(kafka, 100)
     assert reader.watermarks(place) == (0, 100)
 
@@ -75,21 +75,23 @@ def test_watermarks_wait_until_somebody_leads_each_partition(
     empty_kafka: dict[str, str], tmp_path: Path
 ) -> None:
     topic = "market.many"  # its partitions come one after the other
-    with opened(empty_kafka, tmp_path) as kafka, TopicReader(kafka.cluster) as reader:
+    with opened(empty_kafka, tmp_path) as kafka, TopicConsumer(kafka.cluster) as reader:
         admin = kafka.cluster.admin()
         [made] = admin.create_topics([NewTopic(topic, 300)]).values()
         made.result()
-        wait_until(lambda: topic in topics_of(admin))
+        wait_until(lambda: topic in list_topics(admin))
         assert len(reader.partitions(topic)) == 300
-        assert reader.watermarks(Place(topic, 299)) == (0, 0)
+        assert reader.watermarks(TopicPartition(topic, 299)) == (0, 0)
 
 
-def test_a_topic_tells_its_partitions(kafka: Kafka, reader: TopicReader) -> None:
+def test_a_topic_tells_its_partitions(kafka: Kafka, reader: TopicConsumer) -> None:
     produce(kafka, many_trades(1))
-    assert reader.partitions(TRADES_TOPIC) == [Place(TRADES_TOPIC, number) for number in range(4)]
+    assert reader.partitions(TRADES_TOPIC) == [
+        TopicPartition(TRADES_TOPIC, number) for number in range(4)
+    ]
 
 
-def test_an_offset_past_the_end_is_an_error(kafka: Kafka, reader: TopicReader) -> None:
+def test_an_offset_past_the_end_is_an_error(kafka: Kafka, reader: TopicConsumer) -> None:
     place = only_place(kafka, 10)
     reader.assign({place: 11})
     with pytest.raises(TransientError, match=f"{TRADES_TOPIC} partition {place.partition}"):
@@ -102,7 +104,7 @@ def test_a_topic_that_does_not_exist_is_an_error(
 ) -> None:
     with (
         opened(empty_kafka, tmp_path) as kafka,
-        TopicReader(kafka.cluster) as reader,
+        TopicConsumer(kafka.cluster) as reader,
         pytest.raises(TransientError, match=r"market\.none: no partitions"),
     ):
         reader.partitions("market.none")

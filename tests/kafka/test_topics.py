@@ -12,7 +12,7 @@ from support.log_rows import many_trades
 from support.waiting import wait_until
 
 from k2lib.errors import TransientError
-from k2lib.kafka.cluster import Cluster, logs_of, topics_of
+from k2lib.kafka.cluster import Cluster, list_topics, log_ids
 from k2lib.kafka.connect import Kafka
 from k2lib.kafka.topics import create_topics, topic_kind, topic_name
 
@@ -38,7 +38,7 @@ def configs(admin: AdminClient, topic: str) -> dict[str, str]:
 def create(admin: AdminClient, topic: str = TOPIC) -> None:
     """Create a topic as ours are, and wait until the broker that answers knows it."""
     create_topics(admin, [topic])
-    wait_until(lambda: topic in topics_of(admin))
+    wait_until(lambda: topic in list_topics(admin))
 
 
 def test_the_name_tells_asset_class_kind_and_exchange() -> None:
@@ -67,7 +67,7 @@ def test_the_kind_is_read_from_the_name(topic: str, kind: str | None) -> None:
 def test_a_topic_has_four_partitions_and_is_found(kafka: Kafka) -> None:
     produce(kafka, many_trades(1), TOPIC)
     assert partitions(kafka, TOPIC) == 4
-    assert TOPIC in topics_of(kafka.cluster.admin())
+    assert TOPIC in list_topics(kafka.cluster.admin())
 
 
 @pytest.mark.stack
@@ -84,7 +84,7 @@ def test_retention_is_bounded_in_time_and_in_bytes(empty_kafka: dict[str, str]) 
 def test_a_topic_that_exists_is_left_as_it_is(empty_kafka: dict[str, str]) -> None:
     admin = Cluster(empty_kafka["kafka_bootstrap"]).admin()
     admin.create_topics([NewTopic(TOPIC, num_partitions=2)])[TOPIC].result()
-    wait_until(lambda: TOPIC in topics_of(admin))
+    wait_until(lambda: TOPIC in list_topics(admin))
     create(admin)
     assert len(admin.list_topics(TOPIC, timeout=10).topics[TOPIC].partitions) == 2
 
@@ -101,11 +101,11 @@ def test_a_topic_made_again_is_another_log(empty_kafka: dict[str, str]) -> None:
     cluster = Cluster(empty_kafka["kafka_bootstrap"])
     admin = cluster.admin()
     create(admin)
-    before = logs_of(cluster, admin, [TOPIC])[TOPIC]
+    before = log_ids(cluster, admin, [TOPIC])[TOPIC]
     admin.delete_topics([TOPIC])[TOPIC].result()
-    wait_until(lambda: TOPIC not in topics_of(admin))
+    wait_until(lambda: TOPIC not in list_topics(admin))
     create(admin)
-    after = logs_of(cluster, admin, [TOPIC])[TOPIC]
+    after = log_ids(cluster, admin, [TOPIC])[TOPIC]
     assert before != after and before.split("/")[0] == after.split("/")[0]
 
 
@@ -115,7 +115,7 @@ def test_all_topics_of_an_embedded_broker_are_one_log_and_each_start_is_another(
     logs = []
     for _ in range(2):
         with opened({}, tmp_path) as kafka:
-            told = logs_of(kafka.cluster, kafka.cluster.admin(), [TOPIC, "market.gaps"])
+            told = log_ids(kafka.cluster, kafka.cluster.admin(), [TOPIC, "market.gaps"])
             assert told[TOPIC] == told["market.gaps"]
             logs.append(told[TOPIC])
     assert logs[0] != logs[1] and logs[0].startswith("embedded-")
@@ -124,4 +124,4 @@ def test_all_topics_of_an_embedded_broker_are_one_log_and_each_start_is_another(
 def test_a_cluster_that_does_not_answer_is_a_transient_error() -> None:
     admin = AdminClient({"bootstrap.servers": "127.0.0.1:1", "log_level": 0})
     with pytest.raises(TransientError, match="Kafka does not answer"):
-        topics_of(admin, timeout_s=0.5)
+        list_topics(admin, timeout_s=0.5)

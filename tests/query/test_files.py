@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.lake_rows import append, at, catalog_in, trade
 
-from k2lib.iceberg.manifests import StoredFile
+from k2lib.iceberg.manifests import PlannedFile
 from k2lib.query.engine import Engine
 from k2lib.query.files import Step, from_newest, from_oldest, has_first, has_last
 from k2lib.query.table_state import EPOCH
@@ -21,15 +21,15 @@ times = st.lists(st.integers(0, 20), max_size=4)
 lakes = st.lists(times, max_size=6).map(lambda some: {str(n): one for n, one in enumerate(some)})
 
 
-def stored(lake: Contents, *, rows: int = MANY) -> list[StoredFile]:
+def stored(lake: Contents, *, rows: int = MANY) -> list[PlannedFile]:
     """Return files so large that each is a step of its own; a bound may be wider than the rows."""
     return [
-        StoredFile(path, rows, None, min(times, default=0) - 1, max(times, default=0))
+        PlannedFile(path, rows, None, min(times, default=0) - 1, max(times, default=0))
         for path, times in lake.items()
     ]
 
 
-def found(lake: Contents, files: Sequence[StoredFile]) -> list[int]:
+def found(lake: Contents, files: Sequence[PlannedFile]) -> list[int]:
     return sorted(time for file in files for time in lake[file.path])
 
 

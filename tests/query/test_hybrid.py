@@ -13,7 +13,7 @@ from support.waiting import first, wait_until
 
 from k2lib import K2
 from k2lib.errors import QueryError
-from k2lib.kafka.consumer import Place
+from k2lib.kafka.consumer import TopicPartition
 from k2lib.kafka.topics import GAPS
 from k2lib.query.answer import CompleteTo
 from k2lib.schema.records import GAP, QUOTE, REFERENCE, TRADE
@@ -231,4 +231,4 @@ def test_a_trade_just_received_is_in_the_next_answer_and_none_is_missing(k2: K2)
 def test_places_of_offsets_are_partitions_of_topics(slow_k2: K2) -> None:
     send(slow_k2, 1)
     (ends,) = slow_k2.complete_to().offsets.values()
-    assert all(isinstance(place, Place) for place in ends)
+    assert all(isinstance(place, TopicPartition) for place in ends)

@@ -18,12 +18,12 @@ from support.waiting import first
 
 from k2lib.errors import TransientError
 from k2lib.iceberg.maintenance import Maintenance
-from k2lib.iceberg.sink_session import Session
+from k2lib.iceberg.sink_session import SinkSession
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.iceberg.writer import TableWriter
-from k2lib.kafka.consumer import Place, TopicReader
+from k2lib.kafka.consumer import TopicConsumer, TopicPartition
 from k2lib.kafka.embedded import EmbeddedBroker
-from k2lib.kafka.source import LogSource
+from k2lib.kafka.source import KafkaSource
 from k2lib.query.answer import Answer
 from k2lib.query.engine import Engine
 from k2lib.schema.codec import encode
@@ -90,10 +90,10 @@ class World:
         self.stack = ExitStack()
         self.start()
 
-    def find_log(self) -> LogSource:
+    def find_log(self) -> KafkaSource:
         if self.broker is None:
             raise TransientError("between two brokers")
-        return LogSource(self.broker.cluster, self.broker.registry.text)
+        return KafkaSource(self.broker.cluster, self.broker.registry.text)
 
     def start(self) -> None:
         self.log = Log()
@@ -107,10 +107,10 @@ class World:
         self.writer = TableWriter(
             ensure_table(self.catalog, TRADES), TRADES, on_event=lambda event: None
         )
-        self.session = Session(
+        self.session = SinkSession(
             TRADES,
             self.writer,
-            self.stack.enter_context(TopicReader(self.broker.cluster)),
+            self.stack.enter_context(TopicConsumer(self.broker.cluster)),
             cluster=self.broker.cluster,
             registry=self.broker.registry,
             accept_loss=False,
@@ -239,7 +239,7 @@ class World:
         assert self.broker is not None
         ends = offsets.get(self.broker.cluster.embedded_log, {})
         for partition, records in self.log.records.items():
-            assert ends.get(Place(TRADES_TOPIC, partition), 0) == len(records)
+            assert ends.get(TopicPartition(TRADES_TOPIC, partition), 0) == len(records)
 
 
 def whole(answer: Answer) -> bool:
@@ -276,7 +276,7 @@ def test_answers_given_while_the_sink_commits_have_neither_hole_nor_double(tmp_p
         closing(EmbeddedBroker(settings.home)) as broker,
         Engine(
             open_catalog(settings),
-            find_log=lambda: LogSource(broker.cluster, broker.registry.text),
+            find_log=lambda: KafkaSource(broker.cluster, broker.registry.text),
         ) as engine,
         running_sink(broker, settings, interval_s=0.05) as sink,
     ):

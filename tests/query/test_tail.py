@@ -22,8 +22,8 @@ from k2lib.errors import LossError
 from k2lib.iceberg.offsets import render
 from k2lib.iceberg.tables import TABLES, ensure_table, load_table, open_catalog
 from k2lib.kafka.connect import Kafka
-from k2lib.kafka.consumer import Marks, Place
-from k2lib.kafka.source import LogSource
+from k2lib.kafka.consumer import HighWatermarks, TopicPartition
+from k2lib.kafka.source import KafkaSource
 from k2lib.kafka.topics import create_topics
 from k2lib.query.table_state import NewestTimes, Seen, Standing, step
 from k2lib.query.tail import FULL, Tail
@@ -32,7 +32,7 @@ from k2lib.schema.codec import encode
 from k2lib.schema.records import TRADE
 
 SPEC = TABLES["trades_v2"]
-PLACE = Place(TRADES_TOPIC, 0)
+PLACE = TopicPartition(TRADES_TOPIC, 0)
 OTHER_TOPIC = "market.crypto.trades.binance"
 PATIENCE_S = 60.0
 
@@ -48,7 +48,7 @@ class Reading:
 
     def tail(self, *, options: Mapping[str, Any] | None = None, **limits: Any) -> Tail:
         cluster = replace(self.kafka.cluster, options=options or {})
-        source = LogSource(cluster, self.kafka.registry.text)
+        source = KafkaSource(cluster, self.kafka.registry.text)
         tail = Tail(
             SPEC,
             source,
@@ -171,7 +171,7 @@ def test_a_table_that_went_back_is_followed_there(reading: Reading) -> None:
 
 def test_an_error_of_the_registry_is_told_and_the_lake_answered(reading: Reading) -> None:
     append(reading.catalog, [trade(1)])
-    source = LogSource(reading.kafka.cluster, lambda schema_id: json.loads("no schema"))
+    source = KafkaSource(reading.kafka.cluster, lambda schema_id: json.loads("no schema"))
     produce(reading.kafka, many_trades(1))
     with Tail(
         SPEC,
@@ -215,7 +215,7 @@ def test_offsets_that_are_no_records_hold_up_no_answer(on_services: Reading) -> 
     client.produce(TRADES_TOPIC, encode(batch, TRADE, schema_id=schema_id)[0], partition=0)
     client.commit_transaction()
     # The broker ends a transaction after it said so.
-    marks = Marks(on_services.kafka.cluster, timeout_s=PATIENCE_S)
+    marks = HighWatermarks(on_services.kafka.cluster, timeout_s=PATIENCE_S)
     wait_until(lambda: 2 in marks.ends(lambda topic: True).values())
     seen = asked(on_services.tail())
     assert numbers(seen.rows) == [1] and complete(seen)

@@ -25,7 +25,7 @@ from support.waiting import wait_until
 
 from k2lib.errors import QueryError
 from k2lib.kafka.embedded import EmbeddedBroker
-from k2lib.kafka.source import LogSource
+from k2lib.kafka.source import KafkaSource
 from k2lib.query.engine import Engine
 from k2lib.query.request import want
 from k2lib.replay import Gap, Quote, Replay, Trade, replay
@@ -171,7 +171,7 @@ def test_a_replay_has_lake_and_tail(tmp_path: Path, catalog: Catalog, seed: int)
     append(catalog, rows[::2])
     with closing(EmbeddedBroker(tmp_path)) as broker:
         produce(broker, rows_table(rows[1::2]), "market.equities.trades.asx")
-        source = LogSource(broker.cluster, broker.registry.text)
+        source = KafkaSource(broker.cluster, broker.registry.text)
         with Engine(catalog, find_log=lambda: source) as engine:
             # An answer waits two seconds for what Kafka has, and then goes out without.
             wait_until(lambda: engine.look("trades_v2").complete_to.behind == 0)

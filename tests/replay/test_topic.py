@@ -12,7 +12,7 @@ from support.waiting import wait_until
 
 from k2lib.errors import QueryError
 from k2lib.kafka.connect import Kafka
-from k2lib.kafka.consumer import TopicReader
+from k2lib.kafka.consumer import TopicConsumer
 from k2lib.kafka.producer import BatchProducer
 from k2lib.kafka.topics import topic_kind
 from k2lib.query.engine import Engine
@@ -48,7 +48,7 @@ def read_back(
 ) -> list[tuple[str, dict[str, Any]]]:
     """Return the key and the record of each message of a topic."""
     found: list[tuple[str, dict[str, Any]]] = []
-    with TopicReader(kafka.cluster) as reader:
+    with TopicConsumer(kafka.cluster) as reader:
         reader.assign({place: 0 for place in reader.partitions(topic)})
 
         def all_read() -> bool:

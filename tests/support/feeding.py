@@ -14,11 +14,11 @@ from support.waiting import wait_until
 
 from k2lib.events import Event, OnEvent
 from k2lib.iceberg.sink import Sink
-from k2lib.iceberg.sink_session import Session
+from k2lib.iceberg.sink_session import SinkSession
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.iceberg.writer import TableWriter
 from k2lib.kafka.connect import Kafka
-from k2lib.kafka.consumer import TopicReader
+from k2lib.kafka.consumer import TopicConsumer
 from k2lib.kafka.producer import BatchProducer
 from k2lib.kafka.topics import create_topics
 from k2lib.schema.records import TRADE, RecordSchema
@@ -75,12 +75,12 @@ def open_session(
     *,
     accept_loss: bool = False,
     on_event: OnEvent = lambda event: None,
-) -> Iterator[Session]:
+) -> Iterator[SinkSession]:
     """Begin at the table's offsets, as a sink does, and go on step by step."""
     spec = TABLES[table]
     writer = TableWriter(ensure_table(open_catalog(settings), spec), spec, on_event=on_event)
-    with TopicReader(kafka.cluster) as reader:
-        yield Session(
+    with TopicConsumer(kafka.cluster) as reader:
+        yield SinkSession(
             spec,
             writer,
             reader,
@@ -91,7 +91,7 @@ def open_session(
         )
 
 
-def read_messages(session: Session, count: int) -> None:
+def read_messages(session: SinkSession, count: int) -> None:
     """Read so many messages that are not yet in the table."""
     session.follow_topics()
     pending = session.pending

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 from pyiceberg.table import StaticTable
 
-Place = tuple[str, str, str]
+LogPartition = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Audit:
         found = duckdb.sql(f"select {name} from read_parquet({self.files}) order by 1").fetchall()
         return [value for (value,) in found]
 
-    def ends(self) -> dict[Place, int]:
+    def ends(self) -> dict[LogPartition, int]:
         """Return where the newest commit ended: (log, topic, partition) → next offset."""
         commits = self.commits()
         return {place: end for place, (_, end) in commits[-1].items()} if commits else {}
 
-    def commits(self) -> list[dict[Place, tuple[int, int]]]:
+    def commits(self) -> list[dict[LogPartition, tuple[int, int]]]:
         """Return [start, end) of every partition, for each commit that is kept, in order."""
         snapshots = sorted(self.metadata["snapshots"], key=lambda one: one["sequence-number"])
         appends = (one["summary"] for one in snapshots if one["summary"]["operation"] == "append")
@@ -73,7 +73,7 @@ def _data_files(location: str) -> list[str]:
     return [task.file.file_path.removeprefix("file://") for task in tasks]
 
 
-def _places(offsets: str) -> dict[Place, tuple[int, int]]:
+def _places(offsets: str) -> dict[LogPartition, tuple[int, int]]:
     return {
         (log, topic, partition): (start, end)
         for log, topics in json.loads(offsets).items()

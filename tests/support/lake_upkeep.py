@@ -8,10 +8,10 @@ from support.lake_rows import catalog_in, rows_table, trade
 
 from k2lib.iceberg.offsets import Offsets, render
 from k2lib.iceberg.tables import TABLES, ensure_table
-from k2lib.kafka.consumer import Place
+from k2lib.kafka.consumer import TopicPartition
 
 TRADES = TABLES["trades_v2"]
-PLACE = Place("market.equities.trades.asx", 0)
+PLACE = TopicPartition("market.equities.trades.asx", 0)
 
 
 class Clock:

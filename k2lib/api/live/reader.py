@@ -14,8 +14,8 @@ from confluent_kafka.admin import AdminClient
 from k2lib.api.live.clients import SCHEMAS, Frame, Wanted, frames_of
 from k2lib.errors import K2Error, TransientError, reason_of
 from k2lib.kafka.cluster import TIMEOUT_S
-from k2lib.kafka.consumer import Messages, Place, TopicReader
-from k2lib.kafka.source import FindLog, LogSource, answers
+from k2lib.kafka.consumer import ConsumerRecords, TopicConsumer, TopicPartition
+from k2lib.kafka.source import FindLog, KafkaSource, answers
 from k2lib.kafka.topics import topic_kind
 from k2lib.lifecycle import Closing
 from k2lib.schema.codec import decode
@@ -85,8 +85,8 @@ class Live(Closing):
         self._stop = threading.Event()
         self._unhandled = threading.BoundedSemaphore(UNHANDLED)
         self._asked: tuple[int, frozenset[Wanted]] = (0, frozenset())
-        self._source: LogSource | None = None
-        self._reached: dict[Place, int] = {}
+        self._source: KafkaSource | None = None
+        self._reached: dict[TopicPartition, int] = {}
         self._followed: set[Venue] = set()
         self._waited: set[Venue] = set()
         self._recent = {kind: Recent() for kind in SCHEMAS}
@@ -143,18 +143,18 @@ class Live(Closing):
             raise TransientError(f"Kafka at {source.cluster.bootstrap} does not answer")
         if source != self._source:
             self._begin(source)
-        with TopicReader(source.cluster, follows=True) as reader:
+        with TopicConsumer(source.cluster, follows=True) as reader:
             self._resume(reader)
             self._read(reader, source)
 
-    def _begin(self, source: LogSource) -> None:
+    def _begin(self, source: KafkaSource) -> None:
         """Begin on another log; an embedded one has nothing that was there before its process."""
         waited = self._waited | self._followed
         self._followed = waited if source.cluster.embedded_log is not None else set()
         self._missed = self._source is not None
         self._source, self._reached, self._waited = source, {}, set()
 
-    def _resume(self, reader: TopicReader) -> None:
+    def _resume(self, reader: TopicConsumer) -> None:
         """Go on where the last session ended, as far as the log still has that."""
         for place, at in self._reached.items():
             low, high = reader.watermarks(place)
@@ -162,7 +162,7 @@ class Live(Closing):
                 self._reached[place], self._missed = high, True
         reader.assign(self._reached)
 
-    def _read(self, reader: TopicReader, source: LogSource) -> None:
+    def _read(self, reader: TopicConsumer, source: KafkaSource) -> None:
         admin = source.cluster.admin()
         looked, known = float("-inf"), -1
         while not self._stop.is_set():
@@ -176,9 +176,9 @@ class Live(Closing):
                 looked, known, self._missed = time.monotonic(), version, False
             self._pass_on(reader.gather(POLL_S, limit=READ_AT_ONCE), source, wanted)
 
-    def _follow(self, reader: TopicReader, admin: AdminClient, wanted: frozenset[Wanted]) -> None:
+    def _follow(self, reader: TopicConsumer, admin: AdminClient, wanted: frozenset[Wanted]) -> None:
         venues = _venues(wanted)
-        reached: dict[Place, int] = {}
+        reached: dict[TopicPartition, int] = {}
         for place in _places(admin, venues):
             at = self._reached.get(place)
             # A topic made after its venue was first asked for is read from its beginning.
@@ -188,7 +188,9 @@ class Live(Closing):
             reader.assign(reached)
         self._reached, self._followed = reached, venues
 
-    def _pass_on(self, messages: Messages, source: LogSource, wanted: frozenset[Wanted]) -> None:
+    def _pass_on(
+        self, messages: ConsumerRecords, source: KafkaSource, wanted: frozenset[Wanted]
+    ) -> None:
         self._reached.update(messages.ends)
         frames: list[Frame] = []
         for kind, values in _by_kind(messages, {one.symbol.encode() for one in wanted}).items():
@@ -206,7 +208,7 @@ class Live(Closing):
                 return
 
 
-def _by_kind(messages: Messages, symbols: set[bytes]) -> dict[str, list[bytes | None]]:
+def _by_kind(messages: ConsumerRecords, symbols: set[bytes]) -> dict[str, list[bytes | None]]:
     """Return the messages of some symbols, which are their keys, by kind of record."""
     found: dict[str, list[bytes | None]] = {}
     for message, value in zip(messages.raw, messages.values, strict=True):
@@ -216,10 +218,10 @@ def _by_kind(messages: Messages, symbols: set[bytes]) -> dict[str, list[bytes | 
     return found
 
 
-def _places(admin: AdminClient, venues: set[Venue]) -> list[Place]:
+def _places(admin: AdminClient, venues: set[Venue]) -> list[TopicPartition]:
     topics = admin.list_topics(timeout=TIMEOUT_S).topics if venues else {}
     return [
-        Place(topic, number)
+        TopicPartition(topic, number)
         for topic, told in topics.items()
         if _venue(topic) in venues
         for number in sorted(told.partitions)

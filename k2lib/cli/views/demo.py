@@ -11,8 +11,8 @@ import duckdb
 
 from k2lib.client import K2
 from k2lib.errors import ConfigError
-from k2lib.kafka.cluster import topics_of
-from k2lib.kafka.consumer import TopicReader
+from k2lib.kafka.cluster import list_topics
+from k2lib.kafka.consumer import TopicConsumer
 from k2lib.kafka.topics import topic_kind
 from k2lib.load.report import FileReport, LoadReport
 from k2lib.ops.home import reset_home
@@ -123,8 +123,8 @@ def _messages(k2: K2) -> Counter[str]:
     """Count the messages of each kind by the topics' watermarks."""
     cluster = k2.pipeline.cluster
     counted: Counter[str] = Counter()
-    with TopicReader(cluster) as reader:
-        for topic in topics_of(cluster.admin()):
+    with TopicConsumer(cluster) as reader:
+        for topic in list_topics(cluster.admin()):
             ends = (reader.watermarks(place)[1] for place in reader.partitions(topic))
             counted[topic_kind(topic) or ""] += sum(ends)
     return counted
