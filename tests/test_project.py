@@ -35,6 +35,7 @@ WITHOUT_IMPORT = {
     "kaleido": "plotly writes PNG through it",
     "mypy": "make check",
     "pandas": "frames become pandas' with it, and plotly express wants it",
+    "pytest-timeout": "ends a test that hangs",
     "pytest-xdist": "make runs the tests on two cores with it",
     "pytz": "duckdb returns TIMESTAMPTZ through it",
     "ruff": "make check",
@@ -173,3 +174,13 @@ def test_the_wheel_carries_schemas_and_notebooks(tmp_path: Path) -> None:
 def test_help_takes_under_400_ms_of_cpu() -> None:
     k2 = Path(sys.executable).with_name("k2")
     wait_until(lambda: _cpu_s(k2, "--help") < 0.4)
+
+
+def test_every_test_has_a_limit_and_a_hang_past_it_ends_the_process() -> None:
+    options = PYPROJECT["tool"]["pytest"]["ini_options"]
+    paths = (ROOT / "tests").rglob("test_*.py")
+    own = {
+        int(s) for path in paths for s in re.findall(r"mark\.timeout\((\d+)\)", path.read_text())
+    }
+    assert options["faulthandler_exit_on_timeout"]
+    assert 0 < options["timeout"] < max(own) < options["faulthandler_timeout"]

@@ -19,6 +19,9 @@ from k2lib.errors import ConfigError
 from k2lib.load.report import FileReport, LoadReport
 from k2lib.simulator.asx import write_samples
 
+# The fixture runs every notebook, two at a time: a minute where nothing else runs.
+pytestmark = pytest.mark.timeout(300)
+
 K2 = Path(sys.executable).with_name("k2")
 LOADED = LoadReport((FileReport("trades/9001.csv", "trades", 5, 0, 0),), 0.5)
 FIGURES = Figures(
