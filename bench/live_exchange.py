@@ -17,8 +17,7 @@ from urllib.request import Request, urlopen
 import trustme
 
 from bench.live_start import SYMBOLS
-from k2lib.simulator.binance.limits import Limits
-from k2lib.simulator.binance.offline import OfflineExchange
+from k2lib.simulator import ExchangeLimits, OfflineExchange
 from k2lib.venues.binance.hosts import Venue, binance
 
 # A slow client is to be measured, not cut off for being slow.
@@ -82,7 +81,7 @@ def main(rate: float, ca_file: str) -> None:
         SYMBOLS,
         rate=rate / len(SYMBOLS),
         ssl_context=tls,
-        limits=Limits(buffer_bytes=BUFFER_BYTES),
+        limits=ExchangeLimits(buffer_bytes=BUFFER_BYTES),
     ) as one:
         addresses = {"ws": one.ws_urls[0], "rest": one.rest_urls[0], "ca": ca_file}
         print(json.dumps(addresses), flush=True)

@@ -15,8 +15,7 @@ from k2lib.feed.options import FeedOptions
 from k2lib.notebook.venue import offline_venue
 from k2lib.ops.services import down, up
 from k2lib.query.engine import Engine
-from k2lib.simulator.binance import OfflineExchange
-from k2lib.simulator.binance.chaos import chaos
+from k2lib.simulator import OfflineExchange, chaos
 from k2lib.venues.binance.stream import StreamLimits
 
 SECONDS = 300.0

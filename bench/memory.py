@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.measure import machine
 from k2lib import K2
 from k2lib.ops.services import down, up
-from k2lib.simulator.asx import write_samples
+from k2lib.simulator import write_samples
 
 ROWS = 50_000_000
 SECONDS = 600.0

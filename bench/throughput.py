@@ -7,7 +7,7 @@ from confluent_kafka.admin import AdminClient
 
 from bench.measure import Figure, in_child, machine, median_of
 from k2lib.ops.services import down, up
-from k2lib.simulator.asx import write_samples
+from k2lib.simulator import write_samples
 
 ROUNDS = 3
 DICT_ROWS = 100_000

@@ -15,7 +15,7 @@ from k2lib import K2
 from k2lib.cli import main
 from k2lib.ops.services import Services, down, up
 from k2lib.settings import Settings
-from k2lib.simulator.asx import write_samples
+from k2lib.simulator import write_samples
 
 ASX_SAMPLE = os.environ.get("ASX_SAMPLE")
 

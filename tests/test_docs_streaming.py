@@ -30,9 +30,7 @@ from k2lib.ops.metrics import Metrics
 from k2lib.ops.webhook import body
 from k2lib.resilience.breaker import Circuit
 from k2lib.schema.records import GAP
-from k2lib.simulator.asx.files import EXCHANGE as SAMPLES
-from k2lib.simulator.binance.app import EXCHANGE
-from k2lib.simulator.binance.faults import FAULTS
+from k2lib.simulator import ASX_SIM, BINANCE_SIM, FAULTS
 from k2lib.venues.binance.archive import parse_lines
 from k2lib.venues.binance.fields import OURS
 from k2lib.venues.binance.hosts import OF_OTHER_HOSTS, exchange_of
@@ -205,8 +203,8 @@ def test_every_test_that_is_named_exists() -> None:
 
 def test_the_exchanges_are_those_that_records_can_have() -> None:
     told = [row[0] for row in rows(section(SCHEMA_DOC, "Exchanges"))]
-    binance = {exchange_of("wss://stream.binance.com"), *OF_OTHER_HOSTS.values(), EXCHANGE}
-    assert sorted(told) == sorted(binance | {"ASX", SAMPLES})
+    binance = {exchange_of("wss://stream.binance.com"), *OF_OTHER_HOSTS.values(), BINANCE_SIM}
+    assert sorted(told) == sorted(binance | {"ASX", ASX_SIM})
 
 
 def _vendor_keys() -> dict[str, set[str]]:

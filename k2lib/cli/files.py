@@ -36,7 +36,7 @@ def simulate_asx(
 ) -> None:
     """Write ASX-shaped files of invented companies; they load as exchange ASX_SIM."""
     from k2lib.cli.views.terminal import samples_progress
-    from k2lib.simulator.asx import write_samples
+    from k2lib.simulator import write_samples
 
     with samples_progress() as on_progress:
         summary = write_samples(

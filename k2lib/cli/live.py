@@ -109,7 +109,7 @@ def simulate_binance(
 ) -> None:
     """Run an exchange that speaks as Binance does, with faults on demand, until Ctrl-C."""
     from k2lib.cli.views.simulation import addresses, addresses_text, made, read_script
-    from k2lib.simulator.binance import OfflineExchange
+    from k2lib.simulator import OfflineExchange
 
     with (
         sigterm_ends_it(),

@@ -12,7 +12,7 @@ from k2lib.feed.feed import Feed
 from k2lib.ops.alerts import Alerts
 from k2lib.query.engine import Engine
 from k2lib.query.statistics import contiguity
-from k2lib.simulator.binance.market import Truth
+from k2lib.simulator import GroundTruth
 
 LOOK_S: Final = 0.25
 IDS: Final = "SELECT source_sequence AS id FROM lake.trades_v2 WHERE exchange = ? AND symbol = ?"
@@ -51,7 +51,7 @@ def wait_until_healed(
             raise TransientError(f"not healed within {within_s:g} s: {told}, alerts {firing}")
 
 
-def account(engine: Engine, truths: Mapping[str, Truth], *, exchange: str) -> pl.DataFrame:
+def account(engine: Engine, truths: Mapping[str, GroundTruth], *, exchange: str) -> pl.DataFrame:
     """Compare the ids made with those in the lake, from the first id in the lake on.
 
     Args:
@@ -69,7 +69,7 @@ def _is_past(ids: pl.DataFrame, past: Mapping[str, int]) -> bool:
     return all(reached.get(symbol, -1) >= last for symbol, last in past.items())
 
 
-def _row(engine: Engine, symbol: str, truth: Truth, exchange: str) -> dict[str, str | int]:
+def _row(engine: Engine, symbol: str, truth: GroundTruth, exchange: str) -> dict[str, str | int]:
     there = engine.sql(IDS, [exchange, symbol])["id"].to_numpy()
     first = int(there.min()) if len(there) else truth.first_id
     ids, counts = np.unique(there[there <= truth.last_id], return_counts=True)

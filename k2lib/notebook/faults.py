@@ -6,7 +6,7 @@ from typing import Any
 
 from k2lib.events import Event, OnEvent
 from k2lib.lifecycle import Closing
-from k2lib.simulator.binance.offline import OfflineExchange
+from k2lib.simulator import OfflineExchange
 
 # Seconds from the beginning, the fault's name, and its options; see the module `faults`.
 Script = Sequence[tuple[float, str, Mapping[str, Any]]]

@@ -11,7 +11,7 @@ import httpx2
 
 from k2lib.errors import reason_of
 from k2lib.lifecycle import Closing
-from k2lib.simulator.binance.offline import OfflineExchange
+from k2lib.simulator import OfflineExchange
 from k2lib.venues.binance.hosts import Venue, binance
 
 ANSWERS_WITHIN_S: Final = 3.0

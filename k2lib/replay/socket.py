@@ -21,10 +21,10 @@ from k2lib.replay.batches import Batch
 from k2lib.replay.lanes import Int64s
 from k2lib.replay.player import Replay
 from k2lib.schema.codec import unscaled_values
+from k2lib.simulator import ExchangeLimits
 from k2lib.simulator.binance.columns import Trades
 from k2lib.simulator.binance.frames import Form, quote_frame, trade_frames
 from k2lib.simulator.binance.instruments import PLACES, Instrument
-from k2lib.simulator.binance.limits import Limits
 from k2lib.simulator.binance.listener import ADDRESS, Listener
 from k2lib.simulator.binance.market import Quote
 from k2lib.simulator.binance.stream_connection import BROKEN
@@ -172,7 +172,7 @@ class ReplaySocket(Closing):
         *,
         port: int = 0,
         begin_after_s: float = 0.25,
-        limits: Limits | None = None,
+        limits: ExchangeLimits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Listen.
@@ -190,7 +190,7 @@ class ReplaySocket(Closing):
         self._symbols = _symbols(replay)
         self._replay = replay
         self._begin_after_s = begin_after_s
-        self._limits = limits or Limits()
+        self._limits = limits or ExchangeLimits()
         self._clock = clock
         self._listener = Listener()
         self._bind(port)

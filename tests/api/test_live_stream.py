@@ -34,7 +34,7 @@ from k2lib.api.live.clients import (
 )
 from k2lib.api.live.reader import Recent
 from k2lib.schema.records import QUOTE, TRADE
-from k2lib.simulator.binance import OfflineExchange
+from k2lib.simulator import OfflineExchange
 
 TRADES = "market.equities.trades.asx"
 QUOTES = "market.equities.quotes.asx"

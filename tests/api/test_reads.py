@@ -17,7 +17,7 @@ from support.waiting import first, wait_until
 
 from k2lib import K2
 from k2lib.schema.records import TRADE
-from k2lib.simulator.binance import OfflineExchange
+from k2lib.simulator import OfflineExchange
 
 TRADES_TOPIC = "market.equities.trades.asx"
 RECENT = "/v1/trades/recent"

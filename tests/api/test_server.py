@@ -25,7 +25,7 @@ from k2lib.api.server import ApiServer
 from k2lib.errors import ConfigError
 from k2lib.schema.records import TRADE
 from k2lib.settings import Settings
-from k2lib.simulator.binance import OfflineExchange
+from k2lib.simulator import OfflineExchange
 
 
 @pytest.fixture

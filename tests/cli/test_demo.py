@@ -17,7 +17,7 @@ from k2lib.cli.views.demo import DemoReport, Figures, run_demo
 from k2lib.cli.views.demo_report import print_demo
 from k2lib.errors import ConfigError
 from k2lib.load.report import FileReport, LoadReport
-from k2lib.simulator.asx import write_samples
+from k2lib.simulator import write_samples
 
 # The fixture runs every notebook, two at a time: a minute where nothing else runs.
 pytestmark = pytest.mark.timeout(300)

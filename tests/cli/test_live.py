@@ -26,7 +26,7 @@ from k2lib.cli.views.simulation import rate_of_home, read_script
 from k2lib.errors import ConfigError
 from k2lib.feed.check import check_venue
 from k2lib.feed.status_file import read_told, told_path
-from k2lib.simulator.binance import OfflineExchange, write_archive
+from k2lib.simulator import OfflineExchange, write_archive
 from k2lib.venues.binance.hosts import binance
 
 # Most tests here stream, several in a process of their own.

@@ -20,7 +20,7 @@ from support.waiting import wait_until
 from k2lib import K2
 from k2lib.errors import ConfigError, TransientError
 from k2lib.events import Event
-from k2lib.simulator.binance import OfflineExchange
+from k2lib.simulator import OfflineExchange
 from k2lib.venues.binance.hosts import binance
 
 TRADE = """

@@ -8,8 +8,7 @@ from support.live import SOON, SYMBOLS, assert_all_there, last_ids, venue_of, wa
 from support.waiting import wait_until
 
 from k2lib import K2
-from k2lib.simulator.binance import OfflineExchange
-from k2lib.simulator.binance.chaos import chaos
+from k2lib.simulator import OfflineExchange, chaos
 
 SECONDS = 12
 

@@ -22,7 +22,7 @@ from k2lib import K2
 from k2lib.events import Event
 from k2lib.feed.feed import Feed
 from k2lib.feed.options import FeedOptions
-from k2lib.simulator.binance import OfflineExchange
+from k2lib.simulator import OfflineExchange
 
 pytestmark = pytest.mark.slow
 HOSTS = ("first", "second")

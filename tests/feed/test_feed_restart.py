@@ -12,7 +12,7 @@ from support.waiting import wait_until
 
 from k2lib import K2
 from k2lib.ops.services import Services, down, up
-from k2lib.simulator.binance import OfflineExchange
+from k2lib.simulator import OfflineExchange
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack]
 

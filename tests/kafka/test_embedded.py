@@ -23,7 +23,7 @@ from k2lib.errors import OwnerError, SchemaError
 from k2lib.kafka.embedded import EmbeddedBroker
 from k2lib.locks import try_lock
 from k2lib.schema.records import TRADE
-from k2lib.simulator.asx import SampleSummary, write_samples
+from k2lib.simulator import SampleSummary, write_samples
 
 KILL_LOAD = SUPPORT / "kill_load.py"
 COUNT = "select count(*) as n, count(distinct message_id) as ids from lake.trades_v2"

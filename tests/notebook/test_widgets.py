@@ -27,8 +27,7 @@ from k2lib.notebook.widgets import LiveView, fault_buttons, live_text
 from k2lib.notebook.widgets.fault_buttons import BUTTONS
 from k2lib.notebook.widgets.live_figure import History, draw, live_figure, panels
 from k2lib.ops.alerts import Alert, Limits
-from k2lib.simulator.binance.market import Truth
-from k2lib.simulator.binance.offline import OfflineExchange
+from k2lib.simulator import GroundTruth, OfflineExchange
 from k2lib.venues.binance.hosts import binance
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
@@ -246,7 +245,7 @@ def test_every_id_is_accounted_for_over_a_cut_and_a_restart(healed: Healed) -> N
 def test_an_id_that_is_not_in_the_lake_does_not_pass(healed: Healed) -> None:
     k2 = healed.k2
     last = k2.contiguity()["last_id"][0]
-    more = {"BTCUSDT": Truth(0, last + 10, frozenset())}
+    more = {"BTCUSDT": GroundTruth(0, last + 10, frozenset())}
     [row] = account(k2.engine, more, exchange=OFFLINE).rows(named=True)
     assert row["made"] - row["in_lake"] == 15
     wanted, alerts = {"BTCUSDT": last + 10}, healed.log.alerts

@@ -17,7 +17,7 @@ from k2lib.kafka.consumer import TopicPartition
 from k2lib.kafka.topics import GAPS
 from k2lib.query.answer import CompleteTo
 from k2lib.schema.records import GAP, QUOTE, REFERENCE, TRADE
-from k2lib.simulator.binance import OfflineExchange
+from k2lib.simulator import OfflineExchange
 
 TRADES = "market.equities.trades.asx"
 QUOTES = "market.equities.quotes.asx"

@@ -29,7 +29,7 @@ from k2lib.notebook.widgets import FreshnessView, SnapshotsView
 from k2lib.notebook.widgets.pictures import PLOTLY, picture
 from k2lib.query.answer import CompleteTo
 from k2lib.schema.calendar import zone
-from k2lib.simulator.binance.offline import OfflineExchange
+from k2lib.simulator import OfflineExchange
 
 
 def _look(at_s: float, answer: str = HYBRID, *, age_ms: float | None = 20.0) -> Look:

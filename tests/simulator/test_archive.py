@@ -12,7 +12,7 @@ import pytest
 from support.exchange_clients import START, SetClock, get, pass_time
 
 from k2lib.errors import ConfigError
-from k2lib.simulator.binance import OfflineExchange, write_archive
+from k2lib.simulator import OfflineExchange, write_archive
 
 DAY = date(2026, 1, 1)
 PATH = "/data/spot/{span}/{kind}/BTCUSDT/BTCUSDT-{kind}-{day}.zip"

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k2lib.errors import ConfigError
-from k2lib.simulator.asx import FileSummary, SampleSummary, write_samples
+from k2lib.simulator import FileSummary, SampleSummary, write_samples
 from k2lib.simulator.asx.draws import Draws, Pieces, apart, sizes_up_to
 from k2lib.simulator.asx.files import company_of, isin_of
 from k2lib.simulator.asx.trades import make_day

@@ -24,7 +24,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection
 
 from k2lib.errors import ConfigError
-from k2lib.simulator.binance import OfflineExchange
+from k2lib.simulator import OfflineExchange
 from k2lib.simulator.binance.faults import FAULTS
 
 AGGREGATES = "/ws/btcusdt@aggTrade"

@@ -11,8 +11,8 @@ import pytest
 from support.exchange_clients import START, SetClock, consecutive, get, historical, received, stream
 from support.waiting import wait_until
 
-from k2lib.simulator.binance import OfflineExchange
-from k2lib.simulator.binance.limits import Limits, Weights
+from k2lib.simulator import OfflineExchange
+from k2lib.simulator.binance.limits import ExchangeLimits, Weights
 
 NOW_MS = int((START + 3600) * 1000)
 
@@ -21,7 +21,9 @@ NOW_MS = int((START + 3600) * 1000)
 def exchange() -> Iterator[OfflineExchange]:
     """Open an exchange that has traded for an hour, and whose time stands still."""
     clock = SetClock()
-    with OfflineExchange(rate=20.0, clock=clock, limits=Limits(weight_per_minute=10**6)) as opened:
+    with OfflineExchange(
+        rate=20.0, clock=clock, limits=ExchangeLimits(weight_per_minute=10**6)
+    ) as opened:
         clock.advance(3600)
         due = opened.book("ETHUSDT").sequence.next_id(int(clock.now * 1e6)) - 1
         wait_until(lambda: opened.truth("ETHUSDT").last_id == due)
@@ -213,7 +215,9 @@ def test_weights_are_counted_and_told() -> None:
 
 def test_too_much_weight_is_429_until_the_next_minute() -> None:
     clock = SetClock(START + 20)
-    with OfflineExchange(["BTCUSDT"], clock=clock, limits=Limits(weight_per_minute=2)) as exchange:
+    with OfflineExchange(
+        ["BTCUSDT"], clock=clock, limits=ExchangeLimits(weight_per_minute=2)
+    ) as exchange:
         answers = [get(exchange, "ping") for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
         assert answers[2].headers["Retry-After"] == "40"
@@ -223,7 +227,7 @@ def test_too_much_weight_is_429_until_the_next_minute() -> None:
 
 
 def test_going_on_after_429_is_a_ban() -> None:
-    weights = Weights(Limits(weight_per_minute=1, ban_s=120))
+    weights = Weights(ExchangeLimits(weight_per_minute=1, ban_s=120))
     taken = [weights.take(1, now=START) for _ in range(22)]
     assert taken[0] is None
     assert [refusal.status for refusal in taken[1:] if refusal] == [429] * 20 + [418]

@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k2lib.errors import ConfigError
-from k2lib.simulator.binance import Sequence
 from k2lib.simulator.binance.columns import Orders, Trades, aggregates
 from k2lib.simulator.binance.frames import Form, trade_frames
 from k2lib.simulator.binance.instruments import PLACES, instrument
 from k2lib.simulator.binance.market import Book, Market
-from k2lib.simulator.binance.sequence import BLOCK, PUBLISHED_AFTER_US, US
+from k2lib.simulator.binance.sequence import BLOCK, PUBLISHED_AFTER_US, US, Sequence
 
 NOW_US = 1_767_225_600 * US
 FIRST, COUNT = 10 * BLOCK - 100, 5 * BLOCK

@@ -27,8 +27,8 @@ from support.exchange_clients import (
 from support.waiting import wait_until
 from websockets.exceptions import InvalidStatus
 
-from k2lib.simulator.binance import OfflineExchange
-from k2lib.simulator.binance.limits import Limits
+from k2lib.simulator import OfflineExchange
+from k2lib.simulator.binance.limits import ExchangeLimits
 
 BOTH = "/stream?streams=btcusdt@trade/ethusdt@trade"
 TRADE_FIELDS = ["e", "E", "s", "t", "p", "q", "T", "m", "M"]
@@ -227,7 +227,7 @@ def test_a_connection_ends_after_its_life(clock: SetClock) -> None:
 
 
 def test_too_many_attempts_are_refused_for_a_while(clock: SetClock) -> None:
-    limits = Limits(attempts=2)
+    limits = ExchangeLimits(attempts=2)
     with OfflineExchange(clock=clock, rate=1.0, limits=limits) as exchange:
         for _ in range(2):
             with stream(exchange, "/ws"):
@@ -242,7 +242,7 @@ def test_too_many_attempts_are_refused_for_a_while(clock: SetClock) -> None:
 
 @pytest.mark.slow
 def test_a_slow_reader_is_cut_off_and_hurts_no_other(clock: SetClock) -> None:
-    limits = Limits(buffer_bytes=1_000_000)
+    limits = ExchangeLimits(buffer_bytes=1_000_000)
     with (
         OfflineExchange(["BTCUSDT"], rate=20_000.0, limits=limits, clock=clock) as exchange,
         stream(exchange, max_queue=1, sock=narrow(exchange)) as slow,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from support.exchange_clients import consecutive
 
-from k2lib.simulator.binance import OfflineExchange
+from k2lib.simulator import OfflineExchange
 
 with warnings.catch_warnings():
     # What these packages do while they are imported is not ours to mend.

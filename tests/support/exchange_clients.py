@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Opcode
 from websockets.sync.client import ClientConnection, connect
 
-from k2lib.simulator.binance import OfflineExchange
+from k2lib.simulator import OfflineExchange
 
 START = 1_767_225_600.0
 PATIENCE_S = 20.0

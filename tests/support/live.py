@@ -11,7 +11,7 @@ from support.waiting import wait_until
 from k2lib import K2
 from k2lib.feed.options import FeedOptions
 from k2lib.feed.status_file import read_told, told_path
-from k2lib.simulator.binance import OfflineExchange
+from k2lib.simulator import OfflineExchange
 from k2lib.venues.binance.hosts import Venue, binance
 from k2lib.venues.binance.stream import StreamLimits
 

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from k2lib.errors import ConfigError
-from k2lib.simulator.binance.market import Truth
-from k2lib.simulator.binance.offline import OfflineExchange, Script
+from k2lib.simulator import FaultScript, GroundTruth, OfflineExchange
 
 RATE: Final = 50.0
 FORM: Final = '{"at_s": 5, "name": "stall", "host": 0, "s": 10}'
 
 
-def read_script(path: Path) -> Script:
+def read_script(path: Path) -> FaultScript:
     """Read faults to come: a JSON object a line, with seconds from the start, name and options.
 
     Raises:
@@ -82,7 +81,7 @@ def made(exchange: OfflineExchange) -> dict[str, dict[str, int]]:
     return {symbol: _ids(exchange.truth(symbol)) for symbol in exchange.market.books}
 
 
-def _ids(truth: Truth) -> dict[str, int]:
+def _ids(truth: GroundTruth) -> dict[str, int]:
     return {"first_id": truth.first_id, "last_id": truth.last_id, "void": len(truth.void)}
 
 

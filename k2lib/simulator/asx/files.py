@@ -76,7 +76,7 @@ def _write_table(path: Path, header: str, rows: list[str]) -> None:
     path.write_bytes("".join(f"{row}\r\n" for row in [header, *rows]).encode())
 
 
-EXCHANGE = "ASX_SIM"
+ASX_SIM = "ASX_SIM"
 SYDNEY = ZoneInfo("Australia/Sydney")
 MOST_ROWS_A_DAY = 5_000_000
 ROWS_A_WRITE = 100_000
@@ -143,7 +143,7 @@ def write_samples(
     _check("quotes_per_day", quotes, least=0, most=MOST_ROWS_A_DAY)
     chosen = [company_of(rank, trades=trades_per_day, quotes=quotes) for rank in range(companies)]
     _make_room(folder)
-    (folder / "reference-data" / "exchange.txt").write_bytes(f"{EXCHANGE}\n".encode())
+    (folder / "reference-data" / "exchange.txt").write_bytes(f"{ASX_SIM}\n".encode())
     write_reference(folder / "reference-data", chosen, first_day=first_day)
     told = on_progress or (lambda _path, _rows: None)
     calendar = list(_weekdays(first_day, days))
@@ -151,7 +151,7 @@ def write_samples(
         _write_company(folder, company, calendar=calendar, seed=seed, told=told)
         for company in chosen
     ]
-    return SampleSummary(folder, EXCHANGE, tuple(file for pair in files for file in pair))
+    return SampleSummary(folder, ASX_SIM, tuple(file for pair in files for file in pair))
 
 
 def _check(name: str, value: int, *, least: int, most: int) -> None:
@@ -170,7 +170,7 @@ def _weekdays(first: date, count: int) -> Iterator[date]:
 
 def _make_room(folder: Path) -> None:
     mark = folder / "reference-data" / "exchange.txt"
-    ours = mark.is_file() and mark.read_text(encoding="utf-8").strip() == EXCHANGE
+    ours = mark.is_file() and mark.read_text(encoding="utf-8").strip() == ASX_SIM
     names = ("trades", "quotes", "reference-data")
     old = [path for name in names for path in (folder / name).glob("*.csv")]
     if old and not ours:

@@ -16,7 +16,7 @@ from k2lib.simulator.binance.rest import answer as rest_answer
 from k2lib.simulator.binance.rest_parameters import RestError
 from k2lib.simulator.binance.streams import Handler, accept, loopback_only, routes, serve
 
-EXCHANGE = "BINANCE_SIM"
+BINANCE_SIM = "BINANCE_SIM"
 HEADER = "X-K2-Exchange"
 _MICROS = "microsecond"
 _WEIGHT = "X-MBX-USED-WEIGHT-1M"
@@ -46,7 +46,7 @@ def application(host: Host, floor: Floor) -> web.Application:
 
 
 async def _sign(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers[HEADER] = EXCHANGE
+    response.headers[HEADER] = BINANCE_SIM
 
 
 class _Desk:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from k2lib.simulator.binance.offline import Script
+from k2lib.simulator.binance.faults import FaultScript
 
 # What each fault is told: all are over in a few seconds.
 DRAWS: Mapping[str, Callable[[random.Random], dict[str, Any]]] = {
@@ -32,7 +32,7 @@ DRAWS: Mapping[str, Callable[[random.Random], dict[str, Any]]] = {
 }
 
 
-def chaos(seed: int, seconds: float, *, hosts: int = 1) -> Script:
+def chaos(seed: int, seconds: float, *, hosts: int = 1) -> FaultScript:
     """Draw when which fault happens at which host, or at all; every fault at least once.
 
     Returns:

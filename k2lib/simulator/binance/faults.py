@@ -1,12 +1,14 @@
 """The faults: their names and options, and which of them hold right now."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from k2lib.errors import ConfigError
 
 Options = dict[str, Any]
+# Faults to come: seconds from the start, the fault, its options and `host`.
+FaultScript = Sequence[tuple[float, str, Options]]
 
 # What each fault can be told, and what it does untold. `s` is how long it lasts in seconds (None:
 # until healed), `n` how many trades, frames or attempts it takes; where both are given, `n` counts.

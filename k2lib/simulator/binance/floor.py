@@ -1,19 +1,16 @@
 """Where the exchange happens: time passes, trades are made, faults befall the hosts."""
 
 from collections.abc import Callable
-from collections.abc import Sequence as Many
 from typing import Any
 
 from k2lib.errors import ConfigError
 from k2lib.simulator.binance.archive import Archive
-from k2lib.simulator.binance.faults import Options, checked
+from k2lib.simulator.binance.faults import FaultScript, Options, checked
 from k2lib.simulator.binance.frames import Batch
 from k2lib.simulator.binance.host import Host
-from k2lib.simulator.binance.limits import Limits, Weights
+from k2lib.simulator.binance.limits import ExchangeLimits, Weights
 from k2lib.simulator.binance.market import QUOTES_PER_S, Market
 from k2lib.simulator.binance.sequence import US
-
-Script = Many[tuple[float, str, Options]]
 
 
 class Floor:
@@ -24,8 +21,8 @@ class Floor:
         market: Market,
         hosts: list[Host],
         *,
-        limits: Limits,
-        script: Script,
+        limits: ExchangeLimits,
+        script: FaultScript,
         clock: Callable[[], float],
         started: float,
     ) -> None:

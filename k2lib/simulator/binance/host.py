@@ -11,7 +11,7 @@ import numpy as np
 from k2lib.simulator.binance.columns import Trades, joined
 from k2lib.simulator.binance.faults import Conditions, Options
 from k2lib.simulator.binance.frames import Batch, broken_frames
-from k2lib.simulator.binance.limits import Limits, Recent
+from k2lib.simulator.binance.limits import ExchangeLimits, Recent
 from k2lib.simulator.binance.listener import Listener
 from k2lib.simulator.binance.market import Market
 from k2lib.simulator.binance.stream_connection import GOING_AWAY, Connection
@@ -88,7 +88,9 @@ _SHAPES = {"skip": _skip, "duplicate": _duplicate, "reorder": _reorder}
 class Host(Listener):
     """Connections, conditions and shapers of one host; all in the exchange's own thread."""
 
-    def __init__(self, market: Market, limits: Limits, *, ssl_context: ssl.SSLContext | None):
+    def __init__(
+        self, market: Market, limits: ExchangeLimits, *, ssl_context: ssl.SSLContext | None
+    ):
         super().__init__(ssl_context=ssl_context)
         self.market = market
         self.limits = limits

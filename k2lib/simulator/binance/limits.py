@@ -10,7 +10,7 @@ _PATIENCE = 20
 
 
 @dataclass(frozen=True)
-class Limits:
+class ExchangeLimits:
     """The numbers of Binance's documentation, settable so that tests need not wait."""
 
     ping_s: float = 20.0
@@ -52,7 +52,7 @@ class Refusal:
 class Weights:
     """The request weight used in the current minute, and bans of who does not stop."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ExchangeLimits) -> None:
         self._limits = limits
         self._minute = 0
         self._refused = 0

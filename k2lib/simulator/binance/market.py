@@ -19,7 +19,7 @@ _NOTHING = no_trades()
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """The ids made while this exchange ran; those in `void` exist nowhere."""
 
     first_id: int
@@ -65,11 +65,11 @@ class Book:
         self.due_us = int(due.time_us[-1]) + PUBLISHED_AFTER_US
         return self._existing(due.take(slice(0, len(due) - 1)))
 
-    def truth(self) -> Truth:
+    def truth(self) -> GroundTruth:
         """Return the ids made so far."""
         made = range(self.first_id, self.next_id)
         void = frozenset(number for ids in self.void for number in ids if number in made)
-        return Truth(self.first_id, self.next_id - 1, void)
+        return GroundTruth(self.first_id, self.next_id - 1, void)
 
     def told(self) -> dict[str, Any]:
         """Return the ids made so far as JSON, void ones as first and last of each range."""

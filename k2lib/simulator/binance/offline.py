@@ -15,14 +15,13 @@ from aiohttp import web
 from k2lib.errors import ConfigError
 from k2lib.lifecycle import Closing
 from k2lib.simulator.binance.app import application
-from k2lib.simulator.binance.floor import Floor, Script, check
+from k2lib.simulator.binance.faults import FaultScript
+from k2lib.simulator.binance.floor import Floor, check
 from k2lib.simulator.binance.host import Host
-from k2lib.simulator.binance.limits import Limits
+from k2lib.simulator.binance.limits import ExchangeLimits
 from k2lib.simulator.binance.listener import ADDRESS
-from k2lib.simulator.binance.market import Book, Market, Truth
+from k2lib.simulator.binance.market import Book, GroundTruth, Market
 from k2lib.simulator.binance.sequence import US
-
-__all__ = ["OfflineExchange", "Script"]
 
 TICK_S = 0.005
 _T = TypeVar("_T")
@@ -59,11 +58,11 @@ class OfflineExchange(Closing):
         life_s: float = 24 * 3600.0,
         ssl_context: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.time,
-        limits: Limits | None = None,
-        script: Script = (),
+        limits: ExchangeLimits | None = None,
+        script: FaultScript = (),
     ) -> None:
         limits = dataclasses.replace(
-            limits or Limits(), ping_s=ping_s, pong_within_s=pong_within_s, life_s=life_s
+            limits or ExchangeLimits(), ping_s=ping_s, pong_within_s=pong_within_s, life_s=life_s
         )
         started = clock()
         now_us = int(started * US)
@@ -102,7 +101,7 @@ class OfflineExchange(Closing):
 
         self._in_thread(befall())
 
-    def truth(self, symbol: str) -> Truth:
+    def truth(self, symbol: str) -> GroundTruth:
         """Return the ids made so far.
 
         Raises:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from k2lib.simulator.binance.frames import KINDS, PING, Form, frame, shutdown_frame
-from k2lib.simulator.binance.limits import Limits, Recent
+from k2lib.simulator.binance.limits import ExchangeLimits, Recent
 
 Json = dict[str, Any]
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
@@ -214,7 +214,7 @@ class Connection:
         *,
         subscriptions: Subscriptions,
         micros: bool,
-        limits: Limits,
+        limits: ExchangeLimits,
         now: float,
     ) -> None:
         self.subscriptions = subscriptions

@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from k2lib.simulator.binance.frames import PONG, frame, text_frame
-from k2lib.simulator.binance.limits import Limits
+from k2lib.simulator.binance.limits import ExchangeLimits
 from k2lib.simulator.binance.stream_connection import (
     POLICY,
     Connection,
@@ -37,7 +37,7 @@ async def loopback_only(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 async def accept(
-    request: web.Request, symbols: frozenset[str], *, limits: Limits, now: float
+    request: web.Request, symbols: frozenset[str], *, limits: ExchangeLimits, now: float
 ) -> tuple[web.WebSocketResponse, Connection]:
     """Open a connection with the streams that its address names.
 
