@@ -4,9 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.exceptions import CommitStateUnknownException
-from pyiceberg.table import CommitTableResponse, Table
 from support.lake_rows import catalog_in, rows_table, trade
 from support.lake_upkeep import PLACE, ids, message_ids
 
@@ -21,15 +18,7 @@ from k2lib.settings import Settings
 TRADES = TABLES["trades_v2"]
 LOGS = {PLACE.topic: "log/1"}
 OTHER = TopicPartition(PLACE.topic, 1)
-FORGETFUL = "py-catalog-impl: test_writer.ForgetfulCatalog\n"
-
-
-class ForgetfulCatalog(SqlCatalog):
-    """Commits, and then does not know whether it did: as when a reply is lost."""
-
-    def commit_table(self, table: Table, *args: object) -> CommitTableResponse:
-        super().commit_table(table, *args)  # type: ignore[arg-type]
-        raise CommitStateUnknownException("the reply was lost")
+FORGETFUL = "py-catalog-impl: support.forgetful_catalog.ForgetfulCatalog\n"
 
 
 def nobody(event: Event) -> None:
