@@ -12,11 +12,11 @@ from bench.live_start import SYMBOLS
 from bench.measure import machine
 from k2lib import K2
 from k2lib.feed.options import FeedOptions
+from k2lib.feed.stream import StreamLimits
 from k2lib.notebook.venue import offline_venue
 from k2lib.ops.services import down, up
 from k2lib.query.engine import Engine
 from k2lib.simulator import OfflineExchange, chaos
-from k2lib.venues.binance.stream import StreamLimits
 
 SECONDS = 300.0
 RATE = 100.0

@@ -27,7 +27,7 @@ from k2lib.venues.binance.hosts import Venue, binance
 if TYPE_CHECKING:  # what only a live feed or an archive needs is imported when one is used
     from k2lib.feed.feed import Feed
     from k2lib.feed.options import FeedOptions
-    from k2lib.feed.state_store import State
+    from k2lib.feed.state_store import StateStore
     from k2lib.feed.status import FeedStatus
     from k2lib.ops.monitor import Watch
 
@@ -88,7 +88,7 @@ class K2(Reads, Closing):
         self._on_event = on_event
         self._pipeline: Pipeline | None = None
         self._feeds: list[Feed] = []
-        self._state: State | None = None
+        self._state: StateStore | None = None
         self._watch: Watch | None = None
         logging.getLogger("k2lib").info("%s", self)
 
@@ -215,7 +215,7 @@ class K2(Reads, Closing):
         """
         from k2lib.feed.feed import Feed
         from k2lib.feed.state_store import open_state
-        from k2lib.feed.status_file import told_path
+        from k2lib.feed.status_file import status_path
 
         pipeline = self.pipeline
         if self._state is None:
@@ -229,7 +229,7 @@ class K2(Reads, Closing):
             pipeline=pipeline,
             engine=self.engine,
             state=self._state,
-            told=told_path(self.settings.home),
+            told=status_path(self.settings.home),
             alerts=lambda: [f"{one.name}: {one.summary}" for one in self.watch.alerts.firing],
             options=options,
             on_event=self._heard,

@@ -71,12 +71,12 @@ def watch(seconds: Seconds = None, as_json: AsJson = False) -> None:
     """Watch the stream that runs in this home until Ctrl-C; --json looks once."""
     from k2lib.cli.views.terminal import out
     from k2lib.cli.views.watch import ended, pace_s, show, told_looks
-    from k2lib.feed.status_file import read_told, told_path
+    from k2lib.feed.status_file import read_status, status_path
     from k2lib.settings import read_settings
 
     home = read_settings().home
-    path = told_path(home)
-    if (why := ended(read_told(path))) is not None:
+    path = status_path(home)
+    if (why := ended(read_status(path))) is not None:
         raise ConfigError(f"no stream runs in the home {home}: {why}. `k2 stream binance` does one")
     looks = told_looks(path, every_s=pace_s(out()), seconds=seconds)
     if as_json:
@@ -84,7 +84,7 @@ def watch(seconds: Seconds = None, as_json: AsJson = False) -> None:
         return
     with sigterm_ends_it(), contextlib.suppress(KeyboardInterrupt):
         show(looks, console=out(), now=_now)
-        if (why := ended(read_told(path))) is not None:
+        if (why := ended(read_status(path))) is not None:
             typer.echo(f"the stream is over: {why}")
 
 

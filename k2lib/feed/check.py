@@ -12,7 +12,7 @@ import msgspec
 
 from k2lib.errors import ConfigError, K2Error
 from k2lib.events import log_event
-from k2lib.venues.binance.connection import Connection, Refused, open_connection
+from k2lib.venues.binance.connection import Connection, HostRefusedError, open_connection
 from k2lib.venues.binance.hosts import Venue, told_apart
 from k2lib.venues.binance.instruments import read_exchange_info
 from k2lib.venues.binance.rest import Rest, clock_offset_s
@@ -115,13 +115,13 @@ async def _listen(venue: Venue, url: str, symbols: Sequence[str], trade_s: float
         connection = await open_connection(
             url, exchange=venue.exchange, tls=venue.tls, inbox=first, on_data=lambda: None
         )
-    except Refused as exc:
+    except HostRefusedError as exc:
         return [Check("connect", url, False, time.monotonic() - began, str(exc))]
     connected = Check("connect", url, True, time.monotonic() - began, f"as {venue.exchange}")
     began = time.monotonic()
     try:
         told, passed = await _first_trade(connection, first, symbols, trade_s), True
-    except Refused as exc:
+    except HostRefusedError as exc:
         told, passed = str(exc), False
     await connection.close()
     return [connected, Check("first trade", url, passed, time.monotonic() - began, told)]
@@ -135,8 +135,8 @@ async def _first_trade(
     await asyncio.wait(ends, timeout=trade_s, return_when=asyncio.FIRST_COMPLETED)
     if not first.frame.done():
         told = connection.over.result() if connection.over.done() else f"{trade_s:g} s went by"
-        raise Refused(f"no trade came: {told}")
+        raise HostRefusedError(f"no trade came: {told}")
     try:
         return msgspec.json.decode(first.frame.result(), type=_Named).stream
     except msgspec.MsgspecError as exc:
-        raise Refused(f"what came is no trade: {exc}") from exc
+        raise HostRefusedError(f"what came is no trade: {exc}") from exc

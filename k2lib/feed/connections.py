@@ -11,13 +11,13 @@ from typing import Final
 from k2lib.errors import TransientError
 from k2lib.events import Event, OnEvent
 from k2lib.feed.options import FeedOptions
-from k2lib.feed.state_store import State
+from k2lib.feed.state_store import StateStore
+from k2lib.feed.stream import STREAMS_A_CONNECTION, Stream
 from k2lib.resilience.breaker import Circuit, steady_wall_clock
 from k2lib.resilience.failover import Hosts
-from k2lib.resilience.rate_window import Window
+from k2lib.resilience.rate_window import RateWindow
 from k2lib.resilience.staleness import Watchdog
 from k2lib.venues.binance.hosts import Venue
-from k2lib.venues.binance.stream import STREAMS_A_CONNECTION, Stream
 
 LOOK_AGAIN_S: Final = 0.002
 FLOOD: Final = 5000
@@ -25,7 +25,7 @@ FLOOD_LINGERS: Final = 10
 
 
 @dataclass(frozen=True)
-class Arrived:
+class FrameBatch:
     """Frames in order of arrival, each with its receipt time in µs since the epoch and its host."""
 
     frames: list[bytes]
@@ -63,7 +63,7 @@ class Inbox:
         if not self._some.is_set():
             self._some.set()
 
-    def take(self, timeout_s: float, *, linger_s: float, enough: int) -> Arrived:
+    def take(self, timeout_s: float, *, linger_s: float, enough: int) -> FrameBatch:
         """Return what has arrived: nothing after `timeout_s`; what was taken before is dealt with.
 
         Fewer than `enough` frames wait `linger_s` for others, so that small batches stay few; more
@@ -77,7 +77,7 @@ class Inbox:
         self._taken_us = self._held[0][1] if self._held else None
         held = [self._held.popleft() for _ in range(len(self._held))]
         frames, received_us, hosts = map(list, zip(*held, strict=True)) if held else ([], [], [])
-        return Arrived(frames, received_us, hosts)
+        return FrameBatch(frames, received_us, hosts)
 
     def _linger(self, linger_s: float, enough: int) -> None:
         if len(self._held) < enough:
@@ -106,7 +106,7 @@ BEHIND_S: Final = 1.0
 STREAM_NAMES: Final = {"trade": "trade", "quote": "bookTicker"}
 
 
-class Sockets:
+class StreamConnections:
     """Holds the connections of a feed, in one thread; frames go to the inbox."""
 
     def __init__(
@@ -115,7 +115,7 @@ class Sockets:
         symbols: Sequence[str],
         *,
         inbox: Inbox,
-        state: State,
+        state: StateStore,
         options: FeedOptions,
         stop: threading.Event,
         on_event: OnEvent,
@@ -203,7 +203,7 @@ class Sockets:
 
     def _make_streams(self) -> list[Stream]:
         limits = self._options.limits
-        attempts = Window(limits.attempts, limits.attempts_span_s, clock=time.monotonic)
+        attempts = RateWindow(limits.attempts, limits.attempts_span_s, clock=time.monotonic)
         names = [f"{symbol.lower()}@{STREAM_NAMES[kind]}" for symbol, kind in self._keys]
         return [
             Stream(

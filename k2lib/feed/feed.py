@@ -12,20 +12,20 @@ from typing import Final
 
 from k2lib.errors import ConfigError, TransientError
 from k2lib.events import Event, OnEvent
-from k2lib.feed.connections import Inbox, Sockets
-from k2lib.feed.gap_filler import Fill, Filler
+from k2lib.feed.connections import Inbox, StreamConnections
+from k2lib.feed.gap_filler import GapFill, GapFiller
 from k2lib.feed.options import FeedOptions
-from k2lib.feed.state_store import State
-from k2lib.feed.status import Board, FeedStatus
-from k2lib.feed.status_file import tell_status
-from k2lib.feed.worker import Rows
+from k2lib.feed.state_store import StateStore
+from k2lib.feed.status import FeedStatus, StatusBoard
+from k2lib.feed.status_file import write_status
+from k2lib.feed.worker import FeedWorker
 from k2lib.kafka.topics import topic_name
 from k2lib.lifecycle import Closing
 from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
 from k2lib.venues.binance.hosts import Venue, told_apart
 from k2lib.venues.binance.instruments import Instrument, fallback_instruments, read_exchange_info
-from k2lib.venues.binance.rest import Rest, RestUnavailableError
+from k2lib.venues.binance.rest import Rest, VenueUnavailableError
 
 FILLS_WAITING: Final = 16
 HAND_OVER_S: Final = 0.05
@@ -42,7 +42,7 @@ class Feed(Closing):
         *,
         pipeline: Pipeline,
         engine: Engine,
-        state: State,
+        state: StateStore,
         told: Path,
         alerts: Callable[[], Sequence[str]] = tuple,
         options: FeedOptions | None = None,
@@ -64,7 +64,7 @@ class Feed(Closing):
         self._failure: BaseException | None = None
         self._threads: list[threading.Thread] = []
         self._on_event = on_event
-        self._fills: Queue[Fill] = Queue(FILLS_WAITING)
+        self._fills: Queue[GapFill] = Queue(FILLS_WAITING)
         self._rest = Rest(
             venue,
             on_event=on_event,
@@ -74,7 +74,7 @@ class Feed(Closing):
         )
         try:
             self.venue, self.instruments = self._look_up(venue, symbols)
-            self._board = Board(
+            self._board = StatusBoard(
                 self.venue.exchange, list(self.instruments), venue.ws_urls, alerts=alerts
             )
             self._start(self._parts(pipeline, engine, state, options))
@@ -108,7 +108,7 @@ class Feed(Closing):
         if self._threads and self._failure is None:
             self._tell("feed_stopped", reason="closed")
         if self._threads:
-            tell_status(self._told, self._board.look())
+            write_status(self._told, self._board.look())
         self._threads = []
         self._rest.close()
         self._ended.set()
@@ -118,16 +118,16 @@ class Feed(Closing):
         names = list(dict.fromkeys(symbol.strip().upper() for symbol in symbols))
         try:
             reply = self._rest.get("/api/v3/exchangeInfo", {}, weight=INFO_WEIGHT)
-        except RestUnavailableError as exc:
+        except VenueUnavailableError as exc:
             self._tell("symbols_assumed", symbols=names, reason=str(exc))
             return venue, _assumed(names, exc)
         return told_apart(venue, reply.exchange), read_exchange_info(reply.body, names)
 
     def _parts(
-        self, pipeline: Pipeline, engine: Engine, state: State, options: FeedOptions
-    ) -> tuple[Sockets, Rows, Filler]:
+        self, pipeline: Pipeline, engine: Engine, state: StateStore, options: FeedOptions
+    ) -> tuple[StreamConnections, FeedWorker, GapFiller]:
         inbox = Inbox(options.queue_frames)
-        sockets = Sockets(
+        sockets = StreamConnections(
             self.venue,
             list(self.instruments),
             inbox=inbox,
@@ -136,7 +136,7 @@ class Feed(Closing):
             stop=self._stop,
             on_event=self._heard,
         )
-        filler = Filler(
+        filler = GapFiller(
             self._rest,
             instruments=self.instruments,
             deliver=self._deliver,
@@ -145,7 +145,7 @@ class Feed(Closing):
             upgrade_s=options.upgrade_s,
             on_event=self._heard,
         )
-        rows = Rows(
+        rows = FeedWorker(
             self.venue.exchange,
             self.instruments,
             inbox=inbox,
@@ -163,7 +163,7 @@ class Feed(Closing):
         )
         return sockets, rows, filler
 
-    def _start(self, parts: tuple[Sockets, Rows, Filler]) -> None:
+    def _start(self, parts: tuple[StreamConnections, FeedWorker, GapFiller]) -> None:
         sockets, rows, filler = parts
         jobs = {"sockets": sockets.run, "rows": rows.run, "gaps": filler.run}
         self._threads = [
@@ -186,7 +186,7 @@ class Feed(Closing):
             self._tell("feed_failed", reason=str(exc) or repr(exc))
             self._ended.set()
 
-    def _deliver(self, fill: Fill) -> None:
+    def _deliver(self, fill: GapFill) -> None:
         """Hand a fill to the thread of rows, which may be busy."""
         while not self._stop.is_set():
             try:
@@ -203,7 +203,7 @@ class Feed(Closing):
         self._on_event(event)
 
 
-def _assumed(names: Sequence[str], unreached: RestUnavailableError) -> dict[str, Instrument]:
+def _assumed(names: Sequence[str], unreached: VenueUnavailableError) -> dict[str, Instrument]:
     try:
         return fallback_instruments(names)
     except ConfigError as exc:

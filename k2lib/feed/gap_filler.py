@@ -21,14 +21,25 @@ from k2lib.schema.dead_letters import DeadLetter
 from k2lib.schema.records import TRADE
 from k2lib.venues.binance.hosts import exchange_of
 from k2lib.venues.binance.instruments import Instrument
-from k2lib.venues.binance.pages import Aggregate, Page, aggregates_page, single_trades, trades_page
-from k2lib.venues.binance.rest import Asks, NotOfferedError, RestRefusedError, RestUnavailableError
+from k2lib.venues.binance.pages import (
+    Aggregate,
+    TradesPage,
+    aggregates_page,
+    single_trades,
+    trades_page,
+)
+from k2lib.venues.binance.rest import (
+    Asks,
+    NotOfferedError,
+    RequestRefusedError,
+    VenueUnavailableError,
+)
 
 NOTED_AT_MOST: Final = 20
 
 
 @dataclass(frozen=True)
-class Fill:
+class GapFill:
     """What one answer gave for a gap.
 
     `ids` are those of `rows`; `dead` are in the dead letters. `late`: these ids were known from
@@ -48,7 +59,7 @@ class Fill:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PendingFill:
     """Ids of a gap that are still to be asked for: the holes of `left`."""
 
     gap: Gap
@@ -72,8 +83,8 @@ class Wanted:
 
 
 def fill_of(
-    wanted: Wanted, page: Page, *, absent: list[Hole], why: str, notes: Iterable[str]
-) -> Fill:
+    wanted: PendingFill, page: TradesPage, *, absent: list[Hole], why: str, notes: Iterable[str]
+) -> GapFill:
     """Return what was wanted of a page.
 
     Args:
@@ -92,7 +103,7 @@ def fill_of(
     told = [*notes]
     told += [why.format(_told(absent))] if absent else []
     told += [f"{_told(dead)} in the dead letters"] if dead else []
-    return Fill(
+    return GapFill(
         wanted.gap,
         page.rows.filter(pa.array(inside)),
         ids[inside],
@@ -132,7 +143,7 @@ NO_ROWS: Final = TRADE.arrow.empty_table()
 NO_IDS: Final = np.empty(0, np.int64)
 
 
-class Filler:
+class GapFiller:
     """A thread that turns gaps into fills, one gap after the other, the oldest due first."""
 
     def __init__(
@@ -140,7 +151,7 @@ class Filler:
         rest: Asks,
         *,
         instruments: Mapping[str, Instrument],
-        deliver: Callable[[Fill], None],
+        deliver: Callable[[GapFill], None],
         source: str,
         stop: threading.Event,
         upgrade_s: float,
@@ -153,14 +164,14 @@ class Filler:
         self._stop = stop
         self._upgrade_s = upgrade_s
         self._on_event = on_event
-        self._asked: SimpleQueue[Wanted] = SimpleQueue()
-        self._due: list[tuple[float, int, Wanted]] = []
-        self._wanted: dict[tuple[str, bool], Wanted] = {}
+        self._asked: SimpleQueue[PendingFill] = SimpleQueue()
+        self._due: list[tuple[float, int, PendingFill]] = []
+        self._wanted: dict[tuple[str, bool], PendingFill] = {}
         self._numbers = itertools.count()
 
     def fill(self, gap: Gap, holes: list[Hole], *, late: bool = False) -> None:
         """Ask for these ids of a gap, in place of those asked for before; returns at once."""
-        self._asked.put(Wanted(gap, Ids(gap.to_id + 1, holes), late))
+        self._asked.put(PendingFill(gap, Ids(gap.to_id + 1, holes), late))
 
     def run(self) -> None:
         """Work until `stop` is set."""
@@ -172,53 +183,53 @@ class Filler:
             else:
                 self._stop.wait(LOOK_S)
 
-    def _want(self, wanted: Wanted, wait_s: float) -> None:
+    def _want(self, wanted: PendingFill, wait_s: float) -> None:
         self._wanted[wanted.key] = wanted
         self._plan(wanted, wait_s)
 
-    def _plan(self, wanted: Wanted, wait_s: float) -> None:
+    def _plan(self, wanted: PendingFill, wait_s: float) -> None:
         heapq.heappush(self._due, (time.monotonic() + wait_s, next(self._numbers), wanted))
 
-    def _work(self, wanted: Wanted) -> None:
+    def _work(self, wanted: PendingFill) -> None:
         if self._wanted.get(wanted.key) is not wanted:
             return  # asked for anew meanwhile
         try:
             self._ask(wanted)
-        except RestRefusedError as exc:
+        except RequestRefusedError as exc:
             self._give_up(wanted, str(exc))
-        except (RestUnavailableError, NotOfferedError, RecordError) as exc:
+        except (VenueUnavailableError, NotOfferedError, RecordError) as exc:
             self._postpone(wanted, exc)
         else:
             self._go_on(wanted)
 
-    def _go_on(self, wanted: Wanted) -> None:
+    def _go_on(self, wanted: PendingFill) -> None:
         if wanted.left.holes:
             self._plan(wanted, self._upgrade_s if wanted.late else next(wanted.waits))
         else:
             del self._wanted[wanted.key]
 
-    def _give_up(self, wanted: Wanted, reason: str) -> None:
+    def _give_up(self, wanted: PendingFill, reason: str) -> None:
         """The venue will never answer; what is known from aggregates stays known from them."""
         del self._wanted[wanted.key]
         if not wanted.late:
-            self._deliver(Fill(wanted.gap, NO_ROWS, NO_IDS, note=reason, lost=True))
+            self._deliver(GapFill(wanted.gap, NO_ROWS, NO_IDS, note=reason, lost=True))
 
-    def _postpone(self, wanted: Wanted, exc: Exception) -> None:
+    def _postpone(self, wanted: PendingFill, exc: Exception) -> None:
         if self._stop.is_set():
             return
         self._tell("gap_fill_failed", wanted.gap, reason=str(exc))
-        asked_s = exc.wait_s if isinstance(exc, RestUnavailableError) else 0.0
+        asked_s = exc.wait_s if isinstance(exc, VenueUnavailableError) else 0.0
         self._plan(wanted, max(asked_s, next(wanted.waits)))
 
-    def _ask(self, wanted: Wanted) -> None:
+    def _ask(self, wanted: PendingFill) -> None:
         """Ask for single trades, and for aggregates where no host that answers has those."""
         try:
             self._ask_for_trades(wanted)
-        except (NotOfferedError, RestUnavailableError):
+        except (NotOfferedError, VenueUnavailableError):
             if not wanted.late and not self._stop.is_set():
                 self._ask_for_aggregates(wanted)
 
-    def _ask_for_trades(self, wanted: Wanted) -> None:
+    def _ask_for_trades(self, wanted: PendingFill) -> None:
         at, high = wanted.span
         while at <= high and not self._stop.is_set():
             page = self._trades(wanted.gap, at, high)
@@ -230,7 +241,7 @@ class Filler:
                 return  # the newest reach the venue's database late
             at = next((low for low, _ in wanted.left.missing(reached + 1, high)), high + 1)
 
-    def _ask_for_aggregates(self, wanted: Wanted) -> None:
+    def _ask_for_aggregates(self, wanted: PendingFill) -> None:
         low, high = wanted.span
         found = [one for one in self._aggregates(wanted.gap, high) if one.last_id >= low - 1]
         inside = [one for one in found if one.last_id >= low and one.first_id <= high]
@@ -246,8 +257,8 @@ class Filler:
 
     def _take(
         self,
-        wanted: Wanted,
-        page: Page,
+        wanted: PendingFill,
+        page: TradesPage,
         *,
         absent: list[Hole],
         why: str,
@@ -261,19 +272,19 @@ class Filler:
             wanted.left.explain(*hole)
         self._deliver(replace(fill, covered=self._want_later(wanted, covered)))
 
-    def _want_later(self, wanted: Wanted, covered: Iterable[Hole]) -> list[Hole]:
+    def _want_later(self, wanted: PendingFill, covered: Iterable[Hole]) -> list[Hole]:
         """Ask again, later, for the single trades of what is known from aggregates now."""
         holes = wanted.missing(covered)
         for hole in holes:
             wanted.left.explain(*hole)
         if holes:
-            later = Wanted(wanted.gap, Ids(wanted.gap.to_id + 1, holes), late=True)
+            later = PendingFill(wanted.gap, Ids(wanted.gap.to_id + 1, holes), late=True)
             if (before := self._wanted.get(later.key)) is not None:
                 later.left.holes = sorted([*before.left.holes, *holes])
             self._want(later, self._upgrade_s)
         return holes
 
-    def _trades(self, gap: Gap, low: int, high: int) -> Page:
+    def _trades(self, gap: Gap, low: int, high: int) -> TradesPage:
         # One more than is missing: an answer past the gap proves what is absent in it.
         limit = min(PAGE, high - low + 2)
         asked = {"symbol": gap.symbol, "fromId": low, "limit": limit}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from k2lib.venues.binance.stream import StreamLimits
+from k2lib.feed.stream import StreamLimits
 
 
 @dataclass(frozen=True)

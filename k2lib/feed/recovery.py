@@ -8,7 +8,7 @@ from typing import Any, Final
 import polars as pl
 
 from k2lib.feed.gaps import OPEN, Gap, Hole, Ids, uncovered
-from k2lib.feed.sequence_tracker import Known
+from k2lib.feed.sequence_tracker import SymbolSequence
 from k2lib.kafka.topics import GAPS, topic_name
 from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
@@ -36,16 +36,16 @@ HELD: Final = """
 
 
 @dataclass(frozen=True)
-class KnownIds:
+class RecoveredState:
     """Ids by symbol, and the gaps that are not closed, each with its ids known from aggregates."""
 
-    symbols: dict[str, Known]
+    symbols: dict[str, SymbolSequence]
     gaps: list[tuple[Gap, list[Hole]]]
 
 
-def read_known(
+def recover_state(
     exchange: str, symbols: Sequence[str], *, pipeline: Pipeline, engine: Engine
-) -> KnownIds:
+) -> RecoveredState:
     """Read which ids of the symbols came, and which gaps there are.
 
     Holes nobody has noticed are looked for in the last two days; the table of gaps knows of
@@ -59,7 +59,7 @@ def read_known(
     since = asked | {"since": datetime.now(UTC) - LOOKED_AT}
     newest = {row["symbol"]: row for row in engine.sql(NEWEST, asked).to_dicts()}
     holes = engine.sql(HOLES, since)
-    known = KnownIds({}, [])
+    known = RecoveredState({}, [])
     for symbol in symbols:
         one = _Symbol(
             newest.get(symbol),
@@ -81,9 +81,9 @@ class _Symbol:
     gaps: list[Gap]
     tail: pl.DataFrame
 
-    def known(self) -> Known:
+    def known(self) -> SymbolSequence:
         """Return the ids; a hole is what did not come, whether a gap explains it or not."""
-        known = Known(self._ids())
+        known = SymbolSequence(self._ids())
         if self.newest is not None:
             known.last_us = self.newest["last_us"]
         if not self.tail.is_empty():
@@ -103,7 +103,7 @@ class _Symbol:
         beyond = [(last + 1, end)] if end > last else []
         return Ids(end + 1, [*uncovered(self.holes, older), *older, *beyond])
 
-    def open_gaps(self, known: Known, engine: Engine) -> list[tuple[Gap, list[Hole]]]:
+    def open_gaps(self, known: SymbolSequence, engine: Engine) -> list[tuple[Gap, list[Hole]]]:
         """Take what closed gaps explain as seen; return the others, with their covered ids."""
         still_open = []
         for gap in self.gaps:

@@ -15,7 +15,7 @@ EDGES_AT_MOST: Final = 500
 
 
 @dataclass
-class Known:
+class SymbolSequence:
     """What is known of one symbol: its ids, and the event time of the newest."""
 
     ids: Ids = field(default_factory=Ids)
@@ -37,7 +37,7 @@ class _Open:
     notes: list[str] = field(default_factory=list)
 
 
-class GapBook:
+class SequenceTracker:
     """Keeps account of every id of every symbol.
 
     A hole becomes a gap after `grace_s`: trades of two connections may come out of order.
@@ -47,7 +47,7 @@ class GapBook:
     def __init__(
         self,
         exchange: str,
-        known: Mapping[str, Known],
+        known: Mapping[str, SymbolSequence],
         *,
         gaps: Iterable[tuple[Gap, Iterable[Hole]]] = (),
         grace_s: float,

@@ -33,7 +33,7 @@ FORMS: Final = "redis://[user:password@]host:port/0, rediss:// with TLS, or unix
 RECONNECT_WAITS: Final = partial(delays, 0.5, 5.0)
 
 
-class State(Closing):
+class StateStore(Closing):
     """Remember breakers and latest trades in memory, until the process ends."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class State(Closing):
             return _below(prefix, self._values)
 
 
-class SharedState(State):
+class RedisStateStore(StateStore):
     """Remember in Redis too, so that a later or another process knows it.
 
     Reading asks Redis, for 0.5 s at most a call of it; what it does not answer is told from memory.
@@ -193,15 +193,15 @@ def open_state(
     waits: Callable[[], Iterator[float]] = RECONNECT_WAITS,
     write_every_s: float = 0.1,
     check_every_s: float = 1.0,
-) -> State:
+) -> StateStore:
     """Open the state in Redis, there or not, or in memory where no URL is given.
 
     Raises:
         ConfigError: the URL is none.
     """
     if redis_url is None:
-        return State()
-    return SharedState(
+        return StateStore()
+    return RedisStateStore(
         redis_url,
         on_event=on_event,
         waits=waits,

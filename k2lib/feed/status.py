@@ -99,7 +99,7 @@ class _Symbol:
     is_stale: bool = False
 
 
-class Board:
+class StatusBoard:
     """Listens to a feed's events and shows where it stands; threads may look at any time."""
 
     def __init__(

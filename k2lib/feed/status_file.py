@@ -11,19 +11,19 @@ from k2lib.feed.status import FeedStatus
 
 
 @dataclass(frozen=True)
-class Told:
+class StatusFile:
     """A feed's process, and where the feed stood when it last told."""
 
     pid: int
     status: FeedStatus
 
 
-def told_path(home: Path) -> Path:
+def status_path(home: Path) -> Path:
     """Return the file in which the feed of a home tells where it stands."""
     return home / "run" / "feed.json"
 
 
-def tell_status(path: Path, status: FeedStatus) -> None:
+def write_status(path: Path, status: FeedStatus) -> None:
     """Write where the feed stands; readers see the old file or the new one, never a part.
 
     A full disk stops no feed: readers see by its age that what they read is old.
@@ -31,13 +31,13 @@ def tell_status(path: Path, status: FeedStatus) -> None:
     written = path.with_suffix(".new")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        written.write_bytes(msgspec.json.encode(Told(os.getpid(), status)))
+        written.write_bytes(msgspec.json.encode(StatusFile(os.getpid(), status)))
         written.replace(path)
 
 
-def read_told(path: Path) -> Told | None:
+def read_status(path: Path) -> StatusFile | None:
     """Return what was told last; None where no feed ever told, or an older version did."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Told)
+        return msgspec.json.decode(path.read_bytes(), type=StatusFile)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None

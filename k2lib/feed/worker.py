@@ -14,15 +14,15 @@ import pyarrow.compute as pc
 
 from k2lib.errors import DeliveryError, TransientError, reason_of
 from k2lib.events import Event, OnEvent
-from k2lib.feed.connections import Arrived, Inbox
-from k2lib.feed.gap_filler import Fill, Filler
+from k2lib.feed.connections import FrameBatch, Inbox
+from k2lib.feed.gap_filler import GapFill, GapFiller
 from k2lib.feed.gaps import Gap, IdArray, gap_rows
 from k2lib.feed.options import FeedOptions
-from k2lib.feed.recovery import read_known
-from k2lib.feed.sequence_tracker import GapBook
-from k2lib.feed.state_store import State
-from k2lib.feed.status import Board
-from k2lib.feed.status_file import tell_status
+from k2lib.feed.recovery import recover_state
+from k2lib.feed.sequence_tracker import SequenceTracker
+from k2lib.feed.state_store import StateStore
+from k2lib.feed.status import StatusBoard
+from k2lib.feed.status_file import write_status
 from k2lib.iceberg.writer import CATALOG_ERRORS
 from k2lib.kafka.topics import DEAD_LETTERS, GAPS, topic_name
 from k2lib.pipeline import Pipeline
@@ -42,7 +42,7 @@ PAUSED_BY: Final = (DeliveryError, TransientError, *CATALOG_ERRORS)
 LATEST: Final = ("price", "quantity", "side", "trade_id", "timestamp")
 
 
-class Rows:
+class FeedWorker:
     """The one thread that touches the pipeline and the book of ids."""
 
     def __init__(
@@ -51,12 +51,12 @@ class Rows:
         instruments: Mapping[str, Instrument],
         *,
         inbox: Inbox,
-        fills: Queue[Fill],
-        filler: Filler,
+        fills: Queue[GapFill],
+        filler: GapFiller,
         pipeline: Pipeline,
         engine: Engine,
-        state: State,
-        board: Board,
+        state: StateStore,
+        board: StatusBoard,
         options: FeedOptions,
         seen: Callable[[str, str], None],
         told: Path,
@@ -99,7 +99,7 @@ class Rows:
                 self._begin_again(exc)
         self._pipeline.flush(CLOSE_S)
 
-    def _take(self, arrived: Arrived) -> None:
+    def _take(self, arrived: FrameBatch) -> None:
         if not arrived.frames:
             return
         parsed = parse_frames(
@@ -163,7 +163,7 @@ class Rows:
                 return
             self._take_fill(fill)
 
-    def _take_fill(self, fill: Fill) -> None:
+    def _take_fill(self, fill: GapFill) -> None:
         gap = fill.gap
         new = self._book.add(gap.symbol, fill.ids, _times_us(fill.rows))
         rows = fill.rows.filter(pa.array(new))
@@ -190,7 +190,7 @@ class Rows:
             self._ask_for(gap, self._book)
         self._close_gaps(self._book.closed())
 
-    def _ask_for(self, gap: Gap, book: GapBook) -> None:
+    def _ask_for(self, gap: Gap, book: SequenceTracker) -> None:
         holes = book.missing(gap)
         count = sum(high - low + 1 for low, high in holes)
         if count > self._options.most_ids:
@@ -217,7 +217,7 @@ class Rows:
     def _tell_status(self) -> None:
         depth, waited_s = len(self._inbox), self._inbox.waited_s
         self._tell("queue_measured", depth=depth, limit=self._inbox.limit, waited_s=waited_s)
-        tell_status(self._told, self._board.look())
+        write_status(self._told, self._board.look())
 
     def _begin_again(self, reason: Exception) -> None:
         """What Kafka did not take is a hole in what is known: read that anew, and it is filled."""
@@ -232,11 +232,11 @@ class Rows:
             except PAUSED_BY as exc:
                 self._tell("feed_paused", reason=reason_of(exc))
 
-    def _read_book(self) -> GapBook:
-        known = read_known(
+    def _read_book(self) -> SequenceTracker:
+        known = recover_state(
             self._exchange, list(self._instruments), pipeline=self._pipeline, engine=self._engine
         )
-        book = GapBook(
+        book = SequenceTracker(
             self._exchange,
             known.symbols,
             gaps=known.gaps,

@@ -13,7 +13,7 @@ from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
 from k2lib.schema.dead_letters import dead_letter_rows
 from k2lib.schema.records import DEAD_LETTER, QUOTE, REFERENCE, TRADE
-from k2lib.venues.asx.files import AsxFile, Batch, file_kind, find_files, read_file
+from k2lib.venues.asx.files import AsxFile, FileBatch, file_kind, find_files, read_file
 from k2lib.venues.asx.reference import ReferenceData, find_reference, read_reference
 
 SCHEMAS: Final = {"trades": TRADE, "quotes": QUOTE, "reference": REFERENCE}
@@ -59,7 +59,7 @@ class _Load:
         self._pipeline.produce(topic_name("equities", "reference", data.exchange), rows, REFERENCE)
         self.reports.count(stamp, rows=rows.num_rows, dead_letters=0)
 
-    def _produce(self, batch: Batch, exchange: str) -> None:
+    def _produce(self, batch: FileBatch, exchange: str) -> None:
         if batch.rows.num_rows:
             topic = topic_name("equities", batch.kind, exchange)
             self._pipeline.produce(topic, batch.rows, SCHEMAS[batch.kind])

@@ -16,8 +16,8 @@ from k2lib.query.engine import Engine
 from k2lib.schema.dead_letters import DeadLetter, dead_letter_rows
 from k2lib.schema.records import DEAD_LETTER, TRADE
 from k2lib.venues.binance.archive import (
-    Batch,
     BrokenFileError,
+    FileBatch,
     archive_exchange,
     archive_instrument,
     find_archives,
@@ -113,7 +113,7 @@ class _Load:
             self._on_progress(path.name, batch.n_bytes)
             self._held.check()
 
-    def _produce(self, batch: Batch, topic: str) -> None:
+    def _produce(self, batch: FileBatch, topic: str) -> None:
         if batch.rows.num_rows:
             self._pipeline.produce(topic, batch.rows, TRADE)
         self._refuse(batch.dead_letters)

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 
 
-class Window:
+class RateWindow:
     """Let at most `limit` be spent within any `span_s` seconds.
 
     Ask and take again after each wait, as others may have taken in between:

@@ -25,7 +25,7 @@ from support.waiting import wait_until
 from k2lib.cli.views.simulation import rate_of_home, read_script
 from k2lib.errors import ConfigError
 from k2lib.feed.check import check_venue
-from k2lib.feed.status_file import read_told, told_path
+from k2lib.feed.status_file import read_status, status_path
 from k2lib.simulator import OfflineExchange, write_archive
 from k2lib.venues.binance.hosts import binance
 
@@ -71,7 +71,7 @@ def child(home: Path, *arguments: str, **variables: str) -> Iterator[subprocess.
 
 def closes_gaps(home: Path) -> bool:
     """Tell whether the feed of a home has told of a closed gap of each symbol."""
-    told = read_told(told_path(home))
+    told = read_status(status_path(home))
     return told is not None and all(one.gaps_closed for one in told.status.symbols)
 
 

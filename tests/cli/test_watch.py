@@ -15,8 +15,8 @@ from rich.console import Console
 from k2lib.cli.views.stream import Telling
 from k2lib.cli.views.watch import ended, pace_s, show, status_line, told_looks, view
 from k2lib.events import Event
-from k2lib.feed.status import Board, FeedStatus, HostStatus, SymbolStatus
-from k2lib.feed.status_file import Told, read_told, tell_status, told_path
+from k2lib.feed.status import FeedStatus, HostStatus, StatusBoard, SymbolStatus
+from k2lib.feed.status_file import StatusFile, read_status, status_path, write_status
 
 AT = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
 HOST = "wss://stream.binance.com:9443"
@@ -139,47 +139,49 @@ def gone() -> int:
     ("told", "why"),
     [
         (None, "none ever did"),
-        (Told(os.getpid(), STATUS), None),
+        (StatusFile(os.getpid(), STATUS), None),
         (
-            Told(os.getpid(), replace(STATUS, state="failed", reason="HTTP 451")),
+            StatusFile(os.getpid(), replace(STATUS, state="failed", reason="HTTP 451")),
             "failed at 2026-03-14 15:09:26 UTC (HTTP 451)",
         ),
     ],
 )
-def test_a_feed_is_over_when_it_says_so(told: Told | None, why: str | None) -> None:
+def test_a_feed_is_over_when_it_says_so(told: StatusFile | None, why: str | None) -> None:
     assert ended(told) == why
 
 
 def test_a_feed_is_over_when_its_process_is_gone() -> None:
     pid = gone()
-    assert ended(Told(pid, STATUS)) == f"process {pid} is gone since 2026-03-14 15:09:26 UTC"
+    assert ended(StatusFile(pid, STATUS)) == f"process {pid} is gone since 2026-03-14 15:09:26 UTC"
 
 
 def test_a_feed_of_another_process_is_looked_at_until_it_is_over(tmp_path: Path) -> None:
-    path = told_path(tmp_path)
-    tell_status(path, STATUS)
+    path = status_path(tmp_path)
+    write_status(path, STATUS)
     waited: list[float] = []
 
     def wait(seconds: float) -> None:
         waited.append(seconds)
         if len(waited) == 2:
-            tell_status(path, replace(STATUS, state="stopped"))
+            write_status(path, replace(STATUS, state="stopped"))
 
     assert list(told_looks(path, every_s=0.5, wait=wait)) == [STATUS, STATUS]
     assert waited == [0.5, 0.5]
 
 
 def test_looking_ends_in_time(tmp_path: Path) -> None:
-    tell_status(told_path(tmp_path), STATUS)
+    write_status(status_path(tmp_path), STATUS)
     waited: list[float] = []
-    looked = list(told_looks(told_path(tmp_path), every_s=9.0, seconds=0.05, wait=waited.append))
+    looked = list(told_looks(status_path(tmp_path), every_s=9.0, seconds=0.05, wait=waited.append))
     assert looked and all(0 < wait_s <= 0.05 for wait_s in waited)
 
 
 def test_alerts_are_told_along_with_where_a_feed_stands(tmp_path: Path) -> None:
-    board = Board("BINANCE", ["BTCUSDT"], [HOST], alerts=lambda: ["redis_gone: Redis is gone"])
-    tell_status(told_path(tmp_path), board.look())
-    told = read_told(told_path(tmp_path))
+    board = StatusBoard(
+        "BINANCE", ["BTCUSDT"], [HOST], alerts=lambda: ["redis_gone: Redis is gone"]
+    )
+    write_status(status_path(tmp_path), board.look())
+    told = read_status(status_path(tmp_path))
     assert told is not None and told.status.alerts == ("redis_gone: Redis is gone",)
 
 

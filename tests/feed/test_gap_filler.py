@@ -12,9 +12,14 @@ from support.binance_facts import INSTRUMENTS, Fact, rest_body
 from support.waiting import wait_until
 
 from k2lib.events import Event
-from k2lib.feed.gap_filler import Fill, Filler
+from k2lib.feed.gap_filler import GapFill, GapFiller
 from k2lib.feed.gaps import Gap
-from k2lib.venues.binance.rest import NotOfferedError, Reply, RestRefusedError, RestUnavailableError
+from k2lib.venues.binance.rest import (
+    NotOfferedError,
+    Reply,
+    RequestRefusedError,
+    VenueUnavailableError,
+)
 
 NOON_US = 1_770_000_000_000_000
 OVERFLOW = "99999999999.0"
@@ -78,9 +83,9 @@ class Venue:
 class Filling:
     """A running filler, and what it delivered."""
 
-    filler: Filler
+    filler: GapFiller
     stop: threading.Event
-    fills: list[Fill]
+    fills: list[GapFill]
     events: list[Event]
 
     def gap(self, low: int, high: int, holes: Iterable[tuple[int, int]] = (), **late: bool) -> Gap:
@@ -100,8 +105,8 @@ class Filling:
 
 @contextmanager
 def filling(venue: Venue, *, upgrade_s: float = 3600.0) -> Iterator[Filling]:
-    stop, fills, events = threading.Event(), list[Fill](), list[Event]()
-    filler = Filler(
+    stop, fills, events = threading.Event(), list[GapFill](), list[Event]()
+    filler = GapFiller(
         venue,
         instruments=INSTRUMENTS,
         deliver=fills.append,
@@ -271,7 +276,9 @@ def test_a_host_that_repeats_a_page_is_not_asked_forever() -> None:
 
 
 def test_a_question_refused_for_good_makes_the_gap_lost() -> None:
-    with filling(Venue(newest=50, failing=RestRefusedError("Invalid symbol (code -1121)"))) as run:
+    with filling(
+        Venue(newest=50, failing=RequestRefusedError("Invalid symbol (code -1121)"))
+    ) as run:
         run.gap(10, 20)
         run.wait(lambda: run.fills)
     [fill] = run.fills
@@ -279,7 +286,7 @@ def test_a_question_refused_for_good_makes_the_gap_lost() -> None:
 
 
 def test_covered_ids_stay_covered_when_single_trades_are_refused_for_good() -> None:
-    venue = Venue(newest=50, failing=RestRefusedError("Invalid symbol (code -1121)"))
+    venue = Venue(newest=50, failing=RequestRefusedError("Invalid symbol (code -1121)"))
     with filling(venue) as run:
         run.gap(10, 20, late=True)
         run.wait(lambda: venue.asked)
@@ -288,7 +295,7 @@ def test_covered_ids_stay_covered_when_single_trades_are_refused_for_good() -> N
 
 @pytest.mark.parametrize(
     "failing",
-    [RestUnavailableError("all rest", wait_s=0.0), NotOfferedError("neither is offered")],
+    [VenueUnavailableError("all rest", wait_s=0.0), NotOfferedError("neither is offered")],
 )
 def test_a_failure_is_told_and_tried_again(failing: Exception) -> None:
     venue = Venue(newest=50, failing=failing)
@@ -318,7 +325,7 @@ def test_pages_that_came_before_a_failure_are_not_asked_for_again() -> None:
     class Failing(Venue):
         def _trades(self, params: Mapping[str, Any]) -> bytes:
             if len(self.asked) == 2:
-                raise RestUnavailableError("gone", wait_s=0.0)
+                raise VenueUnavailableError("gone", wait_s=0.0)
             return super()._trades(params)
 
     venue = Failing(newest=5000, aggregated=False)
@@ -331,7 +338,7 @@ def test_pages_that_came_before_a_failure_are_not_asked_for_again() -> None:
 
 @pytest.mark.slow
 def test_a_gap_asked_for_again_is_asked_for_once() -> None:
-    venue = Venue(newest=50, failing=RestUnavailableError("all rest", wait_s=0.0))
+    venue = Venue(newest=50, failing=VenueUnavailableError("all rest", wait_s=0.0))
     with filling(venue) as run:
         run.gap(10, 20)
         run.gap(10, 20, [(15, 20)])
@@ -362,7 +369,7 @@ def test_a_stop_is_no_failure() -> None:
     class Stopping(Venue):
         def get(self, path: str, params: Mapping[str, Any], *, weight: int) -> Reply:
             stopped[0].set()
-            raise RestUnavailableError("stopped", wait_s=0.0)
+            raise VenueUnavailableError("stopped", wait_s=0.0)
 
     with filling(Stopping(newest=50)) as run:
         stopped.append(run.stop)

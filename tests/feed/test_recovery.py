@@ -10,8 +10,8 @@ from support.lake_rows import append, rows_table, trade
 
 from k2lib import K2
 from k2lib.feed.gaps import Gap, gap_rows
-from k2lib.feed.recovery import KnownIds, read_known
-from k2lib.feed.sequence_tracker import GapBook
+from k2lib.feed.recovery import RecoveredState, recover_state
+from k2lib.feed.sequence_tracker import SequenceTracker
 from k2lib.iceberg.sink import lock_path
 from k2lib.kafka.topics import GAPS, topic_name
 from k2lib.locks import try_lock
@@ -31,6 +31,12 @@ def no_sinks(k2: K2) -> Iterator[None]:
     for lock in held:
         assert lock is not None
         lock.close()
+
+
+def tracker_of(state: RecoveredState) -> SequenceTracker:
+    return SequenceTracker(
+        "BINANCE", state.symbols, gaps=state.gaps, grace_s=0.5, clock=lambda: 0.0
+    )
 
 
 def when(number: int) -> datetime:
@@ -68,11 +74,11 @@ def gaps_in_kafka(k2: K2, *gaps: Gap) -> None:
     k2.pipeline.flush()
 
 
-def known_of(k2: K2, *symbols: str) -> KnownIds:
-    return read_known("BINANCE", symbols or (BTC,), pipeline=k2.pipeline, engine=k2.engine)
+def known_of(k2: K2, *symbols: str) -> RecoveredState:
+    return recover_state("BINANCE", symbols or (BTC,), pipeline=k2.pipeline, engine=k2.engine)
 
 
-def ids_of(known: KnownIds, symbol: str = BTC) -> tuple[int | None, list[tuple[int, int]]]:
+def ids_of(known: RecoveredState, symbol: str = BTC) -> tuple[int | None, list[tuple[int, int]]]:
     ids = known.symbols[symbol].ids
     return ids.next_id, ids.holes
 
@@ -137,7 +143,7 @@ def test_a_gap_whose_later_trades_are_lost_is_missing_still(k2: K2) -> None:
     gaps_in_lake(k2, GAP_5_9)
     known = known_of(k2)
     assert ids_of(known) == (10, [(4, 9)])
-    book = GapBook("BINANCE", known.symbols, gaps=known.gaps, grace_s=0.5, clock=lambda: 0.0)
+    book = tracker_of(known)
     assert book.missing(known.gaps[0][0]) == [(5, 9)]
     assert [(gap.from_id, gap.to_id) for gap in book.noticed()] == [(4, 4)]
     assert book.closed() == []
@@ -172,7 +178,7 @@ def test_a_covered_gap_of_which_all_came_is_told_as_filled(k2: K2) -> None:
     in_lake(k2, *range(4, 11))
     gaps_in_lake(k2, replace(GAP_5_9, revision=1, state="covered", covered=4))
     known = known_of(k2)
-    book = GapBook("BINANCE", known.symbols, gaps=known.gaps, grace_s=0.5, clock=lambda: 0.0)
+    book = tracker_of(known)
     [closed] = book.closed()
     assert (closed.state, closed.revision, closed.filled) == ("filled", 2, 5)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.fake_clock import FakeClock
 
 from k2lib.feed.gaps import Gap, Ids
-from k2lib.feed.sequence_tracker import GapBook, Known
+from k2lib.feed.sequence_tracker import SequenceTracker, SymbolSequence
 
 BTC = "BTCUSDT"
 GRACE_S = 0.5
@@ -26,8 +26,8 @@ class Ledger:
         gaps: Iterable[tuple[Gap, list[tuple[int, int]]]] = (),
     ) -> None:
         self.clock = FakeClock()
-        known = {BTC: Known(Ids(next_id, holes))}
-        self.book = GapBook("BINANCE", known, gaps=gaps, grace_s=GRACE_S, clock=self.clock)
+        known = {BTC: SymbolSequence(Ids(next_id, holes))}
+        self.book = SequenceTracker("BINANCE", known, gaps=gaps, grace_s=GRACE_S, clock=self.clock)
         self.told: list[Gap] = []
 
     def came(self, *ids: int, at_us: int = 0) -> list[bool]:

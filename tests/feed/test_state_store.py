@@ -14,7 +14,7 @@ from support.waiting import wait_until
 
 from k2lib.errors import ConfigError
 from k2lib.events import Event
-from k2lib.feed.state_store import State, open_state
+from k2lib.feed.state_store import StateStore, open_state
 from k2lib.resilience.breaker import Circuit, Memory
 
 OPEN = Memory(Circuit.OPEN, failures=3, successes=0, retry_at=1030.5)
@@ -44,7 +44,7 @@ class Interrupted(str):
         return super().encode(encoding, errors)
 
 
-def opened(url: str, told: list[Event] | None = None) -> State:
+def opened(url: str, told: list[Event] | None = None) -> StateStore:
     events: list[Event] = [] if told is None else told
     return open_state(
         url,
@@ -59,12 +59,12 @@ def names(told: list[Event]) -> list[str]:
     return [event.name for event in told]
 
 
-def put_both(state: State) -> None:
+def put_both(state: StateStore) -> None:
     state.put_breaker("wss://a:9443", OPEN)
     state.put_latest("BINANCE", "BTCUSDT", TRADE)
 
 
-def knows_both(state: State) -> bool:
+def knows_both(state: StateStore) -> bool:
     return state.breakers() == {"wss://a:9443": OPEN} and state.latest("BINANCE") == {
         "BTCUSDT": TRADE
     }

@@ -10,7 +10,7 @@ import pytest
 from support.lake_rows import rows_table, trade
 
 from k2lib.events import Event
-from k2lib.feed.status import TAPE_ROWS, Board, FeedStatus, SymbolStatus
+from k2lib.feed.status import TAPE_ROWS, FeedStatus, StatusBoard, SymbolStatus
 
 BTC, ETH = "BTCUSDT", "ETHUSDT"
 ONE, TWO = "wss://one", "wss://two"
@@ -21,7 +21,7 @@ class Heard:
     """A board, and a short way to tell it events."""
 
     def __init__(self) -> None:
-        self.board = Board("BINANCE", [BTC, ETH], [ONE, TWO])
+        self.board = StatusBoard("BINANCE", [BTC, ETH], [ONE, TWO])
 
     def __call__(self, name: str, **fields: Any) -> FeedStatus:
         self.board.heard(Event(name, fields))

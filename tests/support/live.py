@@ -10,10 +10,10 @@ from support.waiting import wait_until
 
 from k2lib import K2
 from k2lib.feed.options import FeedOptions
-from k2lib.feed.status_file import read_told, told_path
+from k2lib.feed.status_file import read_status, status_path
+from k2lib.feed.stream import StreamLimits
 from k2lib.simulator import OfflineExchange
 from k2lib.venues.binance.hosts import Venue, binance
-from k2lib.venues.binance.stream import StreamLimits
 
 SYMBOLS = ["BTCUSDT", "ETHUSDT"]
 SOON = FeedOptions(
@@ -29,7 +29,7 @@ CALM = replace(SOON, limits=replace(SOON.limits, stale_s=60.0))
 
 def streams(home: Path, trades: int = 1) -> bool:
     """Tell whether the feed of a home has told of so many trades of each symbol."""
-    told = read_told(told_path(home))
+    told = read_status(status_path(home))
     return told is not None and all(one.trades >= trades for one in told.status.symbols)
 
 

@@ -22,10 +22,10 @@ from websockets.http11 import Request, Response
 
 from k2lib.events import Event
 from k2lib.feed.connections import Inbox
+from k2lib.feed.stream import Stream, StreamLimits
 from k2lib.resilience.failover import Hosts
-from k2lib.resilience.rate_window import Window
+from k2lib.resilience.rate_window import RateWindow
 from k2lib.venues.binance.hosts import Venue
-from k2lib.venues.binance.stream import Stream, StreamLimits
 
 BTC = "btcusdt@trade"
 QUICK = StreamLimits(first_delay_s=0.5, longest_delay_s=60.0, life_s=3600.0, stale_s=3600.0)
@@ -241,7 +241,7 @@ class Running:
             venue=Venue("BINANCE", urls, ("https://127.0.0.1:1",), **extra),
             hosts=Hosts(urls, clock=self.clock, on_change=self._breaker_changed),
             inbox=self.inbox,
-            attempts=Window(attempts, 300.0, clock=self.clock),
+            attempts=RateWindow(attempts, 300.0, clock=self.clock),
             limits=limits,
             on_event=self.events.append,
             draw=lambda: 0.0,

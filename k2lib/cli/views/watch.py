@@ -14,7 +14,7 @@ from rich.text import Text
 
 from k2lib.feed.feed import Feed
 from k2lib.feed.status import FeedStatus, HostStatus, SymbolStatus
-from k2lib.feed.status_file import Told, read_told
+from k2lib.feed.status_file import StatusFile, read_status
 from k2lib.ops.processes import birth
 
 FRAME_S: Final = 0.5
@@ -52,14 +52,14 @@ def told_looks(
 ) -> Iterator[FeedStatus]:
     """Yield where the feed stands that tells it in a file, while its process lives."""
     for wait_s in _waits(every_s, seconds):
-        told = read_told(path)
+        told = read_status(path)
         if told is None or ended(told) is not None:
             return
         yield told.status
         wait(wait_s)
 
 
-def ended(told: Told | None) -> str | None:
+def ended(told: StatusFile | None) -> str | None:
     """Say why the feed that told this is over; None where it goes on."""
     if told is None:
         return "none ever did"

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from k2lib.errors import SourceError
 from k2lib.schema.dead_letters import DeadLetter
 from k2lib.venues.asx.reference import FOLDER
-from k2lib.venues.asx.rows import COLUMNS, Instrument, Parsed, parse
+from k2lib.venues.asx.rows import COLUMNS, Instrument, ParsedLines, parse
 from k2lib.venues.csv_lines import BadLine, find_lines, usual_columns
 
 CHUNK_BYTES: Final = 24 * 1024 * 1024
@@ -48,7 +48,7 @@ class AsxFile:
 
 
 @dataclass(frozen=True)
-class Batch:
+class FileBatch:
     """Rows of one kind from one file, and the dead letters found among them."""
 
     kind: str
@@ -94,7 +94,7 @@ def find_files(paths: Sequence[str | Path], *, parts: bool = False) -> list[AsxF
 
 def read_file(
     file: AsxFile, instrument: Instrument, *, ingested: datetime, chunk_bytes: int = CHUNK_BYTES
-) -> Iterator[Batch]:
+) -> Iterator[FileBatch]:
     """Read a file in chunks; a large file that is not in time order is read whole.
 
     Raises:
@@ -155,19 +155,19 @@ def _rest(
     kind: str,
     rows_done: int,
     next_line: int,
-) -> Batch:
+) -> FileBatch:
     """All that follows the rows done: equal rows are numbered over the whole file."""
     parts = _Parts()
     data = b"".join(data for data, _ in _chunks(file.paths, parts, CHUNK_BYTES))
     parsed = parse(find_lines(data), kind, instrument=instrument, ingested=ingested)
     bad_lines = [bad for bad in parsed.bad_lines if bad.number >= next_line]
     rows = parsed.rows.slice(rows_done)
-    return _batch(kind, Parsed(rows, bad_lines), parts, n_bytes=len(data))
+    return _batch(kind, ParsedLines(rows, bad_lines), parts, n_bytes=len(data))
 
 
-def _batch(kind: str, parsed: Parsed, parts: _Parts, *, n_bytes: int) -> Batch:
+def _batch(kind: str, parsed: ParsedLines, parts: _Parts, *, n_bytes: int) -> FileBatch:
     letters = [parts.dead_letter(bad) for bad in parsed.bad_lines]
-    return Batch(kind, parsed.rows, letters, n_bytes)
+    return FileBatch(kind, parsed.rows, letters, n_bytes)
 
 
 def _bounds(rows: pa.Table) -> tuple[datetime | None, datetime | None]:

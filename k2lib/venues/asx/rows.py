@@ -75,7 +75,7 @@ class Instrument:
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedLines:
     """Rows of one chunk of lines, and the lines that cannot pass, both in file order."""
 
     rows: pa.Table
@@ -84,7 +84,7 @@ class Parsed:
 
 def parse(
     lines: Lines, kind: str, *, instrument: Instrument, ingested: datetime, first_line: int = 1
-) -> Parsed:
+) -> ParsedLines:
     """Turn lines of one file into v2 rows.
 
     Args:
@@ -105,7 +105,7 @@ def parse(
     typed = typed.filter(good)
     rows = _trades(typed, instrument) if kind == "trades" else _quotes(typed, instrument)
     bad_lines.sort(key=lambda bad: bad.number)
-    return Parsed(_table(rows, typed, SCHEMAS[kind], instrument, ingested), bad_lines)
+    return ParsedLines(_table(rows, typed, SCHEMAS[kind], instrument, ingested), bad_lines)
 
 
 def _typed(kind: str) -> list[pl.Expr]:

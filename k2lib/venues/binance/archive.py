@@ -158,7 +158,7 @@ class BrokenFileError(SourceError):
 
 
 @dataclass(frozen=True)
-class Batch:
+class FileBatch:
     """Rows of one chunk of a file, and the dead letters found among them."""
 
     rows: pa.Table
@@ -238,7 +238,7 @@ def read_archive(
     ingested: datetime,
     latest_us: int,
     chunk_bytes: int = CHUNK_BYTES,
-) -> Iterator[Batch]:
+) -> Iterator[FileBatch]:
     """Read a verified file in chunks.
 
     Raises:
@@ -260,7 +260,7 @@ def read_archive(
                 source=path.name,
                 first_line=line,
             )
-            yield Batch(rows, letters, len(data))
+            yield FileBatch(rows, letters, len(data))
             line += n_lines
     if line == 1:
         raise SourceError(f"{path.name}: the file is empty")

@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from k2lib.errors import TransientError, reason_of
-from k2lib.resilience.rate_window import Window
+from k2lib.resilience.rate_window import RateWindow
 from k2lib.venues.binance.fields import BROKEN
 from k2lib.venues.binance.hosts import EXCHANGE_HEADER, exchange_of
 
@@ -31,7 +31,7 @@ LONGEST_FRAME: Final = 1024 * 1024
 FRAMES_READ_AHEAD: Final = 256
 
 
-class Refused(TransientError):
+class HostRefusedError(TransientError):
     """A host did not let us in, or did not take the subscription.
 
     `lasting`: it will not the next time either. `rest_s`: how long it asks to be left alone.
@@ -88,9 +88,9 @@ class Connection:
         """Subscribe in few messages, at the pace that hosts allow, and wait for the replies.
 
         Raises:
-            Refused: the host says no, or nothing.
+            HostRefusedError: the host says no, or nothing.
         """
-        pace = Window(MESSAGES_A_SECOND, 1.0, clock=time.monotonic)
+        pace = RateWindow(MESSAGES_A_SECOND, 1.0, clock=time.monotonic)
         for number, some in enumerate(_chunks(streams), start=1):
             while wait_s := pace.wait_s():
                 await asyncio.sleep(wait_s)
@@ -101,7 +101,7 @@ class Connection:
             try:
                 await self._socket.send(msgspec.json.encode(message).decode())
             except ConnectionClosed as exc:
-                raise Refused(f"closed while subscribing: {exc}") from exc
+                raise HostRefusedError(f"closed while subscribing: {exc}") from exc
         await self._wait_for_replies()
 
     async def close(self) -> None:
@@ -116,11 +116,11 @@ class Connection:
                     await self._replied.wait()
                     self._replied.clear()
         except TimeoutError as exc:
-            raise Refused(f"no reply to SUBSCRIBE within {REPLY_S:g} s") from exc
+            raise HostRefusedError(f"no reply to SUBSCRIBE within {REPLY_S:g} s") from exc
         if self._refusal is not None:
-            raise Refused(f"SUBSCRIBE was refused: {self._refusal}")
+            raise HostRefusedError(f"SUBSCRIBE was refused: {self._refusal}")
         if self.ended:
-            raise Refused(f"closed while subscribing: {self.over.result()}")
+            raise HostRefusedError(f"closed while subscribing: {self.over.result()}")
 
     async def _read(self) -> None:
         try:
@@ -184,7 +184,7 @@ async def open_connection(
         exchange: whose trades are wanted: a host that names itself otherwise is refused.
         on_data: told once, at the first frame of data.
     Raises:
-        Refused: the host did not let us in.
+        HostRefusedError: the host did not let us in.
     """
     try:
         socket = await connect(
@@ -200,21 +200,21 @@ async def open_connection(
     except InvalidStatus as exc:
         raise _status_refusal(exc) from exc
     except ssl.SSLCertVerificationError as exc:
-        raise Refused(f"certificate: {exc.verify_message}", lasting=True) from exc
+        raise HostRefusedError(f"certificate: {exc.verify_message}", lasting=True) from exc
     except (WebSocketException, OSError, TimeoutError) as exc:
-        raise Refused(reason_of(exc)) from exc
+        raise HostRefusedError(reason_of(exc)) from exc
     said = socket.response.headers.get(EXCHANGE_HEADER) if socket.response else None
     if (name := exchange_of(host, said)) != exchange:
         await socket.close()
-        raise Refused(f"this is {name}, not {exchange}", lasting=True)
+        raise HostRefusedError(f"this is {name}, not {exchange}", lasting=True)
     return Connection(socket, host, inbox=inbox, on_data=on_data)
 
 
-def _status_refusal(exc: InvalidStatus) -> Refused:
+def _status_refusal(exc: InvalidStatus) -> HostRefusedError:
     status, headers = exc.response.status_code, exc.response.headers
     wait = headers.get("Retry-After", "")
     asked_s = float(wait) if wait.isdecimal() else None
-    return Refused(
+    return HostRefusedError(
         f"HTTP {status}",
         status=status,
         lasting=status in (403, 451),

@@ -28,10 +28,10 @@ from k2lib.venues.binance.fields import (
 from k2lib.venues.binance.instruments import Instrument
 from k2lib.venues.binance.rows import (
     NO_QUOTES,
+    CheckedRows,
     Ints,
     QuoteColumns,
     Refusal,
-    Rows,
     TradeColumns,
     Unit,
     quote_rows,
@@ -89,7 +89,7 @@ _combined_quote = msgspec.json.Decoder(_CombinedQuote).decode
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedFrames:
     """What a batch of frames holds, in order of arrival; a frame in none of the three is none.
 
     `trade_ids` has the ids of all trades of a symbol that came, refused ones too.
@@ -120,7 +120,7 @@ def parse_frames(
     unit: Unit,
     latest_us: int,
     source: str,
-) -> Parsed:
+) -> ParsedFrames:
     """Turn frames into v2 rows.
 
     Args:
@@ -134,7 +134,7 @@ def parse_frames(
     known, stamps = list(instruments.values()), np.array(received_us, np.int64)
     trade_columns = _trade_columns(trades, stamps, unit)
     traded = trade_rows(trade_columns, known, exchange=exchange, unit=unit, latest_us=latest_us)
-    quoted = Rows(NO_QUOTES, [])
+    quoted = CheckedRows(NO_QUOTES, [])
     if quotes.events:
         quoted = quote_rows(_quote_columns(quotes, stamps), known, exchange=exchange)
     refusals += [*_placed(traded, trades), *_placed(quoted, quotes)]
@@ -148,7 +148,7 @@ def parse_frames(
         )
         for one in sorted(refusals, key=lambda one: one.index)
     ]
-    return Parsed(traded.table, quoted.table, letters, _ids_by_symbol(trade_columns, known))
+    return ParsedFrames(traded.table, quoted.table, letters, _ids_by_symbol(trade_columns, known))
 
 
 def _sort(
@@ -258,7 +258,7 @@ def _quote_columns(quotes: _Sorted, stamps: Ints) -> QuoteColumns:
     )
 
 
-def _placed(rows: Rows, events: _Sorted) -> list[Refusal]:
+def _placed(rows: CheckedRows, events: _Sorted) -> list[Refusal]:
     return [replace(one, index=events.places[one.index]) for one in rows.refusals]
 
 

@@ -27,7 +27,7 @@ OUR_NAMES: Final = {"isBestMatch": "is_best_match", "quoteQty": "quote_quantity"
 
 
 @dataclass(frozen=True)
-class Page:
+class TradesPage:
     """Trades of one reply in its order; `ids` are those of all its trades, refused ones too."""
 
     rows: pa.Table
@@ -79,7 +79,7 @@ def trades_page(
     received_us: int,
     latest_us: int,
     source: str,
-) -> Page:
+) -> TradesPage:
     """Turn a reply of `/trades` or `/historicalTrades` into v2 rows.
 
     Raises:
@@ -100,7 +100,7 @@ def trades_page(
     rows = trade_rows(columns, [instrument], exchange=exchange, unit=unit, latest_us=latest_us)
     refusals += [Refusal(places[one.index], one.reason, one.detail) for one in rows.refusals]
     letters = _letters(refusals, records, source=source, received_us=received_us)
-    return Page(rows.table, columns.ids, letters)
+    return TradesPage(rows.table, columns.ids, letters)
 
 
 def aggregates_page(body: bytes, *, unit: Unit) -> list[Aggregate]:
@@ -128,7 +128,7 @@ def single_trades(
     received_us: int,
     latest_us: int,
     source: str,
-) -> Page:
+) -> TradesPage:
     """Turn the aggregates of one trade (first_id = last_id) into v2 rows; the others stay out."""
     singles = [one for one in aggregates if one.first_id == one.last_id]
     columns = TradeColumns(
@@ -147,7 +147,7 @@ def single_trades(
     rows = trade_rows(columns, [instrument], exchange=exchange, unit="us", latest_us=latest_us)
     records = [msgspec.json.encode(one) for one in singles] if rows.refusals else []
     letters = _letters(rows.refusals, records, source=source, received_us=received_us)
-    return Page(rows.table, columns.ids, letters)
+    return TradesPage(rows.table, columns.ids, letters)
 
 
 def _records(body: bytes) -> list[msgspec.Raw]:

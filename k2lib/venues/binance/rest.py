@@ -15,7 +15,7 @@ from k2lib.errors import SourceError, TransientError, reason_of
 from k2lib.events import Event, OnEvent
 from k2lib.lifecycle import Closing
 from k2lib.resilience.failover import Hosts
-from k2lib.resilience.rate_window import Window
+from k2lib.resilience.rate_window import RateWindow
 from k2lib.venues.binance.fields import BROKEN
 from k2lib.venues.binance.hosts import EXCHANGE_HEADER, Venue, exchange_of
 
@@ -39,7 +39,7 @@ class Reply:
     exchange: str | None
 
 
-class RestUnavailableError(TransientError):
+class VenueUnavailableError(TransientError):
     """No host answers now; `wait_s` says when to ask again."""
 
     def __init__(self, told: str, *, wait_s: float) -> None:
@@ -51,7 +51,7 @@ class NotOfferedError(SourceError):
     """No host of the venue that answers offers this."""
 
 
-class RestRefusedError(SourceError):
+class RequestRefusedError(SourceError):
     """The venue says no to the question itself: asking again will not help."""
 
 
@@ -80,7 +80,7 @@ class Rest(Closing):
         self._stop = stop
         self._name: str | None = None
         self._reasons: dict[str, str] = {}
-        self._weight = Window(WEIGHT_A_MINUTE, 60.0, clock=clock)
+        self._weight = RateWindow(WEIGHT_A_MINUTE, 60.0, clock=clock)
         self._offer_again_s = offer_again_s
         self._clock = clock
         self._ask_again_at: dict[tuple[str, str], float] = {}
@@ -94,9 +94,9 @@ class Rest(Closing):
         """Return the first answer of a host.
 
         Raises:
-            RestUnavailableError: no host answers now.
+            VenueUnavailableError: no host answers now.
             NotOfferedError: those that answer do not offer this path.
-            RestRefusedError: a host says no to the question; its code and message are told.
+            RequestRefusedError: a host says no to the question; its code and message are told.
         """
         asked: set[str] = set()
         while (host := self.hosts.pick(without=self._unable(path) | asked)) is not None:
@@ -110,7 +110,7 @@ class Rest(Closing):
             raise NotOfferedError(f"{path} is offered by none of {', '.join(self.hosts.breakers)}")
         wait_s = self.hosts.opens_in_s()
         told = "; ".join(f"{host}: {reason}" for host, reason in self._reasons.items())
-        raise RestUnavailableError(
+        raise VenueUnavailableError(
             f"no REST host answers ({told})", wait_s=REST_S if wait_s is None else wait_s
         )
 
@@ -165,7 +165,7 @@ class Rest(Closing):
         elif status == 404:
             self._ask_again_at[host, path] = self._clock() + self._offer_again_s
         elif _code(answer.content) <= QUESTION:
-            return RestRefusedError(f"{host}{path}: {told}")
+            return RequestRefusedError(f"{host}{path}: {told}")
         else:
             self._failed(host, told)
         return _NextHost(told)
@@ -181,7 +181,7 @@ class Rest(Closing):
         while (wait_s := self._weight.wait_s(weight)) and not self._stop.wait(wait_s):
             pass
         if self._stop.is_set():
-            raise RestUnavailableError("stopped", wait_s=0.0)
+            raise VenueUnavailableError("stopped", wait_s=0.0)
         self._weight.take(weight)
 
 

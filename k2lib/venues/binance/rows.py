@@ -76,7 +76,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Rows:
+class CheckedRows:
     """The rows that passed, in order, and those that did not."""
 
     table: pa.Table
@@ -90,7 +90,7 @@ def trade_rows(
     exchange: str,
     unit: Unit,
     latest_us: int,
-) -> Rows:
+) -> CheckedRows:
     """Turn trades into rows of `schemas.TRADE`.
 
     Args:
@@ -98,7 +98,7 @@ def trade_rows(
         latest_us: no trade is later.
     """
     if not len(trades.ids):
-        return Rows(NO_TRADES, [])
+        return CheckedRows(NO_TRADES, [])
     written = {"price": trades.prices, "quantity": trades.quantities}
     numbers, fits = to_decimals(written)
     positive = [units(values) > 0 for values in numbers.values()]
@@ -119,7 +119,9 @@ def trade_rows(
     return _rows(columns, TRADE, good, lambda i: _why_trade(trades, i, written, in_time, unit))
 
 
-def quote_rows(quotes: QuoteColumns, instruments: Sequence[Instrument], *, exchange: str) -> Rows:
+def quote_rows(
+    quotes: QuoteColumns, instruments: Sequence[Instrument], *, exchange: str
+) -> CheckedRows:
     """Turn best bids and asks into rows of `schemas.QUOTE`; their time is that of receipt.
 
     A side without a price or without a quantity is null, never 0.
@@ -142,12 +144,12 @@ def _rows(
     schema: RecordSchema,
     good: Bools,
     why: Callable[[int], tuple[str, str]],
-) -> Rows:
+) -> CheckedRows:
     table = pa.table([columns[name] for name in schema.arrow.names], schema=schema.arrow)
     if good.all():
-        return Rows(table, [])
+        return CheckedRows(table, [])
     refusals = [Refusal(int(i), *why(int(i))) for i in np.flatnonzero(~good)]
-    return Rows(table.filter(pa.array(good)), refusals)
+    return CheckedRows(table.filter(pa.array(good)), refusals)
 
 
 def _common(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from k2lib import K2
 from k2lib.errors import SourceError
 from k2lib.schema.records import REFERENCE, TRADE
-from k2lib.venues.asx.files import AsxFile, Batch, file_kind, find_files, read_file
+from k2lib.venues.asx.files import AsxFile, FileBatch, file_kind, find_files, read_file
 from k2lib.venues.asx.reference import find_reference, read_corporate_actions, read_reference
 from k2lib.venues.asx.rows import Instrument
 
@@ -42,15 +42,15 @@ def reference(folder: Path, text: str = HEADER + XYZ_LINE) -> Path:
     return write(folder / "reference-data" / "company_info.csv", text).parent
 
 
-def batches(paths: Sequence[Path], chunk_bytes: int = 1 << 20) -> list[Batch]:
+def batches(paths: Sequence[Path], chunk_bytes: int = 1 << 20) -> list[FileBatch]:
     return list(read_file(AsxFile(tuple(paths)), XYZ, ingested=NOW, chunk_bytes=chunk_bytes))
 
 
-def rows(found: list[Batch]) -> pa.Table:
+def rows(found: list[FileBatch]) -> pa.Table:
     return pa.concat_tables([TRADE.arrow.empty_table(), *(batch.rows for batch in found)])
 
 
-def letters(found: list[Batch]) -> list[tuple[str, str]]:
+def letters(found: list[FileBatch]) -> list[tuple[str, str]]:
     return [(one.source, one.position) for batch in found for one in batch.dead_letters]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from k2lib.schema.identity import message_id
 from k2lib.schema.records import QUOTE, TRADE
-from k2lib.venues.asx.rows import Instrument, Parsed, parse, vendor_map
+from k2lib.venues.asx.rows import Instrument, ParsedLines, parse, vendor_map
 from k2lib.venues.csv_lines import BadLine, find_lines, to_columns, usual_columns
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -21,7 +21,7 @@ TRADE_LINE = "03/10/2014,10:00:06.717,1.11,3667,0,,"
 QUOTE_LINE = "03/10/2014,10:00:06.717,1.11,1.18,10300,3667"
 
 
-def parsed(text: str | bytes, kind: str = "trades", instrument: Instrument = XYZ) -> Parsed:
+def parsed(text: str | bytes, kind: str = "trades", instrument: Instrument = XYZ) -> ParsedLines:
     data = text if isinstance(text, bytes) else text.encode()
     return parse(find_lines(data), kind, instrument=instrument, ingested=NOW)
 

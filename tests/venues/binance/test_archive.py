@@ -19,8 +19,8 @@ from support.binance_facts import (
 from k2lib.errors import SourceError
 from k2lib.schema.records import TRADE
 from k2lib.venues.binance.archive import (
-    Batch,
     BrokenFileError,
+    FileBatch,
     archive_exchange,
     archive_instrument,
     detect_unit,
@@ -43,7 +43,7 @@ def facts_csv(count: int, *, unit_us: int = 1) -> str:
     return csv(*(csv_line(Fact(number), unit_us=unit_us) for number in range(count)))
 
 
-def read(path: Path, **options: Any) -> list[Batch]:
+def read(path: Path, **options: Any) -> list[FileBatch]:
     return list(
         read_archive(
             path,
@@ -56,11 +56,11 @@ def read(path: Path, **options: Any) -> list[Batch]:
     )
 
 
-def rows_of(batches: list[Batch]) -> list[dict[str, Any]]:
+def rows_of(batches: list[FileBatch]) -> list[dict[str, Any]]:
     return [row for one in batches for row in one.rows.to_pylist(maps_as_pydicts="strict")]
 
 
-def refused(batches: list[Batch]) -> list[tuple[str, str]]:
+def refused(batches: list[FileBatch]) -> list[tuple[str, str]]:
     return [(one.position, one.reason) for batch in batches for one in batch.dead_letters]
 
 

@@ -25,7 +25,7 @@ from support.stream_hosts import (
 )
 
 from k2lib.feed.connections import Inbox
-from k2lib.venues.binance.connection import Connection, Refused, open_connection
+from k2lib.venues.binance.connection import Connection, HostRefusedError, open_connection
 
 PLAIN = ssl.create_default_context()
 
@@ -55,9 +55,9 @@ async def connected(
             await one.close()
 
 
-async def refusal_of(host: StreamHost, tls: ssl.SSLContext = PLAIN) -> Refused:
+async def refusal_of(host: StreamHost, tls: ssl.SSLContext = PLAIN) -> HostRefusedError:
     async with host:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(HostRefusedError) as refused:
             await open_connection(
                 host.url, exchange="BINANCE", tls=tls, inbox=Inbox(1), on_data=lambda: None
             )
@@ -124,7 +124,7 @@ async def test_a_certificate_of_another_name_is_refused_for_good() -> None:
 @in_loop
 async def test_tls_to_a_host_without_it_may_be_tried_again() -> None:
     async with StreamHost() as host:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(HostRefusedError) as refused:
             await open_connection(
                 host.url.replace("ws:", "wss:"),
                 exchange="BINANCE",
@@ -139,7 +139,7 @@ async def test_tls_to_a_host_without_it_may_be_tried_again() -> None:
 async def test_nobody_at_the_address_may_be_tried_again() -> None:
     async with StreamHost() as host:
         url = host.url
-    with pytest.raises(Refused, match="Connect") as refused:
+    with pytest.raises(HostRefusedError, match="Connect") as refused:
         await open_connection(
             url, exchange="BINANCE", tls=PLAIN, inbox=Inbox(1), on_data=lambda: None
         )
@@ -153,7 +153,9 @@ async def test_nobody_at_the_address_may_be_tried_again() -> None:
 async def test_a_host_of_another_exchange_is_refused_for_good(
     said: str | None, wanted: str
 ) -> None:
-    with pytest.raises(Refused, match=f"this is {said or 'BINANCE'}, not {wanted}") as refused:
+    with pytest.raises(
+        HostRefusedError, match=f"this is {said or 'BINANCE'}, not {wanted}"
+    ) as refused:
         async with connected(StreamHost(exchange=said), exchange=wanted):
             pass
     assert refused.value.lasting
@@ -176,7 +178,7 @@ async def test_a_host_may_say_that_it_is_the_wanted_exchange() -> None:
 @in_loop
 async def test_an_error_reply_is_a_refusal_that_says_why(reply: dict[str, Any]) -> None:
     async with connected(StreamHost(replying(reply))) as one:
-        with pytest.raises(Refused, match=r"Invalid request: unknown variant \(code 2\)"):
+        with pytest.raises(HostRefusedError, match=r"Invalid request: unknown variant \(code 2\)"):
             await one.subscribe([BTC])
 
 
@@ -194,7 +196,7 @@ async def test_an_end_while_subscribing_is_a_refusal() -> None:
         await ws.recv()
 
     async with connected(StreamHost(goes)) as one:
-        with pytest.raises(Refused, match="closed while subscribing"):
+        with pytest.raises(HostRefusedError, match="closed while subscribing"):
             await one.subscribe([BTC])
 
 

@@ -14,7 +14,7 @@ from support.binance_facts import INSTRUMENTS, LATEST_US, RECEIVED_US, Fact, com
 
 from k2lib.schema.identity import message_id
 from k2lib.schema.records import QUOTE, TRADE
-from k2lib.venues.binance.messages import Parsed, parse_frames
+from k2lib.venues.binance.messages import ParsedFrames, parse_frames
 from k2lib.venues.binance.rows import Unit
 
 TRADE_FRAME = stream_frame(Fact())
@@ -25,7 +25,7 @@ QUOTE_FRAME = (
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def parsed(*frames: bytes, unit: Unit = "us", exchange: str = "BINANCE") -> Parsed:
+def parsed(*frames: bytes, unit: Unit = "us", exchange: str = "BINANCE") -> ParsedFrames:
     return parse_frames(
         frames,
         range(RECEIVED_US, RECEIVED_US + len(frames)),

@@ -27,7 +27,7 @@ from k2lib.schema.records import TRADE
 from k2lib.venues.binance.archive import parse_lines
 from k2lib.venues.binance.instruments import Instrument
 from k2lib.venues.binance.messages import parse_frames
-from k2lib.venues.binance.pages import Page, aggregates_page, single_trades, trades_page
+from k2lib.venues.binance.pages import TradesPage, aggregates_page, single_trades, trades_page
 from k2lib.venues.binance.rows import Unit
 
 BTCUSDT = INSTRUMENTS["BTCUSDT"]
@@ -40,11 +40,11 @@ FACTS: dict[str, Any] = {
 }
 
 
-def page(body: bytes, unit: Unit = "us") -> Page:
+def page(body: bytes, unit: Unit = "us") -> TradesPage:
     return trades_page(body, unit=unit, **FACTS)
 
 
-def singles(body: bytes, unit: Unit = "us") -> Page:
+def singles(body: bytes, unit: Unit = "us") -> TradesPage:
     return single_trades(aggregates_page(body, unit=unit), **FACTS)
 
 

@@ -11,9 +11,9 @@ from support.rest_hosts import Answer, RestHost, asking, refusal
 from k2lib.events import Event
 from k2lib.venues.binance.rest import (
     NotOfferedError,
+    RequestRefusedError,
     Rest,
-    RestRefusedError,
-    RestUnavailableError,
+    VenueUnavailableError,
     clock_offset_s,
 )
 
@@ -67,7 +67,7 @@ def test_nobody_at_the_address_is_told_with_a_reason() -> None:
     first, second = RestHost(), RestHost(Answer(hangs_up=True))
     with asking(first) as rest:
         gone = first.url
-    with asking(second, events=events) as rest, pytest.raises(RestUnavailableError) as told:
+    with asking(second, events=events) as rest, pytest.raises(VenueUnavailableError) as told:
         ask(rest)
     assert second.url in str(told.value) and gone != second.url
     assert [event.name for event in events] == ["rest_failed"]
@@ -78,13 +78,13 @@ def test_three_failures_open_the_breaker_for_its_rest() -> None:
     host, clock = RestHost(Answer(500)), FakeClock()
     with asking(host, clock=clock) as rest:
         for _ in range(3):
-            with pytest.raises(RestUnavailableError, match="HTTP 500"):
+            with pytest.raises(VenueUnavailableError, match="HTTP 500"):
                 ask(rest)
-        with pytest.raises(RestUnavailableError, match=f"{host.url}: HTTP 500") as told:
+        with pytest.raises(VenueUnavailableError, match=f"{host.url}: HTTP 500") as told:
             ask(rest)
         assert (len(host.asked), told.value.wait_s) == (3, 30.0)
         clock.advance(30.0)
-        with pytest.raises(RestUnavailableError, match="HTTP 500"):
+        with pytest.raises(VenueUnavailableError, match="HTTP 500"):
             ask(rest)
 
 
@@ -99,7 +99,7 @@ def test_a_limited_host_rests_as_long_as_it_asks(
     host, clock = RestHost(Answer(status, headers=headers), Answer()), FakeClock()
     with asking(host, clock=clock) as rest:
         for _ in range(2):
-            with pytest.raises(RestUnavailableError) as told:
+            with pytest.raises(VenueUnavailableError) as told:
                 ask(rest)
             assert told.value.wait_s == rest_s
         assert len(host.asked) == 1
@@ -112,7 +112,7 @@ def test_a_host_that_bans_us_is_not_asked_again(status: int) -> None:
     host, clock = RestHost(Answer(status)), FakeClock()
     with asking(host, clock=clock) as rest:
         for _ in range(2):
-            with pytest.raises(RestUnavailableError, match=f"{host.url}: HTTP {status}"):
+            with pytest.raises(VenueUnavailableError, match=f"{host.url}: HTTP {status}"):
                 ask(rest)
             clock.advance(100_000.0)
     assert len(host.asked) == 1
@@ -153,7 +153,7 @@ def test_a_path_may_be_offered_later() -> None:
 def test_a_host_that_is_down_may_still_offer_it() -> None:
     with (
         asking(RestHost(Answer(500)), RestHost(Answer(404))) as rest,
-        pytest.raises(RestUnavailableError),
+        pytest.raises(VenueUnavailableError),
     ):
         ask(rest)
 
@@ -161,7 +161,7 @@ def test_a_host_that_is_down_may_still_offer_it() -> None:
 def test_a_refused_question_is_asked_of_no_other_host() -> None:
     first, second = RestHost(refusal(-1121, "Invalid symbol.")), RestHost()
     told = rf"{TRADES}: HTTP 400, Invalid symbol\. \(code -1121\)"
-    with asking(first, second) as rest, pytest.raises(RestRefusedError, match=told):
+    with asking(first, second) as rest, pytest.raises(RequestRefusedError, match=told):
         ask(rest)
     assert second.asked == []
 
@@ -173,7 +173,7 @@ def waits_until_stopped(rest: Rest, stop: threading.Event, weight: int) -> bool:
     def wait() -> None:
         try:
             told.append(ask(rest, weight=weight))
-        except RestUnavailableError as exc:
+        except VenueUnavailableError as exc:
             told.append(str(exc))
 
     thread = threading.Thread(target=wait)
@@ -215,7 +215,7 @@ def test_a_host_of_another_exchange_is_banned() -> None:
     first, second = RestHost(Answer(headers=named), Answer(500)), RestHost()
     with asking(first, second) as rest:
         assert rest.get(TRADES, {}, weight=1).exchange == "BINANCE_SIM"
-        with pytest.raises(RestUnavailableError, match="this is BINANCE, not BINANCE_SIM"):
+        with pytest.raises(VenueUnavailableError, match="this is BINANCE, not BINANCE_SIM"):
             ask(rest)
         assert set(rest.hosts.banned) == {second.url}
 

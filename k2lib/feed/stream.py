@@ -12,8 +12,8 @@ from k2lib.errors import TransientError
 from k2lib.events import Event, OnEvent
 from k2lib.resilience.backoff import delays
 from k2lib.resilience.failover import Hosts
-from k2lib.resilience.rate_window import Window
-from k2lib.venues.binance.connection import Connection, Frames, Refused, open_connection
+from k2lib.resilience.rate_window import RateWindow
+from k2lib.venues.binance.connection import Connection, Frames, HostRefusedError, open_connection
 from k2lib.venues.binance.hosts import Venue
 
 STREAMS_A_CONNECTION: Final = 1024
@@ -52,7 +52,7 @@ class Stream:
         venue: Venue,
         hosts: Hosts,
         inbox: Frames,
-        attempts: Window,
+        attempts: RateWindow,
         limits: StreamLimits,
         on_event: OnEvent,
         draw: Callable[[], float] = random.random,
@@ -136,7 +136,7 @@ class Stream:
             self._attempts.take()
             try:
                 return await self._try(host)
-            except Refused as exc:
+            except HostRefusedError as exc:
                 self._refused(host, exc)
             await self._back_off()
 
@@ -200,7 +200,7 @@ class Stream:
         self._dismiss(connection)
         self._tell("connection_lost", host=connection.host, reason=reason)
 
-    def _refused(self, host: str, exc: Refused) -> None:
+    def _refused(self, host: str, exc: HostRefusedError) -> None:
         self._tell("connection_refused", host=host, reason=str(exc), status=exc.status)
         if exc.lasting:
             self._hosts.ban(host, str(exc))

@@ -31,10 +31,10 @@ from support.stream_hosts import (
 
 from k2lib.errors import TransientError
 from k2lib.feed.connections import Inbox
+from k2lib.feed.stream import Stream
 from k2lib.resilience.failover import Hosts
-from k2lib.resilience.rate_window import Window
+from k2lib.resilience.rate_window import RateWindow
 from k2lib.venues.binance.hosts import Venue
-from k2lib.venues.binance.stream import Stream
 
 SHUTDOWN = '{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770000000000}}'
 
@@ -262,7 +262,7 @@ async def test_streams_that_share_the_limit_wait_for_each_other() -> None:
             "venue": Venue("BINANCE", urls, ("https://127.0.0.1:1",)),
             "hosts": Hosts(urls, clock=clock),
             "inbox": Inbox(100_000),
-            "attempts": Window(1, 300.0, clock=clock),
+            "attempts": RateWindow(1, 300.0, clock=clock),
             "limits": QUICK,
             "on_event": events.append,
         }
@@ -287,7 +287,7 @@ def test_a_stream_holds_what_a_connection_takes() -> None:
             venue=Venue("BINANCE", ("wss://127.0.0.1",), ("https://127.0.0.1",)),
             hosts=Hosts(["wss://127.0.0.1"], clock=FakeClock()),
             inbox=Inbox(1),
-            attempts=Window(1, 1.0, clock=FakeClock()),
+            attempts=RateWindow(1, 1.0, clock=FakeClock()),
             limits=QUICK,
             on_event=print,
         )
