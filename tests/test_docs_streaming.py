@@ -1,14 +1,14 @@
 """What the documents say of streaming is what the code has: numbers, names, states, examples."""
 
 import ast
-import inspect
 import json
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import fields
 from datetime import datetime
-from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from support.binance_facts import (
@@ -22,25 +22,80 @@ from support.binance_facts import (
     stream_frame,
 )
 from support.documents import README, ROOT, SCHEMA_DOC, STREAM_DOC, code, quoted, rows, section
+from support.fake_clock import FakeClock
 
+from k2lib import K2
+from k2lib.feed.check import CLOCK_S
+from k2lib.feed.connections import FLOOD, FLOOD_LINGERS
+from k2lib.feed.feed import FILLS_WAITING
+from k2lib.feed.gap_filler import AGGREGATES_WEIGHT, PAGE, TRADES_WEIGHT
 from k2lib.feed.options import FeedOptions
+from k2lib.feed.status import FeedState
+from k2lib.feed.stream import STREAMS_A_CONNECTION
+from k2lib.feed.worker import AHEAD_US, RETRY_S
+from k2lib.kafka.producer import FLUSH_S, QUEUE_MESSAGES
 from k2lib.ops.alert_book import Alert
-from k2lib.ops.alerts import ALERT_NAMES
+from k2lib.ops.alerts import ALERT_NAMES, Limits
 from k2lib.ops.metrics import Metrics
 from k2lib.ops.webhook import body
-from k2lib.resilience.breaker import Circuit
+from k2lib.resilience.backoff import delays
+from k2lib.resilience.breaker import Breaker, Circuit
 from k2lib.schema.records import GAP
-from k2lib.simulator import ASX_SIM, BINANCE_SIM, FAULTS
+from k2lib.simulator import ASX_SIM, BINANCE_SIM, FAULTS, OfflineExchange
 from k2lib.venues.binance.archive import parse_lines
+from k2lib.venues.binance.connection import (
+    LONGEST_FRAME,
+    MESSAGES_A_SECOND,
+    OPEN_S,
+    PING_S,
+    REPLY_S,
+    REST_S,
+    STREAMS_A_MESSAGE,
+)
 from k2lib.venues.binance.fields import OURS
-from k2lib.venues.binance.hosts import OF_OTHER_HOSTS, exchange_of
+from k2lib.venues.binance.hosts import OF_OTHER_HOSTS, binance, exchange_of
 from k2lib.venues.binance.messages import parse_frames
 from k2lib.venues.binance.pages import aggregates_page, single_trades, trades_page
+from k2lib.venues.binance.rest import TIMEOUT_S, WEIGHT_A_MINUTE
 
 FACT = Fact()
 QUOTE = b'{"u":400900217,"s":"BTCUSDT","b":"25.1","B":"31.2","a":"25.2","A":"40.6"}'
 FIXED = [row for name in ("Fixed", "Alerts") for row in rows(section(STREAM_DOC, name))]
-NUMBERS = [(where.strip("`"), value) for _, value, where in (row for row in FIXED if len(row) == 3)]
+NUMBERS = dict(row for row in FIXED if len(row) == 2)
+MEASURED = {
+    "failures in a row that open a breaker",
+    "successes on trial that close it",
+    "part of a delay that chance may take off",
+}
+LIMITS = {
+    "seconds behind that are lag": "lag_s",
+    "seconds that the lag has lasted": "lag_for_s",
+    "seconds that a gap may be open": "gap_open_s",
+    "seconds after which what only happened is over": "quiet_s",
+}
+SIZES = {
+    "streams on one connection": STREAMS_A_CONNECTION,
+    "streams in one SUBSCRIBE": STREAMS_A_MESSAGE,
+    "control messages a second; Binance allows 5": MESSAGES_A_SECOND,
+    "seconds to open a connection": OPEN_S,
+    "seconds for the reply to SUBSCRIBE": REPLY_S,
+    "seconds between our own pings, and for the pong": PING_S,
+    "seconds of rest where 418 or 429 does not say": REST_S,
+    "bytes of the longest frame": LONGEST_FRAME,
+    "seconds for a REST answer": TIMEOUT_S,
+    "REST weight in 60 s; Binance allows 6,000": WEIGHT_A_MINUTE,
+    "weight of `/historicalTrades`": TRADES_WEIGHT,
+    "weight of `/aggTrades`": AGGREGATES_WEIGHT,
+    "trades of one page": PAGE,
+    "answers waiting for `feed-rows`": FILLS_WAITING,
+    "frames for which a flood waits": FLOOD,
+    "`linger_s` that it waits at most": FLOOD_LINGERS,
+    "records waiting for Kafka": QUEUE_MESSAGES,
+    "seconds for Kafka to acknowledge": FLUSH_S,
+    "seconds between two tries of a paused feed": RETRY_S,
+    "µs that a trade may be ahead of our clock": AHEAD_US,
+    "clock offset from which `--check` fails, seconds": CLOCK_S,
+}
 
 
 def _names(title: str, text: str = STREAM_DOC) -> list[str]:
@@ -57,16 +112,6 @@ def _options(of: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield prefix + one.name, str(value)
 
 
-def _number(where: str) -> object:
-    """Look up `module.CONSTANT`, or `module.callable(argument)`: its default."""
-    path, _, argument = where.partition("(")
-    module, _, name = path.rpartition(".")
-    found = getattr(import_module(f"k2lib.{module}"), name)
-    if not argument:
-        return found
-    return inspect.signature(found).parameters[argument.rstrip(")")].default
-
-
 def _texts_of_code() -> set[str]:
     trees = (ast.parse(path.read_text()) for path in (ROOT / "k2lib").rglob("*.py"))
     nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
@@ -81,27 +126,43 @@ def test_options_and_defaults_are_those_of_the_feed() -> None:
     assert told == dict(_options(FeedOptions()))
 
 
-@pytest.mark.parametrize(("where", "value"), NUMBERS, ids=[where for where, _ in NUMBERS])
-def test_a_fixed_number_is_the_one_in_the_code(where: str, value: str) -> None:
-    assert value == str(_number(where))
+def _failures_that_open() -> int:
+    breaker, failures = Breaker(clock=FakeClock()), 0
+    while breaker.state is Circuit.CLOSED:
+        breaker.failed()
+        failures += 1
+    return failures
 
 
-def test_all_limits_of_alerts_are_told() -> None:
-    names = {where for where, _ in NUMBERS if where.startswith("ops.alerts.Limits(")}
-    limits = import_module("k2lib.ops.alerts").Limits
-    assert names == {f"ops.alerts.Limits({one.name})" for one in fields(limits)}
+def _successes_that_close() -> int:
+    clock = FakeClock()
+    breaker, successes = Breaker(failures=1, rest_s=1.0, clock=clock), 0
+    breaker.failed()
+    clock.advance(1.0)
+    while breaker.state is not Circuit.CLOSED:
+        assert breaker.allows()
+        breaker.succeeded()
+        successes += 1
+    return successes
+
+
+def test_breaker_and_back_off_are_as_the_numbers_say() -> None:
+    assert NUMBERS["failures in a row that open a breaker"] == str(_failures_that_open())
+    assert NUMBERS["successes on trial that close it"] == str(_successes_that_close())
+    longest, shortest = (next(delays(draw=lambda part=part: part)) for part in (0.0, 1.0))
+    taken_off = float(NUMBERS["part of a delay that chance may take off"])
+    assert shortest == pytest.approx(longest * (1 - taken_off))
+
+
+def test_every_fixed_number_is_the_one_in_force() -> None:
+    limits = {label: getattr(Limits(), field) for label, field in LIMITS.items()}
+    assert {one.name for one in fields(Limits)} == {*LIMITS.values()}
+    told = {label: value for label, value in NUMBERS.items() if label not in MEASURED}
+    assert told == {label: str(value) for label, value in (SIZES | limits).items()}
 
 
 def test_the_states_of_a_feed_are_those_it_takes() -> None:
-    tree = ast.parse((ROOT / "k2lib" / "feed" / "status.py").read_text())
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
-    taken = {
-        node.args[0].value
-        for node in calls
-        if ast.unparse(node.func) in ("self._state", "self._end")
-        and isinstance(node.args[0], ast.Constant)
-    }
-    assert set(_names("States of a feed")) == taken | {"starting"}
+    assert _names("States of a feed") == [*get_args(FeedState)]
 
 
 def test_the_states_of_a_host_are_told() -> None:
@@ -122,11 +183,17 @@ def test_every_event_that_is_named_is_told_by_the_code() -> None:
     assert set(named) <= TEXTS
 
 
-def test_every_thread_that_is_named_is_started() -> None:
-    rest = (ROOT / "k2lib" / "feed" / "feed.py").read_text()
-    jobs = {f"feed-{name}" for name in re.findall(r'"(\w+)": \w+\.run', rest)}
-    told = set(_names("Threads and queues"))
-    assert told - jobs - TEXTS == {"sink-<table>"} and jobs < told
+@pytest.mark.slow
+def test_every_thread_that_is_named_runs_beside_a_feed_with_all_its_parts(tmp_path: Path) -> None:
+    absent = {"redis_url": "redis://127.0.0.1:1", "alert_webhook_url": "http://127.0.0.1:1"}
+    with (
+        OfflineExchange(rate=20.0) as exchange,
+        K2.open(home=tmp_path, **absent) as k2,
+        k2.feed(["BTCUSDT"], venue=binance(exchange.ws_urls, exchange.rest_urls)),
+    ):
+        running = {thread.name for thread in threading.enumerate()}
+    told = {name.replace("<table>", "trades_v2") for name in _names("Threads and queues")}
+    assert told <= running
 
 
 def test_the_metrics_are_those_served() -> None:

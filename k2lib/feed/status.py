@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 
@@ -16,6 +16,7 @@ from k2lib.events import Event
 TAPE_ROWS: Final = 50
 TAPE: Final = ["timestamp", "price", "quantity", "side"]
 RATE_S: Final = 5.0
+FeedState = Literal["starting", "connecting", "live", "waiting", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,13 @@ class HostStatus:
 class FeedStatus:
     """One look at a feed.
 
-    `state` is starting, connecting, live, waiting (for the next attempt), stopped or failed;
     `reason` says why it waits, stopped or failed; `delay_s` is how long it waits. `alerts` says
     what is wrong in its process.
     """
 
     at: datetime
     exchange: str
-    state: str
+    state: FeedState
     host: str | None
     reason: str
     delay_s: float
@@ -155,7 +155,7 @@ class StatusBoard:
                 **self._facts,
             )
 
-    def _state(self, state: str, reason: str = "", delay_s: float = 0.0) -> None:
+    def _state(self, state: FeedState, reason: str = "", delay_s: float = 0.0) -> None:
         self._facts = {"state": state, "reason": reason, "delay_s": delay_s}
 
     def _host(self, url: object, **changes: Any) -> None:
@@ -200,7 +200,7 @@ class StatusBoard:
     def _on_feed_failed(self, fields: Mapping[str, Any]) -> None:
         self._end("failed", str(fields["reason"]))
 
-    def _end(self, state: str, reason: str) -> None:
+    def _end(self, state: FeedState, reason: str) -> None:
         self._connected.clear()
         for url in self._hosts:
             self._host(url, connected=False)

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyruhvro
 
 from k2lib.errors import RecordError
+from k2lib.schema.dead_letters import DeadLetterReason
 from k2lib.schema.records import AvroType, Field, RecordSchema
 
 HEADER_BYTES: Final = 5
@@ -51,7 +52,7 @@ class Refused:
     """A message that cannot be decoded: its place in the batch, and why."""
 
     index: int
-    reason: str
+    reason: DeadLetterReason
     detail: str
 
 

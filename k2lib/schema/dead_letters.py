@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
 import pyarrow as pa
 
@@ -12,6 +12,26 @@ from k2lib.schema.identity import message_id
 from k2lib.schema.records import DEAD_LETTER
 
 RAW_BYTES: Final = 64 * 1024
+DeadLetterReason = Literal[
+    "bad_checksum",
+    "bad_date",
+    "bad_field",
+    "bad_flag",
+    "bad_number",
+    "bad_text",
+    "bad_time",
+    "broken_zip",
+    "lost",
+    "negative",
+    "not_json",
+    "not_positive",
+    "not_utf8",
+    "overflow",
+    "undecodable",
+    "unknown_kind",
+    "unknown_symbol",
+    "wrong_columns",
+]
 
 
 @dataclass(frozen=True)
@@ -20,7 +40,7 @@ class DeadLetter:
 
     source: str
     position: str
-    reason: str
+    reason: DeadLetterReason
     detail: str
     raw: bytes
 

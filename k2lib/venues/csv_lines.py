@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from k2lib.schema.dead_letters import DeadLetterReason
+
 NEWLINE: Final = 10
 COMMA: Final = 44
 
@@ -19,7 +21,7 @@ class BadLine:
 
     number: int
     raw: bytes
-    reason: str
+    reason: DeadLetterReason
     detail: str
 
 
@@ -82,7 +84,7 @@ def _blank(lines: Lines) -> npt.NDArray[np.bool_]:
     return blank
 
 
-def _why(lines: Lines, index: int, columns: int) -> tuple[str, str]:
+def _why(lines: Lines, index: int, columns: int) -> tuple[DeadLetterReason, str]:
     found = int(lines.commas[index]) + 1
     if found != columns:
         return "wrong_columns", f"{found} columns, {columns} expected"

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from k2lib.schema.dead_letters import DeadLetterReason
 from k2lib.schema.identity import message_ids
 from k2lib.schema.records import QUOTE, TRADE, RecordSchema
 from k2lib.venues.csv_lines import BadLine, Lines, to_columns
@@ -137,7 +138,7 @@ def _is_good(kind: str, *, pipes: bool) -> pl.Expr:
     return pl.all_horizontal(checks)
 
 
-def _why(row: Mapping[str, str]) -> tuple[str, str]:
+def _why(row: Mapping[str, str]) -> tuple[DeadLetterReason, str]:
     """Say why a row is refused: the first field that does not fit."""
     for name, text in row.items():
         if "|" in text:
@@ -150,7 +151,7 @@ def _why(row: Mapping[str, str]) -> tuple[str, str]:
     return "bad_date", f"{row['date']!r} {row['time']} is not a time in Sydney (MM/DD/YYYY)"
 
 
-def _why_number(name: str, text: str) -> tuple[str, str]:
+def _why_number(name: str, text: str) -> tuple[DeadLetterReason, str]:
     if re.fullmatch(f"-{NUMBER}", text):
         return "negative", f"{name} {text} is negative"
     if re.fullmatch(NUMBER, text):

@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 
 from k2lib.errors import ConfigError, SourceError
-from k2lib.schema.dead_letters import RAW_BYTES, DeadLetter
+from k2lib.schema.dead_letters import RAW_BYTES, DeadLetter, DeadLetterReason
 from k2lib.venues.binance.instruments import Instrument, fallback_instruments
 from k2lib.venues.binance.rows import TradeColumns, Unit, trade_rows
 from k2lib.venues.csv_lines import BadLine, find_lines, to_columns
@@ -110,7 +110,7 @@ def _is_readable() -> pl.Expr:
     )
 
 
-def _why(row: dict[str, str]) -> tuple[str, str]:
+def _why(row: dict[str, str]) -> tuple[DeadLetterReason, str]:
     for name in INTEGERS:
         if not re.fullmatch(LONG, row[name]):
             return "bad_number", f"{name} {row[name]!r} is not a whole number"
@@ -310,7 +310,7 @@ def _zip_errors(path: Path, digest: str) -> Iterator[None]:
         raise BrokenFileError(_letter(path, "broken_zip", detail)) from exc
 
 
-def _letter(path: Path, reason: str, detail: str) -> DeadLetter:
+def _letter(path: Path, reason: DeadLetterReason, detail: str) -> DeadLetter:
     with path.open("rb") as opened:
         head = opened.read(RAW_BYTES)
     return DeadLetter(path.name, f"file of {path.stat().st_size} bytes", reason, detail, head)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2lib.errors import RecordError
+from k2lib.schema.dead_letters import DeadLetterReason
 from k2lib.schema.records import TRADE
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ _as_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 class Unreadable(RecordError):
     """This JSON is no record that is read here; `reason` is its dead letter's."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: DeadLetterReason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
 
@@ -134,7 +135,7 @@ def units(decimals: pa.Array) -> npt.NDArray[np.int64]:
 
 def why_number(
     written: Mapping[str, pa.StringArray], index: int, *, may_be_zero: bool
-) -> tuple[str, str]:
+) -> tuple[DeadLetterReason, str]:
     """Say why a row is refused: reason and detail of the first number that does not fit."""
     for name, column in written.items():
         text = column[index].as_py()
@@ -165,7 +166,7 @@ def _are_plain(written: pa.StringArray) -> bool:
     return bool(matches == len(written) and np.diff(ends).max() <= SAFE_LENGTH)
 
 
-def _why_text(name: str, text: str) -> tuple[str, str]:
+def _why_text(name: str, text: str) -> tuple[DeadLetterReason, str]:
     if re.fullmatch(f"-{NUMBER}", text):
         return "negative", f"{name} {text} is negative"
     if re.fullmatch(NUMBER, text):

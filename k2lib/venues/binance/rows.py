@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from k2lib.schema.dead_letters import DeadLetterReason
 from k2lib.schema.identity import message_id, message_ids
 from k2lib.schema.records import QUOTE, TRADE, RecordSchema
 from k2lib.venues.binance.fields import Coded, text_maps, texts, to_decimals, units, why_number
@@ -71,7 +72,7 @@ class Refusal:
     """A record that cannot pass: its place among the columns, and why."""
 
     index: int
-    reason: str
+    reason: DeadLetterReason
     detail: str
 
 
@@ -143,7 +144,7 @@ def _rows(
     columns: Mapping[str, pa.Array],
     schema: RecordSchema,
     good: Bools,
-    why: Callable[[int], tuple[str, str]],
+    why: Callable[[int], tuple[DeadLetterReason, str]],
 ) -> CheckedRows:
     table = pa.table([columns[name] for name in schema.arrow.names], schema=schema.arrow)
     if good.all():
@@ -188,7 +189,7 @@ def _in_time(times: Ints, unit: Unit, latest_us: int) -> Bools:
 
 def _why_trade(
     trades: TradeColumns, index: int, written: Mapping[str, pa.Array], in_time: Bools, unit: Unit
-) -> tuple[str, str]:
+) -> tuple[DeadLetterReason, str]:
     if in_time[index]:
         return why_number(written, index, may_be_zero=False)
     time = int(trades.times[index])
