@@ -18,7 +18,7 @@ import polars as pl
 from bench.live_start import SYMBOLS
 from k2lib import K2
 from k2lib.errors import QueryError
-from k2lib.query.answer import Answer
+from k2lib.query.answer import ReadResult
 
 EXCHANGE = "BINANCE_SIM"
 BEGUN_S = 30.0
@@ -93,7 +93,7 @@ class Reader:
             self.tail_rows,
         )
 
-    def _whole(self, k2: K2, symbol: str) -> Answer:
+    def _whole(self, k2: K2, symbol: str) -> ReadResult:
         """Ask until the answer says that it has all that Kafka had; the wait goes on meanwhile."""
         until = time.monotonic() + BEGUN_S
         while True:
@@ -102,20 +102,20 @@ class Reader:
                 return answer
             self.late += 1
 
-    def _note(self, symbol: str, answer: Answer) -> None:
+    def _note(self, symbol: str, answer: ReadResult) -> None:
         self.newest[symbol] = int(checked(answer)[-1])
         self.since[symbol] = answer.frame["timestamp"][-1]
         self.tail_rows = max(self.tail_rows, answer.complete_to["trades_v2"].tail_rows)
 
 
-def checked(answer: Answer) -> npt.NDArray[np.int64]:
+def checked(answer: ReadResult) -> npt.NDArray[np.int64]:
     """Return the ids of an answer.
 
     Raises:
         AssertionError: one is missing or there twice, or Kafka had more when it was asked.
     """
     told = answer.complete_to["trades_v2"]
-    assert told.log and told.behind == 0 and told.reason is None, told.told()
+    assert told.log and told.behind == 0 and told.reason is None, told.to_json()
     ids = answer.frame["source_sequence"].to_numpy()
     steps = np.diff(ids)
     assert (steps == 1).all(), f"{(steps > 1).sum()} holes, {(steps < 1).sum()} doubles"

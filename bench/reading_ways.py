@@ -14,8 +14,9 @@ from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOr
 from bench.lake_of import EXCHANGE
 from k2lib import K2
 from k2lib.iceberg.manifests import compare
-from k2lib.query.sql import IN_ORDER, LATEST_FIRST, bars_sql
+from k2lib.query.sql import bars_sql
 from k2lib.schema.calendar import UTC_ZONE
+from k2lib.schema.records import order_sql
 
 LAST, BARS, COUNT, ALL_BARS = KINDS = (
     "last 1,000 of a symbol",
@@ -76,8 +77,10 @@ def question_sql(question: Question, trades: str) -> str:
     of_symbol = f"SELECT * FROM ({trades}) WHERE symbol = '{symbol}' AND exchange = '{EXCHANGE}'"
     of_day = f"SELECT * FROM ({trades}) WHERE {span_sql(day)}"
     if kind == LAST:
-        newest = f"SELECT * FROM ({of_symbol}) ORDER BY {LATEST_FIRST} LIMIT {N_LAST}"
-        return f"SELECT * FROM ({newest}) ORDER BY {IN_ORDER}"
+        newest = (
+            f"SELECT * FROM ({of_symbol}) ORDER BY {order_sql(newest_first=True)} LIMIT {N_LAST}"
+        )
+        return f"SELECT * FROM ({newest}) ORDER BY {order_sql()}"
     if kind == BARS:
         return bars_sql(f"{of_symbol} AND {span_sql(day)}", MINUTE, of_venue=UTC_ZONE)
     if kind == COUNT:

@@ -11,9 +11,9 @@ from pyiceberg.table import Table
 from k2lib.errors import QueryError
 from k2lib.iceberg.tables import TABLES, load_table
 from k2lib.query.answer import CompleteTo, Params
-from k2lib.query.dbapi import Connection
+from k2lib.query.dbapi import DbApiConnection
 from k2lib.query.engine import Engine
-from k2lib.query.request import When
+from k2lib.query.request import TimeBound
 from k2lib.query.sql import Market
 from k2lib.query.statistics import ask_summary, ask_symbols, bars, contiguity, difference
 from k2lib.query.time_travel import AsOf, snapshots
@@ -36,8 +36,8 @@ class Reads:
         symbol: str,
         *,
         exchange: str | None = None,
-        start: When | None = None,
-        end: When | None = None,
+        start: TimeBound | None = None,
+        end: TimeBound | None = None,
         as_of: AsOf | None = None,
         last: int | None = None,
         tail: bool = True,
@@ -63,8 +63,8 @@ class Reads:
         symbol: str,
         *,
         exchange: str | None = None,
-        start: When | None = None,
-        end: When | None = None,
+        start: TimeBound | None = None,
+        end: TimeBound | None = None,
         as_of: AsOf | None = None,
         last: int | None = None,
         tail: bool = True,
@@ -80,8 +80,8 @@ class Reads:
         *,
         every: str | timedelta = "1m",
         exchange: str | None = None,
-        start: When | None = None,
-        end: When | None = None,
+        start: TimeBound | None = None,
+        end: TimeBound | None = None,
         as_of: AsOf | None = None,
         market: Market = "all",
         tail: bool = True,
@@ -104,8 +104,8 @@ class Reads:
         text: str,
         params: Params | None = None,
         *,
-        start: When | None = None,
-        end: When | None = None,
+        start: TimeBound | None = None,
+        end: TimeBound | None = None,
         tail: bool = True,
     ) -> pl.DataFrame:
         """Run SQL over `trades_v2`, `quotes_v2`, `reference_v2`, `dead_letters`, `gaps`, bars.
@@ -118,9 +118,9 @@ class Reads:
         """
         return self.engine.sql(text, params, start=start, end=end, tail=tail)
 
-    def connection(self, *, tail: bool = True) -> Connection:
+    def connection(self, *, tail: bool = True) -> DbApiConnection:
         """Return a DB-API connection, for JupySQL and other tools; what it reads is as `sql`'s."""
-        return Connection(self.engine, tail=tail)
+        return DbApiConnection(self.engine, tail=tail)
 
     def summary(
         self,
@@ -151,8 +151,8 @@ class Reads:
         self,
         symbols: str | Sequence[str],
         *,
-        start: When,
-        end: When,
+        start: TimeBound,
+        end: TimeBound,
         exchange: str | None = None,
         kinds: Sequence[str] = ("trades", "quotes"),
         speed: float | None = None,
@@ -176,7 +176,7 @@ class Reads:
 
     def complete_to(self, table: str = "trades_v2") -> CompleteTo:
         """Say up to which offsets and event time an answer of this moment is complete."""
-        return self.engine.look(table).complete_to
+        return self.engine.table_view(table).complete_to
 
     def snapshots(self, table: str = "trades_v2") -> pl.DataFrame:
         """List the snapshots kept of a table, newest first, with rows, cause and offsets."""

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from k2lib.errors import ConfigError
 from k2lib.schema.records import (
     DEAD_LETTER,
+    EVENT_ORDER,
     GAP,
     QUOTE,
     REFERENCE,
@@ -36,14 +37,6 @@ MAKING: Final = threading.Lock()
 # How long SQLite waits for the others who write to it: a slow disk takes a second for each.
 LOCKED_S: Final = 30
 AVRO_SCHEMA_PROPERTY: Final = "k2.avro-schema"
-ORDER: Final = (
-    "timestamp",
-    "exchange",
-    "symbol",
-    "source_sequence",
-    "platform_sequence",
-    "message_id",
-)
 PROPERTIES: Final = {
     "format-version": "2",
     "commit.retry.num-retries": "0",
@@ -70,7 +63,7 @@ class TableSpec:
     def order(self) -> tuple[str, ...]:
         """Columns by which rows stand in a file: symbol first, then the order of events."""
         if self.by_day:
-            return ("symbol", *(name for name in ORDER if name != "symbol"))
+            return ("symbol", *(name for name in EVENT_ORDER if name != "symbol"))
         return tuple(name for name in ("noticed", "symbol") if name in self.schema.arrow.names)
 
 

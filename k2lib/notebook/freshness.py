@@ -70,7 +70,7 @@ def look(
         clock: seconds since the epoch, as the venue's clock has them.
     """
     asked_s = clock()
-    told = engine.ask_sql(ASKED, [exchange, symbol], tail=KINDS[answer])
+    told = engine.run_sql(ASKED, [exchange, symbol], tail=KINDS[answer])
     at_s = clock()
     trades, ids, first_id, last_id, newest_s = told.frame.row(0)
     return Look(

@@ -43,7 +43,7 @@ class CompleteTo:
     behind: int | None = 0
     reason: str | None = None
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return all of it in what JSON can say, times as ISO 8601."""
         return {
             "table": self.table,
@@ -66,7 +66,7 @@ def by_topic(ends: Mapping[TopicPartition, int]) -> dict[str, dict[str, int]]:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ReadResult:
     """Rows, and up to where each table that they come from is complete in them."""
 
     frame: pl.DataFrame

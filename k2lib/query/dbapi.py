@@ -11,7 +11,7 @@ from k2lib.query.answer import Params
 from k2lib.query.engine import Engine
 
 
-class Connection(Closing):
+class DbApiConnection(Closing):
     """A DB-API connection and cursor in one, as DuckDB's own is.
 
     Every statement is one read of its own: each table at one moment, with what only Kafka has.
@@ -42,7 +42,7 @@ class Connection(Closing):
         return type(self)(self._engine, tail=self._tail)
 
     def execute(self, text: str, params: Params | None = None) -> Self:
-        """Run SQL; see `Engine.ask_sql`.
+        """Run SQL; see `Engine.run_sql`.
 
         Raises:
             QueryError: DuckDB refuses it.

@@ -18,27 +18,35 @@ from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile
 from k2lib.iceberg.tables import TableCache
 from k2lib.kafka.source import FindLog, no_log
 from k2lib.lifecycle import Closing
-from k2lib.query.answer import Answer, Params, fetch_frame, first_lines
-from k2lib.query.files import Stored, from_newest, from_oldest, has_first, has_last
+from k2lib.query.answer import Params, ReadResult, fetch_frame, first_lines
+from k2lib.query.files import FilePlanner, from_newest, from_oldest, has_first, has_last
 from k2lib.query.guard import Guard
-from k2lib.query.request import Key, Span, When, no_such_symbol, pick_exchange, span, want
+from k2lib.query.request import (
+    RowKey,
+    TimeBound,
+    TimeRange,
+    instrument_filter,
+    no_such_symbol,
+    pick_exchange,
+    time_range,
+)
 from k2lib.query.sql import (
-    Rows,
     Selection,
-    Views,
+    SqlViews,
+    TableRows,
     columns_of,
     in_order,
     in_order_sql,
     in_span,
-    instruments,
+    instruments_of,
     last_sql,
     of_instrument,
     show_here,
     tail_columns,
     venues_of,
 )
-from k2lib.query.table_state import Seen
-from k2lib.query.tail import Tails
+from k2lib.query.table_state import TableView
+from k2lib.query.tail import TailPool
 from k2lib.query.time_travel import AsOf, resolve
 
 SETTINGS: Final = (
@@ -75,12 +83,12 @@ class Engine(Closing):
         self._guard = guard
         plans = PlanCache()
         self._lock = threading.Lock()
-        self._tails = Tails(TableCache(catalog).table, find_log)
+        self._tails = TailPool(TableCache(catalog).table, find_log)
         self._connection = duckdb.connect()
         for statement in (*SETTINGS, *(() if guard is None else guard.settings)):
             self._connection.execute(statement)
-        self._views = Views(self._connection, plans)
-        self._stored = Stored(plans, fetch=self.fetch)
+        self._views = SqlViews(self._connection, plans)
+        self._planner = FilePlanner(plans, fetch=self.fetch)
 
     def close(self) -> None:
         """Let go of Kafka, and of the memory that queries took."""
@@ -96,22 +104,22 @@ class Engine(Closing):
         text: str,
         params: Params | None = None,
         *,
-        start: When | None = None,
-        end: When | None = None,
+        start: TimeBound | None = None,
+        end: TimeBound | None = None,
         tail: bool = True,
     ) -> pl.DataFrame:
-        """Run SQL and return the last statement's rows; see `ask_sql`."""
-        return self.ask_sql(text, params, start=start, end=end, tail=tail).frame
+        """Run SQL and return the last statement's rows; see `run_sql`."""
+        return self.run_sql(text, params, start=start, end=end, tail=tail).frame
 
-    def ask_sql(
+    def run_sql(
         self,
         text: str,
         params: Params | None = None,
         *,
-        start: When | None = None,
-        end: When | None = None,
+        start: TimeBound | None = None,
+        end: TimeBound | None = None,
         tail: bool = True,
-    ) -> Answer:
+    ) -> ReadResult:
         """Run SQL and return the last statement's rows, and how complete they are.
 
         All statements see each table at one moment: when they begin.
@@ -124,47 +132,51 @@ class Engine(Closing):
         Raises:
             QueryError: DuckDB refuses it; the message is DuckDB's.
         """
-        views, wanted = self._views, span(start, end)
+        views, wanted = self._views, time_range(start, end)
         hybrid = views.hybrid_named(text) if tail else set()
-        seen = {name: self.look(name, tail=name in hybrid) for name in views.tables_named(text)}
+        table_views = {
+            name: self.table_view(name, tail=name in hybrid) for name in views.tables_named(text)
+        }
         with self._cursor() as cursor:
             if self._guard is None and wanted.is_all:
                 cursor.execute(KEEP_FOOTERS)
             with self._lock:
-                for name, one in seen.items():
+                for name, one in table_views.items():
                     views.show(name, one.table)
                 cursor.begin()
                 # The transaction holds on to the views from its first look at the catalog.
                 cursor.execute("SELECT lake.moment()").fetchall()
-            for name, one in seen.items():
+            for name, one in table_views.items():
                 self._show_here(cursor, name, one, wanted)
             frame = fetch_frame(cursor, text, params)
             cursor.commit()
         views.remember(text, hybrid)
-        return Answer(frame, {name: one.complete_to for name, one in seen.items()})
+        return ReadResult(frame, {name: one.complete_to for name, one in table_views.items()})
 
-    def _show_here(self, cursor: DuckDBPyConnection, name: str, seen: Seen, wanted: Span) -> None:
+    def _show_here(
+        self, cursor: DuckDBPyConnection, name: str, view: TableView, wanted: TimeRange
+    ) -> None:
         if wanted.is_all or name not in BY_TIME:
-            show_here(cursor, name, seen)
+            show_here(cursor, name, view)
             return
-        files = self._stored.files_within(seen, wanted)
-        stored = f"SELECT * FROM ({self._stored.sql(seen, files)}) WHERE {wanted.where_sql}"
-        some = replace(seen, rows=in_span(seen.rows, wanted))
+        files = self._planner.files_within(view, wanted)
+        stored = f"SELECT * FROM ({self._planner.sql(view, files)}) WHERE {wanted.where_sql}"
+        some = replace(view, rows=in_span(view.rows, wanted))
         show_here(cursor, name, some, stored=stored)
 
-    def look(self, name: str, *, as_of: AsOf | None = None, tail: bool = True) -> Seen:
+    def table_view(self, name: str, *, as_of: AsOf | None = None, tail: bool = True) -> TableView:
         """Return a table as it is now, with what only Kafka has; or alone; or as it was."""
         if as_of is not None:
             return self._tails.of_lake(name, resolve=lambda table: resolve(table, as_of))
-        return self._tails.ask(name) if tail else self._tails.of_lake(name)
+        return self._tails.view(name) if tail else self._tails.of_lake(name)
 
     def trades(
         self,
         symbol: str,
         *,
         exchange: str | None = None,
-        start: When | None = None,
-        end: When | None = None,
+        start: TimeBound | None = None,
+        end: TimeBound | None = None,
         as_of: AsOf | None = None,
         last: int | None = None,
         tail: bool = True,
@@ -196,8 +208,8 @@ class Engine(Closing):
         symbol: str,
         *,
         exchange: str | None = None,
-        start: When | None = None,
-        end: When | None = None,
+        start: TimeBound | None = None,
+        end: TimeBound | None = None,
         as_of: AsOf | None = None,
         last: int | None = None,
         tail: bool = True,
@@ -220,14 +232,14 @@ class Engine(Closing):
         symbol: str,
         *,
         exchange: str | None = None,
-        start: When | None = None,
-        end: When | None = None,
+        start: TimeBound | None = None,
+        end: TimeBound | None = None,
         as_of: AsOf | None = None,
         first: int | None = None,
         last: int | None = None,
-        after: Key | None = None,
+        after: RowKey | None = None,
         tail: bool = True,
-    ) -> Answer:
+    ) -> ReadResult:
         """Return rows of one instrument, as `trades` does, and how complete they are.
 
         Args:
@@ -257,51 +269,51 @@ class Engine(Closing):
         symbol: str,
         *,
         exchange: str | None = None,
-        start: When | None = None,
-        end: When | None = None,
+        start: TimeBound | None = None,
+        end: TimeBound | None = None,
         as_of: AsOf | None = None,
-        after: Key | None = None,
+        after: RowKey | None = None,
         tail: bool = True,
     ) -> Selection:
         """Find what holds an instrument's rows; the arguments are those of `trades`."""
-        seen = self.look(name, as_of=as_of, tail=tail)
-        held_at = self._venues(seen, symbol, exchange)
-        wanted = want(
-            symbol, pick_exchange(symbol, exchange, held_at=held_at), start=start, end=end
+        view = self.table_view(name, as_of=as_of, tail=tail)
+        venues = self._venues(view, symbol, exchange)
+        wanted = instrument_filter(
+            symbol, pick_exchange(symbol, exchange, venues=venues), start=start, end=end
         ).behind(after)
-        rows = of_instrument(seen.rows, wanted)
-        files = self._stored.files_of(seen, wanted)
+        rows = of_instrument(view.rows, wanted)
+        files = self._planner.files_of(view, wanted)
 
         def lake_sql(some: Sequence[PlannedFile]) -> str:
-            return f"SELECT * FROM ({self._stored.sql(seen, some)}) WHERE {wanted.where_sql}"
+            return f"SELECT * FROM ({self._planner.sql(view, some)}) WHERE {wanted.where_sql}"
 
-        parts = (lake_sql(files), *_tail_sql(seen, rows, f" WHERE {wanted.where_sql}"))
+        parts = (lake_sql(files), *_tail_sql(view, rows, f" WHERE {wanted.where_sql}"))
         return Selection(
             parts,
             rows,
-            seen.complete_to,
+            view.complete_to,
             exchange=wanted.exchange,
-            columns=columns_of(seen),
+            columns=columns_of(view),
             files=files,
             lake_sql=lake_sql,
             after=after,
         )
 
-    def rows(self, seen: Seen, *, row_filter: BooleanExpression = ALL_ROWS) -> Rows:
+    def rows(self, view: TableView, *, row_filter: BooleanExpression = ALL_ROWS) -> TableRows:
         """Return what holds a table's rows of a filter, and more: they still need filtering."""
-        stored = self._stored.sql(seen, self._stored.files(seen, row_filter=row_filter))
-        return Rows((stored, *_tail_sql(seen, seen.rows)), seen.rows, seen.complete_to)
+        stored = self._planner.sql(view, self._planner.files(view, row_filter=row_filter))
+        return TableRows((stored, *_tail_sql(view, view.rows)), view.rows, view.complete_to)
 
-    def venues(self, seen: Seen, symbol: str) -> list[str]:
+    def venues(self, view: TableView, symbol: str) -> list[str]:
         """Return the venues at which a table holds a symbol, sorted; none where it does not."""
-        return sorted({*self._stored.venues(seen, symbol), *venues_of(seen.rows, symbol)})
+        return sorted({*self._planner.venues(view, symbol), *venues_of(view.rows, symbol)})
 
-    def held(self, seen: Seen) -> list[str]:
+    def instruments(self, view: TableView) -> list[str]:
         """Return instruments that a table holds, as `exchange:symbol`: some, the first for sure."""
-        return sorted({*self._stored.held(seen), *instruments(seen.rows)})
+        return sorted({*self._planner.instruments(view), *instruments_of(view.rows)})
 
     def fetch(
-        self, query: str, chosen: Rows | None = None, *, params: Params | None = None
+        self, query: str, chosen: TableRows | None = None, *, params: Params | None = None
     ) -> pl.DataFrame:
         """Run a query over a selection's SQL; the views of the tables may be older there."""
         with self._cursor() as cursor:
@@ -334,13 +346,15 @@ class Engine(Closing):
                 break
         return frame
 
-    def _venues(self, seen: Seen, symbol: str, exchange: str | None) -> list[str]:
-        in_tail = venues_of(seen.rows, symbol)
+    def _venues(self, view: TableView, symbol: str, exchange: str | None) -> list[str]:
+        in_tail = venues_of(view.rows, symbol)
         if exchange in in_tail:
             return in_tail
-        venues = self.venues(seen, symbol)
+        venues = self.venues(view, symbol)
         if not venues:
-            raise no_such_symbol(symbol, table=seen.complete_to.table, held=self.held(seen))
+            raise no_such_symbol(
+                symbol, table=view.complete_to.table, instruments=self.instruments(view)
+            )
         return venues
 
     @contextmanager
@@ -355,11 +369,11 @@ class Engine(Closing):
             cursor.close()
 
 
-def _tail_sql(seen: Seen, rows: pa.Table, where: str = "") -> list[str]:
-    return [f"SELECT {tail_columns(seen)} FROM tail_rows{where}"] if rows.num_rows else []
+def _tail_sql(view: TableView, rows: pa.Table, where: str = "") -> list[str]:
+    return [f"SELECT {tail_columns(view)} FROM tail_rows{where}"] if rows.num_rows else []
 
 
-def _check_counts(*, first: int | None, last: int | None, after: Key | None) -> None:
+def _check_counts(*, first: int | None, last: int | None, after: RowKey | None) -> None:
     for name, count in (("first", first), ("last", last)):
         if count is not None and count < 0:
             raise QueryError(f"{name}={count}: give the number of rows to keep, 0 or more")

@@ -9,14 +9,14 @@ import polars as pl
 from pyiceberg.expressions import BooleanExpression
 
 from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile, table_sql, text_sql
-from k2lib.query.request import NAMED_AT_MOST, Span, Wanted
+from k2lib.query.request import NAMED_AT_MOST, InstrumentFilter, TimeRange
 from k2lib.query.sql import nothing_sql
-from k2lib.query.table_state import EPOCH, Seen
+from k2lib.query.table_state import EPOCH, TableView
 
 VENUES_KEPT: Final = 256
 
 
-class Stored:
+class FilePlanner:
     """Plans files, and remembers at which venues symbols were found; threads may ask."""
 
     def __init__(
@@ -35,74 +35,78 @@ class Stored:
         self._fetch = fetch
         self._known: dict[tuple[object, ...], list[str]] = {}
 
-    def files(self, seen: Seen, *, row_filter: BooleanExpression = ALL_ROWS) -> list[PlannedFile]:
+    def files(
+        self, view: TableView, *, row_filter: BooleanExpression = ALL_ROWS
+    ) -> list[PlannedFile]:
         """Return the files that can have rows of the filter."""
-        if seen.table is None:
+        if view.table is None:
             return []
-        return self._plans.stored(seen.table, row_filter=row_filter, snapshot_id=seen.snapshot_id)
+        return self._plans.stored(view.table, row_filter=row_filter, snapshot_id=view.snapshot_id)
 
-    def files_of(self, seen: Seen, wanted: Wanted) -> list[PlannedFile]:
+    def files_of(self, view: TableView, wanted: InstrumentFilter) -> list[PlannedFile]:
         """Return the files that can have rows of an instrument in a span.
 
         Chosen from all of them: to plan anew for each question takes more than to answer some.
         """
         return [
             file
-            for file in self.files_within(seen, Span(wanted.start, wanted.end))
+            for file in self.files_within(view, TimeRange(wanted.start, wanted.end))
             if file.can_have(wanted.symbol, wanted.exchange)
         ]
 
-    def files_within(self, seen: Seen, span: Span) -> list[PlannedFile]:
+    def files_within(self, view: TableView, time_range: TimeRange) -> list[PlannedFile]:
         """Return the files that can have rows in a span."""
-        return [file for file in self.files(seen) if file.is_within(span.start, span.end)]
+        return [
+            file for file in self.files(view) if file.is_within(time_range.start, time_range.end)
+        ]
 
-    def sql(self, seen: Seen, files: Sequence[PlannedFile]) -> str:
+    def sql(self, view: TableView, files: Sequence[PlannedFile]) -> str:
         """Return the SELECT over some files of a table."""
-        if seen.table is None:
-            return nothing_sql(seen.complete_to.table)
-        return table_sql(seen.table, files=[file.path for file in files])
+        if view.table is None:
+            return nothing_sql(view.complete_to.table)
+        return table_sql(view.table, files=[file.path for file in files])
 
-    def venues(self, seen: Seen, symbol: str) -> list[str]:
+    def venues(self, view: TableView, symbol: str) -> list[str]:
         """Return where the lake holds a symbol: of a snapshot that never changes, so asked once."""
-        identity = None if seen.table is None else seen.table.metadata.table_uuid
-        key = (identity, seen.snapshot_id, symbol)
+        identity = None if view.table is None else view.table.metadata.table_uuid
+        key = (identity, view.snapshot_id, symbol)
         known = self._known.get(key)
         if known is None:
-            known = self._look_for_venues(seen, symbol)
+            known = self._look_for_venues(view, symbol)
             with self._lock:
                 while len(self._known) >= VENUES_KEPT:
                     del self._known[next(iter(self._known))]
                 self._known[key] = known
         return known
 
-    def held(self, seen: Seen) -> set[str]:
+    def instruments(self, view: TableView) -> set[str]:
         """Return instruments that the lake holds as `exchange:symbol`: the first few, sorted."""
-        rows = self.sql(seen, self.files(seen))
+        rows = self.sql(view, self.files(view))
         instruments = f"SELECT DISTINCT exchange || ':' || symbol AS held FROM ({rows})"
         few = f"{instruments} ORDER BY held LIMIT {NAMED_AT_MOST + 1}"
         return set(self._fetch(few)["held"])
 
-    def _look_for_venues(self, seen: Seen, symbol: str) -> list[str]:
+    def _look_for_venues(self, view: TableView, symbol: str) -> list[str]:
         """Each file is of one exchange: a row of the symbol in any of its files is enough."""
-        files = [file for file in self.files(seen) if file.can_have(symbol, None)]
+        files = [file for file in self.files(view) if file.can_have(symbol, None)]
         by_exchange: dict[str | None, list[PlannedFile]] = {}
         for file in sorted(files, key=lambda file: file.newest_us, reverse=True):
             by_exchange.setdefault(file.exchange, []).append(file)
         found: set[str] = set()
         for exchange, some in by_exchange.items():
             if exchange is None:
-                rows = f"FROM ({self.sql(seen, some)}) WHERE symbol = {text_sql(symbol)}"
+                rows = f"FROM ({self.sql(view, some)}) WHERE symbol = {text_sql(symbol)}"
                 found |= set(self._fetch(f"SELECT DISTINCT exchange {rows}")["exchange"])
-            elif self._has(seen, some, symbol):
+            elif self._has(view, some, symbol):
                 found.add(exchange)
         return sorted(found)
 
-    def _has(self, seen: Seen, files: Sequence[PlannedFile], symbol: str) -> bool:
+    def _has(self, view: TableView, files: Sequence[PlannedFile], symbol: str) -> bool:
         """Look into one file, then into eight times as many, since DuckDB opens all it is given."""
         begin, count = 0, 1
         while begin < len(files):
             some = files[begin : begin + count]
-            rows = f"FROM ({self.sql(seen, some)}) WHERE symbol = {text_sql(symbol)}"
+            rows = f"FROM ({self.sql(view, some)}) WHERE symbol = {text_sql(symbol)}"
             if len(self._fetch(f"SELECT 1 {rows} LIMIT 1")):
                 return True
             begin, count = begin + count, count * 8

@@ -11,11 +11,20 @@ from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOr
 from k2lib.errors import NotFoundError, QueryError
 from k2lib.iceberg.manifests import compare, text_sql
 from k2lib.schema.calendar import zone
+from k2lib.schema.records import INSTRUMENT_ORDER
 
 BEFORE_ALL: Final = -(2**63)
 
 
-class Key(NamedTuple):
+def sort_keys(columns: Sequence[str]) -> list[str]:
+    """Return columns as SQL that compares as they are ordered: a null before every number."""
+    return [
+        f"coalesce({name}, {BEFORE_ALL})" if name.endswith("_sequence") else name
+        for name in columns
+    ]
+
+
+class RowKey(NamedTuple):
     """What orders the rows of one instrument; no two have the same."""
 
     timestamp: datetime
@@ -32,22 +41,20 @@ class Key(NamedTuple):
     def behind_sql(self) -> str:
         """The rows behind this one, as an SQL condition."""
         time = f"TIMESTAMPTZ {text_sql(self.timestamp.isoformat())}"
-        columns = "timestamp, " + ", ".join(
-            f"coalesce({name}, {BEFORE_ALL})" for name in ("source_sequence", "platform_sequence")
-        )
+        columns = ", ".join(sort_keys(INSTRUMENT_ORDER))
         values = ", ".join(
             str(BEFORE_ALL if number is None else int(number))
             for number in (self.source_sequence, self.platform_sequence)
         )
-        return f"({columns}, message_id) > ({time}, {values}, {text_sql(self.message_id)})"
+        return f"({columns}) > ({time}, {values}, {text_sql(self.message_id)})"
 
 
-When = datetime | date
+TimeBound = datetime | date
 NAMED_AT_MOST: Final = 10
 
 
 @dataclass(frozen=True)
-class Span:
+class TimeRange:
     """All rows in `[start, end)`; None leaves that side open."""
 
     start: datetime | None = None
@@ -69,27 +76,27 @@ class Span:
         return " AND ".join(terms)
 
 
-def span(start: When | None, end: When | None) -> Span:
+def time_range(start: TimeBound | None, end: TimeBound | None) -> TimeRange:
     """Return a span of whatever venue, a date meaning midnight UTC.
 
     Raises:
         QueryError: a moment without a time zone, or an end before its start.
     """
-    all_of_it = want("", "", start=start, end=end)
-    return Span(all_of_it.start, all_of_it.end)
+    all_of_it = instrument_filter("", "", start=start, end=end)
+    return TimeRange(all_of_it.start, all_of_it.end)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class InstrumentFilter:
     """One instrument's rows in `[start, end)` behind a key; None leaves that side open."""
 
     symbol: str
     exchange: str
     start: datetime | None = None
     end: datetime | None = None
-    after: Key | None = None
+    after: RowKey | None = None
 
-    def behind(self, after: Key | None) -> "Wanted":
+    def behind(self, after: RowKey | None) -> "InstrumentFilter":
         """Return those of them that come after a row."""
         if after is None:
             return self
@@ -122,7 +129,9 @@ class Wanted:
         return " AND ".join(terms)
 
 
-def want(symbol: str, exchange: str, *, start: When | None, end: When | None) -> Wanted:
+def instrument_filter(
+    symbol: str, exchange: str, *, start: TimeBound | None, end: TimeBound | None
+) -> InstrumentFilter:
     """Say what is wanted, a date meaning midnight at the venue.
 
     Raises:
@@ -133,45 +142,45 @@ def want(symbol: str, exchange: str, *, start: When | None, end: When | None) ->
     last = None if end is None else _instant(end, of_venue, name="end")
     if first is not None and last is not None and last < first:
         raise QueryError(f"end={end} is before start={start}: a span is [start, end)")
-    return Wanted(symbol, exchange, first, last)
+    return InstrumentFilter(symbol, exchange, first, last)
 
 
-def pick_exchange(symbol: str, exchange: str | None, *, held_at: Sequence[str]) -> str:
+def pick_exchange(symbol: str, exchange: str | None, *, venues: Sequence[str]) -> str:
     """Return the one venue that is meant.
 
     Args:
-        held_at: the venues where the symbol is held, at least one.
+        venues: the venues where the symbol is held, at least one.
     Raises:
         QueryError: there are several.
         NotFoundError: the one asked for is not among them.
     """
-    venues = ", ".join(sorted(held_at))
+    venues = ", ".join(sorted(venues))
     if exchange is None:
-        if len(held_at) > 1:
+        if len(venues) > 1:
             raise QueryError(f"{symbol} is held at {venues}: say which one with exchange=")
-        return held_at[0]
-    if exchange not in held_at:
+        return venues[0]
+    if exchange not in venues:
         raise NotFoundError(f"{symbol} is not held at {exchange}, but at {venues}")
     return exchange
 
 
-def no_such_symbol(symbol: str, *, table: str, held: Sequence[str]) -> NotFoundError:
+def no_such_symbol(symbol: str, *, table: str, instruments: Sequence[str]) -> NotFoundError:
     """Return the error for a symbol that a table does not hold, naming those it does.
 
     Args:
-        held: instruments as `exchange:symbol`, sorted, all or at least the first 11.
+        instruments: as `exchange:symbol`, sorted, all or at least the first 11.
     """
-    if not held:
+    if not instruments:
         return NotFoundError(
             f"{symbol} is not in {table}, which holds nothing: load something first"
         )
-    more = ", …" if len(held) > NAMED_AT_MOST else ""
+    more = ", …" if len(instruments) > NAMED_AT_MOST else ""
     return NotFoundError(
-        f"{symbol} is not in {table}, which holds {', '.join(held[:NAMED_AT_MOST])}{more}"
+        f"{symbol} is not in {table}, which holds {', '.join(instruments[:NAMED_AT_MOST])}{more}"
     )
 
 
-def _instant(when: When, of_venue: ZoneInfo, *, name: str) -> datetime:
+def _instant(when: TimeBound, of_venue: ZoneInfo, *, name: str) -> datetime:
     if not isinstance(when, date):
         raise QueryError(f"{name}={when!r}: give a datetime with a time zone, or a date")
     if not isinstance(when, datetime):

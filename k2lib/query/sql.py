@@ -17,18 +17,16 @@ from pyiceberg.table import Table
 
 from k2lib.errors import QueryError
 from k2lib.iceberg.manifests import PlanCache, PlannedFile, relation_sql, table_sql, text_sql
-from k2lib.iceberg.tables import ORDER, TABLES
-from k2lib.query.answer import Answer, CompleteTo
-from k2lib.query.request import Key, Span, Wanted
-from k2lib.query.table_state import Seen
+from k2lib.iceberg.tables import TABLES
+from k2lib.query.answer import CompleteTo, ReadResult
+from k2lib.query.request import InstrumentFilter, RowKey, TimeRange
+from k2lib.query.table_state import TableView
 from k2lib.schema.calendar import DAY, MICROSECOND, UTC_ZONE, ZONES
+from k2lib.schema.records import EVENT_ORDER, INSTRUMENT_ORDER, order_sql
 
 Market = Literal["all", "on"]
 KEPT: Final = {"all": "true", "on": "vendor_data['venue'] IS DISTINCT FROM 'X'"}
-# Within one instrument this is the order of events.
-BY_EVENT_TIME: Final = (
-    "timestamp, source_sequence NULLS FIRST, platform_sequence NULLS FIRST, message_id"
-)
+BY_EVENT_TIME: Final = order_sql(INSTRUMENT_ORDER)
 # A quotient of decimals is a float in DuckDB: the division is done in whole numbers instead.
 TURNOVER_UNITS: Final = "replace(turnover::VARCHAR, '.', '')::HUGEINT"
 VOLUME_UNITS: Final = "nullif(replace(volume::VARCHAR, '.', '')::HUGEINT, 0)"
@@ -76,12 +74,8 @@ def _start_sql(every: timedelta, zone_sql: str) -> str:
     return "make_timestamptz(bar) AS start"
 
 
-IN_ORDER: Final = ", ".join(f"{name} ASC NULLS FIRST" for name in ORDER)
-LATEST_FIRST: Final = ", ".join(f"{name} DESC NULLS LAST" for name in ORDER)
-
-
 @dataclass(frozen=True)
-class Rows:
+class TableRows:
     """Rows of one table in lake and tail, in no particular order.
 
     Each of `parts` is a SELECT: of the lake, and of `tail_rows`, which `Engine.fetch` shows.
@@ -96,13 +90,13 @@ class Rows:
         """All of them as one SELECT."""
         return " UNION ALL BY NAME ".join(self.parts)
 
-    def answer(self, frame: pl.DataFrame) -> Answer:
+    def answer(self, frame: pl.DataFrame) -> ReadResult:
         """Return what was made of them, as an answer."""
-        return Answer(frame, {self.complete_to.table: self.complete_to})
+        return ReadResult(frame, {self.complete_to.table: self.complete_to})
 
 
 @dataclass(frozen=True)
-class Selection(Rows):
+class Selection(TableRows):
     """The rows of one instrument: of its symbol, at this venue.
 
     Attributes:
@@ -116,7 +110,7 @@ class Selection(Rows):
     columns: Sequence[str]
     files: Sequence[PlannedFile]
     lake_sql: Callable[[Sequence[PlannedFile]], str]
-    after: Key | None = None
+    after: RowKey | None = None
 
     def within(self, files: Sequence[PlannedFile]) -> "Selection":
         """Return it without the lake's other files."""
@@ -157,7 +151,7 @@ def venues_of(rows: pa.Table, symbol: str) -> list[str]:
     return found
 
 
-def of_instrument(rows: pa.Table, wanted: Wanted) -> pa.Table:
+def of_instrument(rows: pa.Table, wanted: InstrumentFilter) -> pa.Table:
     """Return the rows of one instrument in its span."""
     is_wanted = pc.and_(
         pc.equal(rows["symbol"], wanted.symbol), pc.equal(rows["exchange"], wanted.exchange)
@@ -169,13 +163,13 @@ def of_instrument(rows: pa.Table, wanted: Wanted) -> pa.Table:
     return rows.filter(is_wanted)
 
 
-def instruments(rows: pa.Table) -> set[str]:
+def instruments_of(rows: pa.Table) -> set[str]:
     """Return the instruments of rows as `exchange:symbol`."""
     pairs = pl.DataFrame(rows.select(["exchange", "symbol"])).unique()
     return {":".join(pair) for pair in pairs.rows()}
 
 
-def in_span(rows: pa.Table, wanted: Span) -> pa.Table:
+def in_span(rows: pa.Table, wanted: TimeRange) -> pa.Table:
     """Return the rows of the span that is wanted."""
     if wanted.start is not None:
         rows = rows.filter(pc.greater_equal(rows["timestamp"], wanted.start))
@@ -184,31 +178,31 @@ def in_span(rows: pa.Table, wanted: Span) -> pa.Table:
     return rows
 
 
-def columns_of(seen: Seen) -> list[str]:
+def columns_of(view: TableView) -> list[str]:
     """Return the columns that an answer has: the table's, and the record's where there is none."""
-    if seen.table is None:
-        names: list[str] = seen.rows.column_names
+    if view.table is None:
+        names: list[str] = view.rows.column_names
         return names
-    return [field.name for field in seen.table.schema().fields]
+    return [field.name for field in view.table.schema().fields]
 
 
-def tail_columns(seen: Seen) -> str:
+def tail_columns(view: TableView) -> str:
     """Name the columns the table has: a record can have more before its sink adds them."""
-    names = seen.rows.column_names
-    if seen.table is not None:
-        names = [name for name in names if name in seen.table.schema().column_names]
+    names = view.rows.column_names
+    if view.table is not None:
+        names = [name for name in names if name in view.table.schema().column_names]
     return ", ".join(f'"{name}"' for name in names)
 
 
 def in_order_sql(rows: str, *, first: int | None = None) -> str:
     """Return the SELECT of rows in the order of events, or of the first so many."""
     limit = "" if first is None else f" LIMIT {first}"
-    return f"SELECT * FROM ({rows}) ORDER BY {IN_ORDER}{limit}"
+    return f"SELECT * FROM ({rows}) ORDER BY {order_sql()}{limit}"
 
 
 def in_order(rows: pa.Table) -> pl.DataFrame:
     """Return rows of the tail in the order of events, as the same SELECT would."""
-    return pl.DataFrame(rows).sort(ORDER, nulls_last=False)
+    return pl.DataFrame(rows).sort(EVENT_ORDER, nulls_last=False)
 
 
 def last_sql(chosen: Selection, last: int) -> str:
@@ -223,7 +217,7 @@ def last_sql(chosen: Selection, last: int) -> str:
 
 
 def _newest_sql(rows: str, count: int) -> str:
-    return f"SELECT * FROM ({rows}) ORDER BY {LATEST_FIRST} LIMIT {count}"
+    return f"SELECT * FROM ({rows}) ORDER BY {order_sql(newest_first=True)} LIMIT {count}"
 
 
 def _times_us(rows: pa.Table) -> npt.NDArray[np.int64]:
@@ -232,10 +226,6 @@ def _times_us(rows: pa.Table) -> npt.NDArray[np.int64]:
 
 
 HYBRID: Final = ("trades_v2", "quotes_v2", "gaps")
-# What a view shows of a table and, in an answer that has some, of the log's rows beyond it.
-SHOWN: Final = {
-    "gaps": "SELECT * FROM ({rows}) QUALIFY revision = max(revision) OVER (PARTITION BY gap_id)"
-}
 BARS: Final[Mapping[str, timedelta]] = {
     "bars_1s": timedelta(seconds=1),
     "bars_1m": timedelta(minutes=1),
@@ -246,7 +236,7 @@ BARS: Final[Mapping[str, timedelta]] = {
 CREATES: Final = re.compile(r"\bcreate\b", re.IGNORECASE)
 
 
-class Views:
+class SqlViews:
     """The views of one DuckDB; who changes them holds the engine's lock."""
 
     def __init__(self, connection: DuckDBPyConnection, plans: PlanCache) -> None:
@@ -297,20 +287,26 @@ class Views:
 
 
 def show_here(
-    cursor: DuckDBPyConnection, name: str, seen: Seen, *, stored: str | None = None
+    cursor: DuckDBPyConnection, name: str, view: TableView, *, stored: str | None = None
 ) -> None:
     """Let the view of a table have the tail's rows, for one cursor alone.
 
     Args:
         stored: the SELECT of the lake's part, where that is not all of the table.
     """
-    if not seen.rows.num_rows and stored is None:
+    if not view.rows.num_rows and stored is None:
         return
     parts = [f"SELECT * FROM lake.{name}" if stored is None else stored]
-    if seen.rows.num_rows:
-        cursor.register(f"tail_{name}", seen.rows)
-        parts.append(f"SELECT {tail_columns(seen)} FROM tail_{name}")
+    if view.rows.num_rows:
+        cursor.register(f"tail_{name}", view.rows)
+        parts.append(f"SELECT {tail_columns(view)} FROM tail_{name}")
     cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {_shown_sql(name, *parts)}")
+
+
+def newest_revisions_sql(gaps: str) -> str:
+    """Return the SELECT of the newest revision of each gap, over a SELECT of all revisions."""
+    newest = "revision = max(revision) OVER (PARTITION BY gap_id)"
+    return f"SELECT * FROM ({gaps}) QUALIFY {newest}"
 
 
 def nothing_sql(name: str) -> str:
@@ -324,7 +320,7 @@ def _names(text: str, name: str) -> bool:
 
 def _shown_sql(name: str, *parts: str) -> str:
     rows = " UNION ALL BY NAME ".join(parts)
-    return SHOWN.get(name, "{rows}").format(rows=rows)
+    return newest_revisions_sql(rows) if name == "gaps" else rows
 
 
 def _state(table: Table | None) -> tuple[object, ...]:

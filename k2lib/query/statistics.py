@@ -9,9 +9,9 @@ from pyiceberg.table import Table
 from k2lib.errors import NotFoundError, QueryError
 from k2lib.iceberg.manifests import planned_files, table_sql, text_sql
 from k2lib.iceberg.tables import TABLES
-from k2lib.query.answer import Answer
+from k2lib.query.answer import ReadResult
 from k2lib.query.engine import Engine
-from k2lib.query.request import When
+from k2lib.query.request import TimeBound
 from k2lib.query.sql import Market, bars_sql
 from k2lib.query.time_travel import AsOf, resolve
 from k2lib.schema.calendar import DAY, bar_length, zone
@@ -26,7 +26,7 @@ def ask_summary(
     as_of: AsOf | None = None,
     market: Market = "all",
     tail: bool = True,
-) -> Answer:
+) -> ReadResult:
     """Return what an instrument did on one trading date of its venue.
 
     Returns:
@@ -63,7 +63,7 @@ def ask_symbols(
     exchange: str | None = None,
     as_of: AsOf | None = None,
     tail: bool = True,
-) -> Answer:
+) -> ReadResult:
     """Return the instruments that a table of trades or quotes holds.
 
     Args:
@@ -72,7 +72,7 @@ def ask_symbols(
         A row for each, sorted: exchange, symbol, rows (their number), first and last (the event
         times of the first and last).
     """
-    rows = engine.rows(engine.look(table, as_of=as_of, tail=tail))
+    rows = engine.rows(engine.table_view(table, as_of=as_of, tail=tail))
     of_venue = "" if exchange is None else f" WHERE exchange = {text_sql(exchange)}"
     counted = f"""
         SELECT exchange, symbol, count(*) AS rows, min(timestamp) AS first, max(timestamp) AS last
@@ -130,8 +130,8 @@ def bars(
     *,
     every: str | timedelta = "1m",
     exchange: str | None = None,
-    start: When | None = None,
-    end: When | None = None,
+    start: TimeBound | None = None,
+    end: TimeBound | None = None,
     as_of: AsOf | None = None,
     market: Market = "all",
     tail: bool = True,
@@ -172,13 +172,13 @@ def ask_bars(
     *,
     every: str | timedelta = "1m",
     exchange: str | None = None,
-    start: When | None = None,
-    end: When | None = None,
+    start: TimeBound | None = None,
+    end: TimeBound | None = None,
     as_of: AsOf | None = None,
     market: Market = "all",
     first: int | None = None,
     tail: bool = True,
-) -> Answer:
+) -> ReadResult:
     """Return bars as `bars` does, at most the `first` so many, and how complete they are."""
     if first is not None and first < 0:
         raise QueryError(f"first={first}: give the number of bars to keep, 0 or more")

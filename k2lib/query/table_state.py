@@ -25,7 +25,7 @@ Step = Literal["same", "sinks", "others", "elsewhere"]
 
 
 @dataclass(frozen=True)
-class Standing:
+class TableState:
     """A table at a snapshot, None where nothing was ever committed to it."""
 
     table: Table | None
@@ -33,7 +33,7 @@ class Standing:
     offsets: Offsets = field(default_factory=dict)
 
     @classmethod
-    def of(cls, table: Table | None, snapshot_id: int | None = None) -> "Standing":
+    def of(cls, table: Table | None, snapshot_id: int | None = None) -> "TableState":
         """Return where a table stands, by the metadata it was loaded with, or stood once."""
         if table is None:
             return cls(None)
@@ -47,8 +47,8 @@ class Standing:
         return None if self.snapshot is None else self.snapshot.snapshot_id
 
 
-def step(before: Standing, after: Standing) -> Step:
-    """Say how a table came from one standing to a later one.
+def step(before: TableState, after: TableState) -> Step:
+    """Say how a table came from one state to a later one.
 
     Returns:
         `same` snapshot; commits of `sinks` alone and maintenance, which say by their offsets what
@@ -86,20 +86,20 @@ class NewestTimes:
         self._known: dict[tuple[object, ...], datetime | None] = {}
         self._lock = threading.Lock()
 
-    def of(self, standing: Standing) -> datetime | None:
+    def of(self, state: TableState) -> datetime | None:
         """Return the newest event time in a snapshot, by what its files say."""
-        if standing.table is None or standing.snapshot is None:
+        if state.table is None or state.snapshot is None:
             return None
-        key = (standing.table.metadata.table_uuid, standing.snapshot_id)
+        key = (state.table.metadata.table_uuid, state.snapshot_id)
         with self._lock:
             if key not in self._known:
                 while len(self._known) >= TIMES_KEPT:
                     del self._known[next(iter(self._known))]
-                self._known[key] = newest_time(standing.table, standing.snapshot)
+                self._known[key] = newest_time(state.table, state.snapshot)
             return self._known[key]
 
 
-def _same_table(before: Standing, after: Standing) -> bool:
+def _same_table(before: TableState, after: TableState) -> bool:
     if before.table is None or after.table is None:
         return before.table is None
     return before.table.metadata.table_uuid == after.table.metadata.table_uuid
@@ -117,7 +117,7 @@ def _tells_what_it_added(one: Snapshot) -> bool:
 
 
 @dataclass(frozen=True)
-class Seen:
+class TableView:
     """A table as it is at one moment: a snapshot, and the rows that only the log has."""
 
     table: Table | None
@@ -126,12 +126,14 @@ class Seen:
     complete_to: CompleteTo
 
 
-def of_lake(name: str, standing: Standing, newest: datetime | None, *, reason: str | None) -> Seen:
+def of_lake(
+    name: str, state: TableState, newest: datetime | None, *, reason: str | None
+) -> TableView:
     """Return a table without what the log has beyond it."""
     ends = {
         log: {place: end for place, (_, end) in places.items()}
-        for log, places in standing.offsets.items()
+        for log, places in state.offsets.items()
     }
-    told = CompleteTo(name, standing.snapshot_id, ends, newest, behind=None, reason=reason)
+    told = CompleteTo(name, state.snapshot_id, ends, newest, behind=None, reason=reason)
     empty = TABLES[name].schema.arrow.empty_table()
-    return Seen(standing.table, standing.snapshot_id, empty, told)
+    return TableView(state.table, state.snapshot_id, empty, told)

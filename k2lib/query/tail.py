@@ -19,8 +19,8 @@ from k2lib.kafka.source import FindLog, KafkaSource, answers, no_log
 from k2lib.kafka.topics import topic_kind
 from k2lib.lifecycle import Closing
 from k2lib.query.answer import CompleteTo
-from k2lib.query.table_state import NewestTimes, Seen, Standing, of_lake
-from k2lib.query.tail_buffer import Ends, Held
+from k2lib.query.table_state import NewestTimes, TableState, TableView, of_lake
+from k2lib.query.tail_buffer import Ends, TailBuffer
 from k2lib.schema.codec import decode
 
 POLL_S: Final = 0.1
@@ -70,7 +70,7 @@ class Tail(Closing):
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._look = threading.Event()
-        self._held: Held | None = None
+        self._held: TailBuffer | None = None
         self._again = False
         self._problem: str | None = None
         self._silent_until = time.monotonic() + RETRY_S
@@ -89,7 +89,7 @@ class Tail(Closing):
         """Whether the thread has not ended."""
         return self._thread.is_alive()
 
-    def ask(self) -> Seen:
+    def view(self) -> TableView:
         """Return the table with everything that Kafka has at this moment, as far as it can be had.
 
         Waits until the log was read that far, at most two seconds; `complete_to` says how far.
@@ -101,16 +101,16 @@ class Tail(Closing):
             with self._changed:
                 if marks is not None:
                     self._wait(marks, deadline)
-                standing = Standing.of(self._load())
+                state = TableState.of(self._load())
                 held = self._held
                 if held is None or self._problem is not None:
                     reason = self._problem or silent or f"not read within {self._wait_s:g} s"
-                    return self._of_lake(standing, reason)
-                if held.advance(standing):
+                    return self._of_lake(state, reason)
+                if held.advance(state):
                     return self._seen(held, marks, silent)
                 self._begin_again()
                 if time.monotonic() > deadline:
-                    return self._of_lake(standing, "the table went back to an older snapshot")
+                    return self._of_lake(state, "the table went back to an older snapshot")
 
     def stop(self) -> None:
         """Tell the thread to end."""
@@ -161,10 +161,10 @@ class Tail(Closing):
             self._held.close()
         self._held, self._again = None, True
 
-    def _of_lake(self, standing: Standing, reason: str) -> Seen:
-        return of_lake(self._spec.name, standing, self._times.of(standing), reason=reason)
+    def _of_lake(self, state: TableState, reason: str) -> TableView:
+        return of_lake(self._spec.name, state, self._times.of(state), reason=reason)
 
-    def _seen(self, held: Held, marks: Ends | None, silent: str | None) -> Seen:
+    def _seen(self, held: TailBuffer, marks: Ends | None, silent: str | None) -> TableView:
         rows = held.rows()
         ends = held.ends()
         behind = None if marks is None else _behind(marks, ends)
@@ -173,7 +173,7 @@ class Tail(Closing):
             reason = FULL if self._is_full() else f"not read within {self._wait_s:g} s"
         told = CompleteTo(
             self._spec.name,
-            held.standing.snapshot_id,
+            held.state.snapshot_id,
             _offsets(held),
             self._newest(held, marks or {}),
             {p: one.newest for p, one in held.reached.items() if one.newest is not None},
@@ -182,9 +182,9 @@ class Tail(Closing):
             behind=behind,
             reason=reason,
         )
-        return Seen(held.standing.table, held.standing.snapshot_id, rows, told)
+        return TableView(held.state.table, held.state.snapshot_id, rows, told)
 
-    def _newest(self, held: Held, marks: Ends) -> datetime | None:
+    def _newest(self, held: TailBuffer, marks: Ends) -> datetime | None:
         """The newest there is; where some is not read yet, the newest of the farthest behind."""
         ends = held.ends()
         late = [place for place, high in marks.items() if ends.get(place, 0) < high]
@@ -221,10 +221,10 @@ class Tail(Closing):
 
     def _session(self) -> None:
         self._check_answers()
-        standing = Standing.of(self._load())
-        self._lake_newest = self._times.of(standing)
+        state = TableState.of(self._load())
+        self._lake_newest = self._times.of(state)
         with TopicConsumer(self.source.cluster, follows=True) as reader:
-            held = Held(self._spec, standing)
+            held = TailBuffer(self._spec, state)
             self._follow(reader, held)
             with self._changed:
                 if self._held is not None:
@@ -233,7 +233,7 @@ class Tail(Closing):
                 self._changed.notify_all()
             self._read(reader, held)
 
-    def _read(self, reader: TopicConsumer, held: Held) -> None:
+    def _read(self, reader: TopicConsumer, held: TailBuffer) -> None:
         looked = pruned = time.monotonic()
         while not (self._stop.is_set() or self._again or self._is_idle()):
             now = time.monotonic()
@@ -249,7 +249,7 @@ class Tail(Closing):
             else:
                 self._append(held, reader.gather(POLL_S))
 
-    def _append(self, held: Held, messages: ConsumerRecords) -> None:
+    def _append(self, held: TailBuffer, messages: ConsumerRecords) -> None:
         if not messages.ends:
             return
         rows, refused = decode(messages.values, self._spec.schema, writer=self.source.schema_text)
@@ -260,14 +260,14 @@ class Tail(Closing):
                 held.append(rows, at, messages.ends)
                 self._changed.notify_all()
 
-    def _prune(self, held: Held) -> None:
+    def _prune(self, held: TailBuffer) -> None:
         with self._changed:
             if self._held is not held or held.is_empty:
                 return
-            if not held.advance(Standing.of(self._load())):
+            if not held.advance(TableState.of(self._load())):
                 self._begin_again()
 
-    def _follow(self, reader: TopicConsumer, held: Held) -> None:
+    def _follow(self, reader: TopicConsumer, held: TailBuffer) -> None:
         admin = self.source.cluster.admin()
         topics = [topic for topic in list_topics(admin) if self._feeds(topic)]
         logs = log_ids(self.source.cluster, admin, topics)
@@ -290,11 +290,11 @@ def _behind(marks: Ends, ends: Ends) -> int:
     return sum(max(0, high - ends.get(place, 0)) for place, high in marks.items())
 
 
-def _offsets(held: Held) -> dict[str, dict[TopicPartition, int]]:
+def _offsets(held: TailBuffer) -> dict[str, dict[TopicPartition, int]]:
     """Return how far lake and tail together have each log."""
     told: dict[str, dict[TopicPartition, int]] = {
         log: {place: end for place, (_, end) in places.items()}
-        for log, places in held.standing.offsets.items()
+        for log, places in held.state.offsets.items()
     }
     for place, end in held.ends().items():
         told.setdefault(held.reached[place].log, {})[place] = end
@@ -304,7 +304,7 @@ def _offsets(held: Held) -> dict[str, dict[TopicPartition, int]]:
 ENDED: Final = "the log is no longer read: this was closed"
 
 
-class Tails(Closing):
+class TailPool(Closing):
     """Starts a table's tail when it is first asked for, and another on another Kafka."""
 
     def __init__(self, load: Callable[[str], Table | None], find_log: FindLog) -> None:
@@ -322,13 +322,13 @@ class Tails(Closing):
         self._closed = False
         self._times = NewestTimes()
 
-    def ask(self, name: str) -> Seen:
+    def view(self, name: str) -> TableView:
         """Return a table with what Kafka has beyond it; of the lake only where there is none."""
         try:
             tail = self._tail(name)
         except TransientError as exc:
             return self.of_lake(name, reason=str(exc))
-        return tail.ask()
+        return tail.view()
 
     def of_lake(
         self,
@@ -336,12 +336,12 @@ class Tails(Closing):
         *,
         reason: str | None = None,
         resolve: Callable[[Table], int] | None = None,
-    ) -> Seen:
+    ) -> TableView:
         """Return a table alone, as it stands, or at the snapshot that `resolve` finds."""
         table = self._load(name)
         at = None if table is None or resolve is None else resolve(table)
-        standing = Standing.of(table, at)
-        return of_lake(name, standing, self._times.of(standing), reason=reason)
+        state = TableState.of(table, at)
+        return of_lake(name, state, self._times.of(state), reason=reason)
 
     def close(self) -> None:
         """End all tails, for good."""

@@ -19,27 +19,27 @@ from k2lib.iceberg.offsets import end_of
 from k2lib.iceberg.tables import TableSpec
 from k2lib.kafka.consumer import TopicPartition
 from k2lib.lifecycle import Closing
-from k2lib.query.table_state import EPOCH, EVENT_TIMES, Standing, step
+from k2lib.query.table_state import EPOCH, EVENT_TIMES, TableState, step
 
 LONG_AGO_US: Final = -(2**63)
 
 
 @dataclass(frozen=True)
-class Batch:
+class TailBatch:
     """Rows as they were read, and where each stood: the number of its place, and its offset."""
 
     rows: pa.Table
     places: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
 
-    def where(self, keep: npt.NDArray[np.bool_]) -> "Batch":
+    def where(self, keep: npt.NDArray[np.bool_]) -> "TailBatch":
         """Return the rows to keep."""
         if keep.all():
             return self
-        return Batch(self.rows.filter(pa.array(keep)), self.places[keep], self.offsets[keep])
+        return TailBatch(self.rows.filter(pa.array(keep)), self.places[keep], self.offsets[keep])
 
     @classmethod
-    def of(cls, parts: Iterable["Batch"], empty: pa.Table) -> "Batch":
+    def of(cls, parts: Iterable["TailBatch"], empty: pa.Table) -> "TailBatch":
         """Return all parts as one."""
         some = list(parts)
         none = np.empty(0, np.int64)
@@ -52,7 +52,7 @@ class Batch:
 
 
 @dataclass
-class Reach:
+class PartitionProgress:
     """A partition as far as it was read: held from `start`, to be read next at `end`."""
 
     log: str
@@ -78,7 +78,7 @@ NEWEST_SCHEMA: Final[dict[str, Any]] = {
 
 
 @dataclass
-class Held(Closing):
+class TailBuffer(Closing):
     """The rows from a snapshot's offsets on, without those that the snapshot has.
 
     A row of a log is in the lake up to the snapshot's offset; beyond it, it can still be there
@@ -87,11 +87,11 @@ class Held(Closing):
     """
 
     spec: TableSpec
-    standing: Standing
-    reached: dict[TopicPartition, Reach] = field(default_factory=dict)
+    state: TableState
+    reached: dict[TopicPartition, PartitionProgress] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._batches: list[Batch] = []
+        self._batches: list[TailBatch] = []
         self._nothing = self.spec.schema.arrow.empty_table()
         self._numbers: dict[TopicPartition, int] = {}
         self._connection = duckdb.connect(config={"threads": 1})
@@ -115,7 +115,7 @@ class Held(Closing):
         Raises:
             LossError: the log ends before the snapshot's offset: it was cut.
         """
-        stored = end_of(self.standing.offsets, log, place)
+        stored = end_of(self.state.offsets, log, place)
         if stored is not None and stored > high:
             raise LossError(
                 f"{place.topic} partition {place.partition} ends at {high}, but {self.spec.name} "
@@ -123,12 +123,12 @@ class Held(Closing):
             )
         start = max(stored or 0, low)
         self._numbers[place] = len(self._numbers)
-        self.reached[place] = Reach(log, start, start)
+        self.reached[place] = PartitionProgress(log, start, start)
 
     def lost(self) -> str | None:
         """Say which records left the log before the lake had them; None where there are none."""
         for place, one in self.reached.items():
-            stored = end_of(self.standing.offsets, one.log, place)
+            stored = end_of(self.state.offsets, one.log, place)
             if stored is not None and stored < one.start:
                 where = f"{place.topic} partition {place.partition}"
                 return f"{where}: {stored} to {one.start - 1} left the log before the lake had them"
@@ -138,27 +138,27 @@ class Held(Closing):
         """Take rows that were read, with where each stood; and how far reading has come."""
         if at:
             places = np.array([self._numbers[place] for place, _ in at], np.int64)
-            batch = Batch(rows, places, np.array([offset for _, offset in at], np.int64))
+            batch = TailBatch(rows, places, np.array([offset for _, offset in at], np.int64))
             self._note_times(batch)
             self._take(batch)
         for place, end in ends.items():
             self.reached[place].end = max(self.reached[place].end, end)
 
-    def advance(self, after: Standing) -> bool:
+    def advance(self, after: TableState) -> bool:
         """Let go of what a later snapshot has; False where its offsets lie before what is held."""
-        before = self.standing
+        before = self.state
         how = step(before, after)
         if how == "same":
-            self.standing = after
+            self.state = after
             return True
         if how == "elsewhere" or self._goes_back(after):
             return False
         # The log is all that sinks add from, and what was read of it is at hand.
         at_hand = how == "sinks" and self._explains(after)
-        self.standing = after
+        self.state = after
         self._rows = None
         batches, self._batches, self.n_bytes = self._batches, [], 0
-        kept, moved = self._split(Batch.of(batches, self._nothing))
+        kept, moved = self._split(TailBatch.of(batches, self._nothing))
         if at_hand:
             self._moved(moved)
             self._hold(kept.where(~_among(kept.rows, moved.rows)))
@@ -170,7 +170,7 @@ class Held(Closing):
     def rows(self) -> pa.Table:
         """Return the rows held, each message_id once, the first of them."""
         if self._rows is None:
-            batch = Batch.of(self._batches, self._nothing)
+            batch = TailBatch.of(self._batches, self._nothing)
             first = pl.Series(batch.rows["message_id"]).is_first_distinct().to_numpy()
             self._rows = batch.where(first).rows
             self._batches = [batch] if batch.rows.num_rows else []
@@ -182,28 +182,28 @@ class Held(Closing):
         self._connection.close()
 
     def _stored(self, place: TopicPartition) -> int:
-        return end_of(self.standing.offsets, self.reached[place].log, place) or 0
+        return end_of(self.state.offsets, self.reached[place].log, place) or 0
 
-    def _take(self, batch: Batch) -> None:
+    def _take(self, batch: TailBatch) -> None:
         """Hold what the snapshot has neither by offset nor by message_id."""
         kept, _ = self._split(batch)
         if kept.rows.num_rows:
             known = self._known(kept.rows)
             self._hold(kept.where(~known))
 
-    def _hold(self, batch: Batch) -> None:
+    def _hold(self, batch: TailBatch) -> None:
         if batch.rows.num_rows:
             self._batches.append(batch)
             self.n_bytes += batch.rows.nbytes
             self._rows = None
 
-    def _split(self, batch: Batch) -> tuple[Batch, Batch]:
+    def _split(self, batch: TailBatch) -> tuple[TailBatch, TailBatch]:
         """Return what lies beyond the snapshot's offsets, and what it has by them."""
         stored = np.array([self._stored(place) for place in self._numbers], np.int64)
         beyond = batch.offsets >= stored[batch.places]
         return batch.where(beyond), batch.where(~beyond)
 
-    def _note_times(self, batch: Batch) -> None:
+    def _note_times(self, batch: TailBatch) -> None:
         name = next(name for name in EVENT_TIMES if name in batch.rows.column_names)
         times = batch.rows[name].cast(pa.int64()).to_numpy()
         for place, number in self._numbers.items():
@@ -211,29 +211,29 @@ class Held(Closing):
             one = self.reached[place]
             one.newest_us = max(one.newest_us, int(of_place.max(initial=LONG_AGO_US)))
 
-    def _goes_back(self, after: Standing) -> bool:
+    def _goes_back(self, after: TableState) -> bool:
         ends = {p: end_of(after.offsets, one.log, p) or 0 for p, one in self.reached.items()}
         return any(end < self._stored(place) for place, end in ends.items())
 
-    def _explains(self, after: Standing) -> bool:
+    def _explains(self, after: TableState) -> bool:
         """Whether everything between the offsets of both snapshots was read from the log."""
         for log, places in after.offsets.items():
             for place, (_, end) in places.items():
                 one = self.reached.get(place)
-                if end_of(self.standing.offsets, log, place) == end:
+                if end_of(self.state.offsets, log, place) == end:
                     continue
                 if one is None or one.log != log or one.end < end:
                     return False
         return True
 
-    def _moved(self, moved: Batch) -> None:
+    def _moved(self, moved: TailBatch) -> None:
         if self.spec.by_day and moved.rows.num_rows:
             columns = pl.DataFrame(moved.rows.select([*INSTRUMENT, *BOUNDS]))
             self._newest = pl.concat([self._newest, columns]).group_by(INSTRUMENT).max()
 
     def _known(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
         """Say which rows the snapshot has."""
-        table = self.standing.table
+        table = self.state.table
         if table is None:
             return np.zeros(rows.num_rows, bool)
         if not self.spec.by_day:
@@ -256,7 +256,7 @@ class Held(Closing):
             self._newest = found.group_by(INSTRUMENT).max()
 
     def _newest_of(self, instruments: pl.DataFrame) -> pl.DataFrame:
-        table = self.standing.table
+        table = self.state.table
         assert table is not None
         names = {name: instruments[name].unique().to_list() for name in INSTRUMENT}
         wanted = And(*(_one_of(name, some) for name, some in names.items()))

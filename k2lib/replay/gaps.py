@@ -12,8 +12,8 @@ from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, Le
 
 from k2lib.iceberg.manifests import compare, planned_files, table_sql
 from k2lib.query.engine import Engine
-from k2lib.query.request import Wanted
-from k2lib.query.table_state import Seen
+from k2lib.query.request import InstrumentFilter
+from k2lib.query.table_state import TableView
 from k2lib.replay.lanes import NULL, Int64s, Lane, times_us
 from k2lib.replay.plan import still_kept
 from k2lib.replay.records import EPOCH, Gap
@@ -30,7 +30,7 @@ KNOWN: Final = """
 class Holes:
     """Follows the ids of each lane of trades, and says which are not there."""
 
-    def __init__(self, engine: Engine, seen: Seen, *, tail: bool) -> None:
+    def __init__(self, engine: Engine, seen: TableView, *, tail: bool) -> None:
         """Begin before the first trade.
 
         Args:
@@ -74,7 +74,9 @@ class Holes:
         at = np.flatnonzero(ids > highest[:-1] + 1)
         return list(zip((highest[at] + 1).tolist(), (ids[at] - 1).tolist(), strict=True)), at
 
-    def _missing(self, wanted: Wanted, jumps: Sequence[Range], ids: Int64s) -> list[list[Range]]:
+    def _missing(
+        self, wanted: InstrumentFilter, jumps: Sequence[Range], ids: Int64s
+    ) -> list[list[Range]]:
         there = np.unique(ids)
         left = [hole for jump in jumps for hole in absent(jump, there)]
         if left:
@@ -82,7 +84,9 @@ class Holes:
             there = np.union1d(there, self._stored(wanted, (left[0][0], left[-1][1])))
         return [absent(jump, there) for jump in jumps]
 
-    def _told(self, wanted: Wanted, holes: Sequence[Range], time_us: int) -> Iterator[Gap]:
+    def _told(
+        self, wanted: InstrumentFilter, holes: Sequence[Range], time_us: int
+    ) -> Iterator[Gap]:
         if not holes:
             return
         names = {"exchange": wanted.exchange, "symbol": wanted.symbol}
@@ -92,7 +96,7 @@ class Holes:
             for low, high, state, note in pieces(hole, known):
                 yield Gap(wanted.exchange, wanted.symbol, low, high, moment, state, note)
 
-    def _newest_below(self, wanted: Wanted, first: int) -> int:
+    def _newest_below(self, wanted: InstrumentFilter, first: int) -> int:
         """The last id known before the first one replayed; that before it where there is none."""
         if len(self._stored(wanted, (first - 1, first - 1))):
             return first - 1
@@ -100,7 +104,7 @@ class Holes:
         return int(below.max(initial=NULL)) if len(below) else first - 1
 
     def _stored(
-        self, wanted: Wanted, ids: Range, *, what: str = "DISTINCT source_sequence"
+        self, wanted: InstrumentFilter, ids: Range, *, what: str = "DISTINCT source_sequence"
     ) -> Int64s:
         """The ids of a range that lake and tail have, or what is asked of them."""
         in_tail = _in_tail(self._seen.rows, wanted, ids)
@@ -140,19 +144,19 @@ def pieces(hole: Range, known: Sequence[Told]) -> list[Told]:
     return split
 
 
-def _row_filter(wanted: Wanted, ids: Range) -> BooleanExpression:
+def _row_filter(wanted: InstrumentFilter, ids: Range) -> BooleanExpression:
     low, high = ids
-    anywhen = Wanted(wanted.symbol, wanted.exchange).row_filter
+    anywhen = InstrumentFilter(wanted.symbol, wanted.exchange).row_filter
     since = compare(GreaterThanOrEqual, "source_sequence", str(low))
     return And(anywhen, And(since, compare(LessThanOrEqual, "source_sequence", str(high))))
 
 
-def _where(wanted: Wanted, ids: Range) -> str:
-    anywhen = Wanted(wanted.symbol, wanted.exchange).where_sql
+def _where(wanted: InstrumentFilter, ids: Range) -> str:
+    anywhen = InstrumentFilter(wanted.symbol, wanted.exchange).where_sql
     return f"{anywhen} AND source_sequence BETWEEN {ids[0]} AND {ids[1]}"
 
 
-def _in_tail(tail: pa.Table, wanted: Wanted, ids: Range) -> Int64s:
+def _in_tail(tail: pa.Table, wanted: InstrumentFilter, ids: Range) -> Int64s:
     of_symbol = pc.and_(
         pc.equal(tail["symbol"], wanted.symbol), pc.equal(tail["exchange"], wanted.exchange)
     )

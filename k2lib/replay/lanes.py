@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyiceberg.io import FileIO
 
-from k2lib.iceberg.tables import ORDER
-from k2lib.query.request import Wanted
+from k2lib.query.request import InstrumentFilter
 from k2lib.query.table_state import EPOCH
+from k2lib.schema.records import EVENT_ORDER
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -33,7 +33,7 @@ class Lane:
     """One instrument's records of one kind; `place` is its rank among those of one moment."""
 
     kind: str
-    wanted: Wanted
+    wanted: InstrumentFilter
     place: int
 
 
@@ -100,7 +100,7 @@ def in_lane_order(rows: pa.Table) -> pa.Table:
 
     Only rows of one moment are looked at closer than their time.
     """
-    keys = [times_us(rows), *(_numbers(rows, name) for name in ORDER if "sequence" in name)]
+    keys = [times_us(rows), *(_numbers(rows, name) for name in EVENT_ORDER if "sequence" in name)]
     if _rises(keys):
         return rows
     order = np.lexsort(keys[::-1])
@@ -129,7 +129,7 @@ def _numbers(rows: pa.Table, name: str) -> Int64s:
     return numbers
 
 
-def _wanted(rows: pa.Table, wanted: Wanted) -> Bools:
+def _wanted(rows: pa.Table, wanted: InstrumentFilter) -> Bools:
     times = times_us(rows)
     kept: Bools = pc.equal(rows["symbol"], wanted.symbol).to_numpy()
     kept = kept & pc.equal(rows["exchange"], wanted.exchange).to_numpy()

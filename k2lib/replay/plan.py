@@ -15,12 +15,13 @@ from pyiceberg.types import PrimitiveType
 
 from k2lib.errors import QueryError
 from k2lib.iceberg.manifests import planned_files
-from k2lib.iceberg.tables import ORDER, TABLES
+from k2lib.iceberg.tables import TABLES
 from k2lib.query.engine import Engine
-from k2lib.query.request import When, no_such_symbol, pick_exchange, want
-from k2lib.query.table_state import Seen
+from k2lib.query.request import TimeBound, instrument_filter, no_such_symbol, pick_exchange
+from k2lib.query.table_state import TableView
 from k2lib.replay.lanes import NULL, Lane, Parts, in_file, in_table, of_tail, times_us
 from k2lib.replay.merge import Run
+from k2lib.schema.records import EVENT_ORDER
 
 TABLE_OF: Final = {"trades": "trades_v2", "quotes": "quotes_v2"}
 # Rows read at once of all runs together; of one run, at least and at most.
@@ -41,7 +42,7 @@ class Plan:
     """
 
     lanes: tuple[Lane, ...]
-    seen: Mapping[str, Seen]
+    seen: Mapping[str, TableView]
     files: Mapping[str, Sequence[DataFile]]
     rows: int
 
@@ -61,11 +62,11 @@ class Plan:
 def make_plan(
     engine: Engine,
     symbols: Sequence[str],
-    seen: Mapping[str, Seen],
+    seen: Mapping[str, TableView],
     *,
     exchange: str | None,
-    start: When,
-    end: When,
+    start: TimeBound,
+    end: TimeBound,
 ) -> Plan:
     """Find the venue of each symbol and the span of time there.
 
@@ -78,7 +79,9 @@ def make_plan(
     if not symbols:
         raise QueryError("symbols=[]: name at least one, for example BHP or BINANCE:BTCUSDT")
     instruments = sorted({_instrument(engine, text, exchange, seen) for text in symbols})
-    wanted = [want(symbol, venue, start=start, end=end) for venue, symbol in instruments]
+    wanted = [
+        instrument_filter(symbol, venue, start=start, end=end) for venue, symbol in instruments
+    ]
     pairs = [(kind, one) for one in wanted for kind in TABLE_OF if kind in seen]
     lanes = tuple(Lane(*pair, place) for place, pair in enumerate(pairs))
     files = {
@@ -89,26 +92,26 @@ def make_plan(
 
 
 def _instrument(
-    engine: Engine, text: str, exchange: str | None, seen: Mapping[str, Seen]
+    engine: Engine, text: str, exchange: str | None, seen: Mapping[str, TableView]
 ) -> tuple[str, str]:
     venue, colon, symbol = text.rpartition(":")
     asked = venue if colon else exchange
     venues = {one for each in seen.values() for one in engine.venues(each, symbol)}
     if not venues:
         names = " or ".join(each.complete_to.table for each in seen.values())
-        held = {one for each in seen.values() for one in engine.held(each)}
-        raise no_such_symbol(symbol, table=names, held=sorted(held))
-    return pick_exchange(symbol, asked, held_at=sorted(venues)), symbol
+        held = {one for each in seen.values() for one in engine.instruments(each)}
+        raise no_such_symbol(symbol, table=names, instruments=sorted(held))
+    return pick_exchange(symbol, asked, venues=sorted(venues)), symbol
 
 
 def _schema(kind: str, columns: Sequence[str] | None) -> pa.Schema:
     whole = TABLES[TABLE_OF[kind]].schema.arrow
-    needed = whole.names if columns is None else {*columns, *ORDER}
+    needed = whole.names if columns is None else {*columns, *EVENT_ORDER}
     return pa.schema([one for one in whole if one.name in needed])
 
 
 @contextmanager
-def still_kept(seen: Seen) -> Iterator[None]:
+def still_kept(seen: TableView) -> Iterator[None]:
     """Say of files that are gone why they are.
 
     Raises:
@@ -123,7 +126,7 @@ def still_kept(seen: Seen) -> Iterator[None]:
         ) from exc
 
 
-def _files(lanes: Sequence[Lane], seen: Seen) -> list[DataFile]:
+def _files(lanes: Sequence[Lane], seen: TableView) -> list[DataFile]:
     table = seen.table
     if table is None or seen.snapshot_id is None:
         return []
@@ -136,7 +139,7 @@ def _files(lanes: Sequence[Lane], seen: Seen) -> list[DataFile]:
 
 
 def _stored(
-    lanes: Sequence[Lane], files: Sequence[DataFile], seen: Seen, read: Callable[..., Parts]
+    lanes: Sequence[Lane], files: Sequence[DataFile], seen: TableView, read: Callable[..., Parts]
 ) -> Iterator[Run]:
     table = seen.table
     if table is None:
@@ -150,7 +153,7 @@ def _stored(
                 yield Run(lane, NULL if since is None else since, partial(_kept, parts, seen))
 
 
-def _kept(read: Callable[[], Parts], seen: Seen) -> Parts:
+def _kept(read: Callable[[], Parts], seen: TableView) -> Parts:
     with still_kept(seen):
         yield from read()
 
@@ -165,7 +168,7 @@ def _bounds(file: DataFile, table: Table, name: str) -> tuple[Any, Any]:
     return from_bytes(kind, low), from_bytes(kind, high)
 
 
-def _in_tail(lanes: Sequence[Lane], seen: Seen, schema: pa.Schema, rows: int) -> Iterator[Run]:
+def _in_tail(lanes: Sequence[Lane], seen: TableView, schema: pa.Schema, rows: int) -> Iterator[Run]:
     if not seen.rows.num_rows:
         return
     for lane in lanes:

@@ -22,7 +22,7 @@ import pyarrow as pa
 from k2lib.errors import QueryError
 from k2lib.query.answer import CompleteTo
 from k2lib.query.engine import Engine
-from k2lib.query.request import When
+from k2lib.query.request import TimeBound
 from k2lib.query.time_travel import AsOf
 from k2lib.replay.batches import Batch, gap_batch, kept, names_of, plain
 from k2lib.replay.gaps import Holes
@@ -298,8 +298,8 @@ def replay(
     engine: Engine,
     symbols: str | Sequence[str],
     *,
-    start: When,
-    end: When,
+    start: TimeBound,
+    end: TimeBound,
     exchange: str | None = None,
     kinds: Sequence[str] = ("trades", "quotes"),
     speed: float | None = None,
@@ -326,7 +326,7 @@ def replay(
     """
     check_speed(speed)
     asked = _kinds(kinds)
-    seen = {kind: engine.look(TABLE_OF[kind], as_of=as_of, tail=tail) for kind in asked}
+    seen = {kind: engine.table_view(TABLE_OF[kind], as_of=as_of, tail=tail) for kind in asked}
     names = [symbols] if isinstance(symbols, str) else list(symbols)
     plan = make_plan(engine, names, seen, exchange=exchange, start=start, end=end)
     return Replay(

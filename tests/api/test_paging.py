@@ -18,8 +18,7 @@ from support.waiting import first, wait_until
 from k2lib import K2
 from k2lib.api.problems import WrongParameterError
 from k2lib.api.requests.cursor import read_row_cursor, write_cursor
-from k2lib.iceberg.tables import ORDER
-from k2lib.schema.records import TRADE
+from k2lib.schema.records import EVENT_ORDER, TRADE
 
 TRADES_TOPIC = "market.equities.trades.asx"
 PLACE = (None, 0, "ASX", "BHP", None, 0, "m1")
@@ -64,7 +63,7 @@ def found(client: TestClient, path: str, **body: Any) -> Iterator[dict[str, Any]
 
 
 def in_order(rows: list[dict[str, Any]]) -> list[str]:
-    key = lambda row: [(row[name] is not None, row[name]) for name in ORDER]  # noqa: E731
+    key = lambda row: [(row[name] is not None, row[name]) for name in EVENT_ORDER]  # noqa: E731
     return [row["message_id"] for row in sorted(rows, key=key)]
 
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from support.lake_rows import append, at, catalog_in, rows_table, trade
 
 from k2lib.errors import QueryError
-from k2lib.iceberg.tables import ORDER
 from k2lib.query.engine import Engine
 from k2lib.query.sql import Market, bars_sql
 from k2lib.query.statistics import bars
 from k2lib.schema.calendar import DAY, bar_length, zone
+from k2lib.schema.records import EVENT_ORDER
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SYDNEY = ZoneInfo("Australia/Sydney")
@@ -69,7 +69,7 @@ def bars_by_loop(
         since: timedelta = row["timestamp"] - EPOCH
         return EPOCH + since // every * every
 
-    in_order = sorted(rows, key=lambda row: [(row[n] is not None, row[n]) for n in ORDER])
+    in_order = sorted(rows, key=lambda row: [(row[n] is not None, row[n]) for n in EVENT_ORDER])
     for start, group in groupby(in_order, key=start_of):
         traded = list(group)
         price = [row["price"] for row in traded]

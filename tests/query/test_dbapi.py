@@ -12,7 +12,7 @@ from pyiceberg.catalog import Catalog
 from support.lake_rows import append, at, catalog_in, trade
 
 from k2lib.errors import QueryError
-from k2lib.query.dbapi import Connection
+from k2lib.query.dbapi import DbApiConnection
 from k2lib.query.engine import Engine
 from k2lib.query.statistics import bars
 
@@ -45,12 +45,12 @@ def engine(catalog: Catalog) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def connection(engine: Engine) -> Iterator[Connection]:
-    with Connection(engine) as connection:
+def connection(engine: Engine) -> Iterator[DbApiConnection]:
+    with DbApiConnection(engine) as connection:
         yield connection
 
 
-def test_rows_come_one_by_one_some_and_all(connection: Connection) -> None:
+def test_rows_come_one_by_one_some_and_all(connection: DbApiConnection) -> None:
     cursor = connection.cursor().execute("SELECT platform_sequence + ? FROM trades_v2", [7])
     assert cursor.rowcount == 4 and [one[0] for one in cursor.description or []]
     assert cursor.fetchone() == (7,)
@@ -59,7 +59,7 @@ def test_rows_come_one_by_one_some_and_all(connection: Connection) -> None:
     assert cursor.fetchone() is None
 
 
-def test_each_statement_sees_what_came_since(catalog: Catalog, connection: Connection) -> None:
+def test_each_statement_sees_what_came_since(catalog: Catalog, connection: DbApiConnection) -> None:
     counts = []
     for number in (4, 5):
         append(catalog, [trade(number)])
@@ -67,7 +67,7 @@ def test_each_statement_sees_what_came_since(catalog: Catalog, connection: Conne
     assert counts == [(5,), (6,)]
 
 
-def test_a_cursor_has_a_result_of_its_own(connection: Connection) -> None:
+def test_a_cursor_has_a_result_of_its_own(connection: DbApiConnection) -> None:
     connection.execute("SELECT 1 AS one")
     other = connection.cursor()
     assert other.description is None and other.rowcount == -1

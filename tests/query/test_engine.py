@@ -16,8 +16,9 @@ from support.lake_rows import NOON, append, at, catalog_in, gap, quote, trade
 
 from k2lib.errors import QueryError
 from k2lib.iceberg.manifests import stored_files
-from k2lib.iceberg.tables import ORDER, TABLES, load_table
+from k2lib.iceberg.tables import TABLES, load_table
 from k2lib.query.engine import Engine
+from k2lib.schema.records import EVENT_ORDER
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ def test_trades_come_in_the_order_of_events(catalog: Catalog, engine: Engine) ->
         for number, (s, p) in enumerate(places * 2)
     ]
     append(catalog, random.Random(1).sample(rows, len(rows)))
-    in_order = sorted(rows, key=lambda row: [(row[n] is not None, row[n]) for n in ORDER])
+    in_order = sorted(rows, key=lambda row: [(row[n] is not None, row[n]) for n in EVENT_ORDER])
     assert engine.trades("BHP").to_dicts() == in_order
     assert engine.trades("BHP", last=3).to_dicts() == in_order[-3:]
     assert engine.trades("BHP", last=0).is_empty()

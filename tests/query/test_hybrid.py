@@ -158,14 +158,14 @@ def test_an_answer_says_up_to_which_offsets_and_time_it_is_complete(slow_k2: K2)
 
 def test_each_answer_tells_of_the_tables_it_names(slow_k2: K2) -> None:
     send(slow_k2, 1)
-    answer = slow_k2.engine.ask_sql("SELECT count(*) FROM trades_v2, lake.quotes_v2")
+    answer = slow_k2.engine.run_sql("SELECT count(*) FROM trades_v2, lake.quotes_v2")
     assert answer.complete_to.keys() == {"trades_v2", "quotes_v2"}
     assert answer.complete_to["trades_v2"].log and not answer.complete_to["quotes_v2"].log
 
 
 def test_what_an_answer_rests_on_can_be_told_as_json(slow_k2: K2) -> None:
     send(slow_k2, 1)
-    told = slow_k2.complete_to().told()
+    told = slow_k2.complete_to().to_json()
     assert told["time"] == at(1).isoformat()
     (topics,) = told["offsets"].values()
     assert sum(topics[TRADES].values()) == 1
@@ -194,7 +194,7 @@ def test_after_the_end_of_what_was_written_the_lake_has_all_of_it(tmp_path: Path
 def test_other_tables_are_shown_as_they_are_stored(slow_k2: K2) -> None:
     none = REFERENCE.arrow.empty_table()
     assert slow_k2.sql("SELECT * FROM reference_v2").columns == none.column_names
-    assert slow_k2.engine.ask_sql("FROM reference_v2").complete_to["reference_v2"].log is False
+    assert slow_k2.engine.run_sql("FROM reference_v2").complete_to["reference_v2"].log is False
 
 
 def test_difference_is_the_rows_of_one_snapshot_and_not_the_other(slow_k2: K2) -> None:

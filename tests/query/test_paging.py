@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from support.lake_rows import append, at, catalog_in, rows_table, trade
 
 from k2lib.errors import QueryError
-from k2lib.iceberg.tables import ORDER
 from k2lib.query.engine import Engine
-from k2lib.query.request import Key
+from k2lib.query.request import RowKey
+from k2lib.schema.records import EVENT_ORDER
 
 DUCKDB = duckdb.connect()
 DUCKDB.execute("SET TimeZone = 'UTC'")
@@ -36,7 +36,7 @@ def many_trades(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(rows, key=lambda row: [(row[n] is not None, row[n]) for n in ORDER])
+    return sorted(rows, key=lambda row: [(row[n] is not None, row[n]) for n in EVENT_ORDER])
 
 
 @given(many_trades(), st.data())
@@ -46,7 +46,7 @@ def test_rows_behind_a_key_are_those_that_follow_it(
     ordered = in_order(rows)
     place = data.draw(st.integers(0, len(rows) - 1))
     DUCKDB.register("trades", rows_table(rows))
-    condition = Key.of(ordered[place]).behind_sql
+    condition = RowKey.of(ordered[place]).behind_sql
     found = DUCKDB.sql(f"SELECT message_id FROM trades WHERE {condition}").fetchall()
     assert sorted(found) == sorted((row["message_id"],) for row in ordered[place + 1 :])
 
@@ -59,7 +59,7 @@ def pages(engine: Engine, size: int, between: Callable[[], None]) -> list[str]:
         seen.extend(frame["message_id"])
         if frame.height < size:
             return seen
-        after = Key.of(frame.row(-1, named=True))
+        after = RowKey.of(frame.row(-1, named=True))
         between()
 
 
@@ -100,7 +100,7 @@ def test_the_first_so_many_are_the_earliest(tmp_path: Path) -> None:
     [
         ({"first": -1}, "first=-1: give the number of rows to keep"),
         ({"first": 1, "last": 1}, "first=1 and last=1: give one of them"),
-        ({"last": 1, "after": Key(at(0), None, None, "")}, "last=1 and after="),
+        ({"last": 1, "after": RowKey(at(0), None, None, "")}, "last=1 and after="),
     ],
 )
 def test_what_no_page_can_be_is_refused(asked: dict[str, Any], told: str, tmp_path: Path) -> None:

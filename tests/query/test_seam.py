@@ -24,7 +24,7 @@ from k2lib.iceberg.writer import TableWriter
 from k2lib.kafka.consumer import TopicConsumer, TopicPartition
 from k2lib.kafka.embedded import EmbeddedBroker
 from k2lib.kafka.source import KafkaSource
-from k2lib.query.answer import Answer
+from k2lib.query.answer import ReadResult
 from k2lib.query.engine import Engine
 from k2lib.schema.codec import encode
 from k2lib.schema.records import TRADE
@@ -223,7 +223,7 @@ class World:
     def check(self) -> None:
         """Compare an answer with the list."""
         expected = self.expected()
-        answer = first(lambda: self.engine.ask_sql(ALL), lambda one: not self.broker or whole(one))
+        answer = first(lambda: self.engine.run_sql(ALL), lambda one: not self.broker or whole(one))
         told = answer.complete_to["trades_v2"]
         assert answer.frame["message_id"].to_list() == [f"m{n:06d}" for n in sorted(expected)]
         copies = dict(zip(sorted(expected), answer.frame["copy"], strict=True))
@@ -242,7 +242,7 @@ class World:
             assert ends.get(TopicPartition(TRADES_TOPIC, partition), 0) == len(records)
 
 
-def whole(answer: Answer) -> bool:
+def whole(answer: ReadResult) -> bool:
     """Say whether an answer has what Kafka has: none waits for it longer than two seconds."""
     return answer.complete_to["trades_v2"].behind == 0
 
@@ -289,7 +289,7 @@ def test_answers_given_while_the_sink_commits_have_neither_hole_nor_double(tmp_p
 
         def ask() -> None:
             before = produced
-            answer = engine.ask_sql("SELECT message_id FROM trades_v2 ORDER BY message_id")
+            answer = engine.run_sql("SELECT message_id FROM trades_v2 ORDER BY message_id")
             ids = answer.frame["message_id"].to_list()
             assert len(ids) == len(set(ids))
             if whole(answer):

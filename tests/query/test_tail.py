@@ -25,9 +25,9 @@ from k2lib.kafka.connect import Kafka
 from k2lib.kafka.consumer import HighWatermarks, TopicPartition
 from k2lib.kafka.source import KafkaSource
 from k2lib.kafka.topics import create_topics
-from k2lib.query.table_state import NewestTimes, Seen, Standing, step
+from k2lib.query.table_state import NewestTimes, TableState, TableView, step
 from k2lib.query.tail import FULL, Tail
-from k2lib.query.tail_buffer import Held
+from k2lib.query.tail_buffer import TailBuffer
 from k2lib.schema.codec import encode
 from k2lib.schema.records import TRADE
 
@@ -80,12 +80,12 @@ def numbers(rows: pa.Table) -> list[int]:
     return sorted(int(one[1:]) for one in rows["message_id"].to_pylist())
 
 
-def asked(tail: Tail) -> Seen:
+def asked(tail: Tail) -> TableView:
     """Ask, until Kafka says where it ends: no answer waits longer than a second for that."""
     return first(tail.ask, lambda seen: seen.complete_to.behind is not None)
 
 
-def complete(seen: Seen) -> bool:
+def complete(seen: TableView) -> bool:
     told = seen.complete_to
     return (told.log, told.behind, told.reason) == (True, 0, None)
 
@@ -143,7 +143,7 @@ def test_bytes_fetched_do_not_grow_with_the_topic_or_the_answers(reading: Readin
         tail = reading.tail(options=options)
         assert asked(tail).rows.num_rows == 50
         wait_until(lambda: fetched)
-        assert all(tail.ask().rows.num_rows == 50 for _ in range(20))
+        assert all(tail.view().rows.num_rows == 50 for _ in range(20))
         fetched.clear()
         wait_until(lambda: fetched)
         sizes.append(max(fetched.values()))
@@ -188,7 +188,7 @@ def test_a_closed_tail_answers_of_the_lake(reading: Reading) -> None:
     tail = reading.tail()
     tail.close()
     assert not tail.runs
-    assert tail.ask().complete_to.reason == "the log is no longer read"
+    assert tail.view().complete_to.reason == "the log is no longer read"
 
 
 @pytest.mark.stack
@@ -201,7 +201,7 @@ def test_a_topic_deleted_and_made_again_is_read_from_its_beginning(on_services: 
     wait_until(lambda: TRADES_TOPIC not in admin.list_topics(timeout=10).topics)
     create_topics(admin, [TRADES_TOPIC])
     produce(on_services.kafka, many_trades(2, first=10))
-    wait_until(lambda: numbers(tail.ask().rows) == [10, 11])
+    wait_until(lambda: numbers(tail.view().rows) == [10, 11])
 
 
 @pytest.mark.stack
@@ -221,16 +221,16 @@ def test_offsets_that_are_no_records_hold_up_no_answer(on_services: Reading) -> 
     assert numbers(seen.rows) == [1] and complete(seen)
 
 
-def standing(catalog: Catalog, end: int, *numbers: int) -> Standing:
+def standing(catalog: Catalog, end: int, *numbers: int) -> TableState:
     """Commit rows of one partition, read up to `end`, as a sink does."""
     offsets = render({"log": {PLACE: (0, end)}})
     table = ensure_table(catalog, SPEC)
     rows = rows_table([trade(number) for number in numbers])
     table.append(rows, snapshot_properties={"k2.offsets": offsets})
-    return Standing.of(table)
+    return TableState.of(table)
 
 
-def hold(held: Held, *numbers: int, first: int) -> None:
+def hold(held: TailBuffer, *numbers: int, first: int) -> None:
     rows = rows_table([trade(number) for number in numbers])
     at = [(PLACE, first + index) for index in range(len(numbers))]
     held.append(rows, at, {PLACE: first + len(numbers)})
@@ -238,7 +238,7 @@ def hold(held: Held, *numbers: int, first: int) -> None:
 
 def test_rows_known_by_an_earlier_load_are_not_held(tmp_path: Path) -> None:
     catalog = open_catalog(settings_in(tmp_path))
-    with Held(SPEC, standing(catalog, 2, 1, 5)) as held:
+    with TailBuffer(SPEC, standing(catalog, 2, 1, 5)) as held:
         held.follow(PLACE, "log", 0, 9)
         hold(held, 5, 3, 6, first=2)
         assert numbers(held.rows()) == [3, 6]
@@ -246,16 +246,16 @@ def test_rows_known_by_an_earlier_load_are_not_held(tmp_path: Path) -> None:
 
 def test_what_another_writer_adds_is_looked_for(tmp_path: Path) -> None:
     catalog = open_catalog(settings_in(tmp_path))
-    with Held(SPEC, standing(catalog, 0, 1)) as held:
+    with TailBuffer(SPEC, standing(catalog, 0, 1)) as held:
         held.follow(PLACE, "log", 0, 9)
         hold(held, 2, 3, first=0)
-        assert held.advance(Standing.of(append(catalog, [trade(3)])))
+        assert held.advance(TableState.of(append(catalog, [trade(3)])))
         assert numbers(held.rows()) == [2]
 
 
 def test_what_the_sink_moved_makes_its_doubles_known(tmp_path: Path) -> None:
     catalog = open_catalog(settings_in(tmp_path))
-    with Held(SPEC, standing(catalog, 0, 1)) as held:
+    with TailBuffer(SPEC, standing(catalog, 0, 1)) as held:
         held.follow(PLACE, "log", 0, 9)
         hold(held, 2, 3, 2, first=0)
         assert held.advance(standing(catalog, 1, 2))
@@ -264,7 +264,7 @@ def test_what_the_sink_moved_makes_its_doubles_known(tmp_path: Path) -> None:
 
 def test_what_the_sink_moved_past_the_reading_is_looked_up(tmp_path: Path) -> None:
     catalog = open_catalog(settings_in(tmp_path))
-    with Held(SPEC, standing(catalog, 0, 1)) as held:
+    with TailBuffer(SPEC, standing(catalog, 0, 1)) as held:
         held.follow(PLACE, "log", 0, 9)
         hold(held, 2, first=0)
         assert held.advance(standing(catalog, 3, 2, 3, 7))
@@ -274,7 +274,7 @@ def test_what_the_sink_moved_past_the_reading_is_looked_up(tmp_path: Path) -> No
 
 def test_records_gone_before_the_lake_had_them_are_told(tmp_path: Path) -> None:
     catalog = open_catalog(settings_in(tmp_path))
-    with Held(SPEC, standing(catalog, 2, 1)) as held:
+    with TailBuffer(SPEC, standing(catalog, 2, 1)) as held:
         held.follow(PLACE, "log", 5, 9)
         assert (
             held.lost() == f"{TRADES_TOPIC} partition 0: 2 to 4 left the log before the "
@@ -285,7 +285,7 @@ def test_records_gone_before_the_lake_had_them_are_told(tmp_path: Path) -> None:
 def test_a_log_that_was_cut_is_refused(tmp_path: Path) -> None:
     catalog = open_catalog(settings_in(tmp_path))
     with (
-        Held(SPEC, standing(catalog, 7, 1)) as held,
+        TailBuffer(SPEC, standing(catalog, 7, 1)) as held,
         pytest.raises(LossError, match="ends at 5, but trades_v2 has read up to 7"),
     ):
         held.follow(PLACE, "log", 0, 5)
@@ -293,10 +293,10 @@ def test_a_log_that_was_cut_is_refused(tmp_path: Path) -> None:
 
 def test_steps_between_snapshots_tell_who_made_them(tmp_path: Path) -> None:
     catalog = open_catalog(settings_in(tmp_path))
-    nothing = Standing.of(None)
+    nothing = TableState.of(None)
     first = standing(catalog, 1, 1)
     second = standing(catalog, 2, 2)
-    third = Standing.of(append(catalog, [trade(3)]))
+    third = TableState.of(append(catalog, [trade(3)]))
     assert step(nothing, nothing) == step(first, first) == "same"
     assert step(nothing, second) == step(first, second) == "sinks"
     assert step(first, third) == "others"

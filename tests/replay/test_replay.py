@@ -27,7 +27,7 @@ from k2lib.errors import QueryError
 from k2lib.kafka.embedded import EmbeddedBroker
 from k2lib.kafka.source import KafkaSource
 from k2lib.query.engine import Engine
-from k2lib.query.request import want
+from k2lib.query.request import instrument_filter
 from k2lib.replay import Gap, Quote, Replay, Trade, replay
 from k2lib.replay.gaps import absent, pieces
 from k2lib.replay.lanes import Lane, in_file, in_table, of_tail, times_us
@@ -98,7 +98,7 @@ def told(records: Any) -> list[tuple[str, str]]:
 
 def in_parts(engine: Engine, names: list[str], rows: int, **options: Any) -> Replay:
     """A replay that reads so many rows of a lane at once, for example one."""
-    seen = {kind: engine.look(TABLE_OF[kind], tail=False) for kind in TABLE_OF}
+    seen = {kind: engine.table_view(TABLE_OF[kind], tail=False) for kind in TABLE_OF}
     plan = make_plan(engine, names, seen, exchange=None, start=START, end=END)
     nothing: dict[str, Any] = dict.fromkeys(("clock", "sleep", "async_sleep"))
     few = dataclasses.replace(plan, rows=rows)
@@ -124,7 +124,9 @@ def expected(drawn: list[Drawn]) -> list[tuple[str, str]]:
 @settings(max_examples=40)
 @given(ROWS, st.integers(1, 5))
 def test_runs_are_merged_to_the_rows_sorted(drawn: list[Drawn], part: int) -> None:
-    wanted = {names: want(names[1], names[0], start=START, end=END) for names in INSTRUMENTS}
+    wanted = {
+        names: instrument_filter(names[1], names[0], start=START, end=END) for names in INSTRUMENTS
+    }
     pairs = [(kind, names) for names in sorted(INSTRUMENTS) for kind in TABLE_OF]
     runs = []
     for place, (kind, names) in enumerate(pairs):
@@ -174,7 +176,7 @@ def test_a_replay_has_lake_and_tail(tmp_path: Path, catalog: Catalog, seed: int)
         source = KafkaSource(broker.cluster, broker.registry.text)
         with Engine(catalog, find_log=lambda: source) as engine:
             # An answer waits two seconds for what Kafka has, and then goes out without.
-            wait_until(lambda: engine.look("trades_v2").complete_to.behind == 0)
+            wait_until(lambda: engine.table_view("trades_v2").complete_to.behind == 0)
             both, lake = of(engine, tail=True), of(engine)
             assert both.complete_to["trades_v2"].tail_rows == 30
             found, stored = told(both), told(lake)
@@ -388,7 +390,7 @@ def test_a_batch_has_the_schema_of_its_table(catalog: Catalog, engine: Engine) -
 def test_a_file_of_an_older_schema_has_null_where_it_has_no_column(tmp_path: Path) -> None:
     path = tmp_path / "old.parquet"
     pq.write_table(rows_table([trade(2), trade(1)]).drop(["platform_sequence"]), path)
-    lane = Lane("trades", want("BHP", "ASX", start=START, end=END), 0)
+    lane = Lane("trades", instrument_filter("BHP", "ASX", start=START, end=END), 0)
     [found] = in_file(
         lane, str(path), io=PyArrowFileIO(), schema=TRADE.arrow, rows=10, with_ids=True
     )

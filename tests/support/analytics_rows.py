@@ -9,7 +9,7 @@ import polars as pl
 from hypothesis import strategies as st
 from support.lake_rows import at, quote, rows_table, trade
 
-from k2lib.iceberg.tables import ORDER
+from k2lib.schema.records import EVENT_ORDER
 
 Row = dict[str, Any]
 Rows = Sequence[Row]
@@ -53,7 +53,7 @@ def quotes_frame(rows: Rows) -> pl.DataFrame:
 
 def in_event_order(rows: Rows) -> list[Row]:
     """Sort rows by the order of events, nulls first."""
-    return sorted(rows, key=lambda row: [(row[name] is not None, row[name]) for name in ORDER])
+    return sorted(rows, key=lambda row: [(row[n] is not None, row[n]) for n in EVENT_ORDER])
 
 
 def by_instrument(rows: Rows) -> Iterator[tuple[tuple[str, str], list[Row]]]:

@@ -11,14 +11,12 @@ from k2lib.api.requests.filters import Where, of_names, of_symbols, of_venues, o
 from k2lib.api.requests.instruments import wanted_of
 from k2lib.api.responses.reply import Page, check_rows
 from k2lib.errors import QueryError
-from k2lib.iceberg.tables import ORDER
-from k2lib.query.request import When, want
-from k2lib.query.sql import VWAP, ZONE_OF_ROW
-from k2lib.query.table_state import Seen
+from k2lib.query.request import TimeBound, instrument_filter
+from k2lib.query.sql import BY_EVENT_TIME, VWAP, ZONE_OF_ROW
+from k2lib.query.table_state import TableView
 from k2lib.schema.calendar import DAY, MICROSECOND, bar_length
 
 TRADING_DATE: Final = f"timezone({ZONE_OF_ROW}, timestamp)::DATE"
-EVENTS: Final = ", ".join(f"{name} ASC NULLS FIRST" for name in ORDER)
 # Every figure that another is made of, by the column it has within the query.
 FOLDED: Final = {
     "count": "count(*)",
@@ -30,8 +28,8 @@ FOLDED: Final = {
     "max_quantity": "max(quantity)",
     "volume": "sum(quantity)",
     "turnover": "sum(price::DECIMAL(38, 8) * quantity)",
-    "open": f"first(price ORDER BY {EVENTS})",
-    "close": f"last(price ORDER BY {EVENTS})",
+    "open": f"first(price ORDER BY {BY_EVENT_TIME})",
+    "close": f"last(price ORDER BY {BY_EVENT_TIME})",
     "first": "min(timestamp)",
     "last": "max(timestamp)",
 }
@@ -52,7 +50,7 @@ def group_page(desk: Desk, asked: Aggregation) -> Page:
     Raises:
         QueryError: prices would be mixed across instruments, or there are too many groups.
     """
-    seen = desk.engine.look(asked.table, as_of=asked.as_of, tail=asked.tail)
+    seen = desk.engine.table_view(asked.table, as_of=asked.as_of, tail=asked.tail)
     where, may_have = _where(desk, seen, asked)
     rows = desk.engine.rows(seen, row_filter=may_have)
     most = desk.options.max_rows
@@ -77,7 +75,7 @@ def groups_sql(rows: str, asked: Aggregation, *, where: Where, count: int) -> st
     return f"SELECT {', '.join(shown)} FROM ({groups}) ORDER BY {order} LIMIT {count}"
 
 
-def _where(desk: Desk, seen: Seen, asked: Aggregation) -> tuple[Where, BooleanExpression]:
+def _where(desk: Desk, seen: TableView, asked: Aggregation) -> tuple[Where, BooleanExpression]:
     """Which rows count, and which files can have some."""
     named = of_symbols(asked.symbols, asked.exchange)
     if asked.symbols is None:
@@ -98,13 +96,13 @@ def _where(desk: Desk, seen: Seen, asked: Aggregation) -> tuple[Where, BooleanEx
 def _of_all(asked: Aggregation, named: BooleanExpression) -> tuple[Where, BooleanExpression]:
     if asked.exchange is None:
         return _limit("start", asked.start, ">=") & _limit("end", asked.end, "<"), named
-    span = want("", asked.exchange, start=asked.start, end=asked.end)
+    span = instrument_filter("", asked.exchange, start=asked.start, end=asked.end)
     limits = {"start": ("timestamp >=", span.start), "end": ("timestamp <", span.end)}
     where = of_names(None, asked.exchange) & within(limits)
     return where, of_wanted([span], within=named)
 
 
-def _limit(name: str, when: When | None, sign: str) -> Where:
+def _limit(name: str, when: TimeBound | None, sign: str) -> Where:
     if when is None or isinstance(when, datetime):
         return within({name: (f"timestamp {sign}", when)})
     return within({name: (f"{TRADING_DATE} {sign}", when)})

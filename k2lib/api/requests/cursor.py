@@ -11,8 +11,8 @@ import msgspec
 import polars as pl
 
 from k2lib.api.problems import WrongParameterError
-from k2lib.iceberg.tables import ORDER
-from k2lib.query.request import Key
+from k2lib.query.request import RowKey
+from k2lib.schema.records import EVENT_ORDER
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
@@ -37,9 +37,9 @@ class RowPlace(NamedTuple):
     message_id: str
 
     @property
-    def key(self) -> Key:
+    def key(self) -> RowKey:
         """Its place within its instrument."""
-        return Key(
+        return RowKey(
             from_micros(self.timestamp_us),
             self.source_sequence,
             self.platform_sequence,
@@ -60,7 +60,7 @@ _Place = TypeVar("_Place", RowPlace, BarPlace)
 
 def row_place(rows: pl.DataFrame, *, snapshot_id: int | None) -> RowPlace:
     """Return the place of the last of some rows."""
-    last = rows.tail(1).select(ORDER).row(0, named=True)
+    last = rows.tail(1).select(EVENT_ORDER).row(0, named=True)
     moment = last.pop("timestamp")
     return RowPlace(snapshot_id=snapshot_id, timestamp_us=to_micros(moment), **last)
 

@@ -17,17 +17,10 @@ from pyiceberg.expressions import (
 
 from k2lib.api.requests.cursor import RowPlace, from_micros
 from k2lib.iceberg.manifests import compare
-from k2lib.query.request import Wanted
+from k2lib.query.request import BEFORE_ALL, InstrumentFilter, sort_keys
+from k2lib.schema.records import EVENT_ORDER
 
-BEFORE_ALL: Final = -(2**63)
-IN_ORDER: Final = (
-    "timestamp",
-    "exchange",
-    "symbol",
-    f"coalesce(source_sequence, {BEFORE_ALL})",
-    f"coalesce(platform_sequence, {BEFORE_ALL})",
-    "message_id",
-)
+SORT_KEYS: Final = sort_keys(EVENT_ORDER)
 
 
 @dataclass(frozen=True)
@@ -57,13 +50,13 @@ def of_names(symbols: Sequence[str] | None, exchange: str | None) -> Where:
     return where
 
 
-def of_venues(wanted: Iterable[Wanted]) -> Where:
+def of_venues(wanted: Iterable[InstrumentFilter]) -> Where:
     """Return the condition for instruments in the spans of their venues.
 
     Args:
         wanted: at least one; those of one venue have one span.
     """
-    by_venue: dict[str, list[Wanted]] = {}
+    by_venue: dict[str, list[InstrumentFilter]] = {}
     for one in wanted:
         by_venue.setdefault(one.exchange, []).append(one)
     parts = [_of_venue(some, number) for number, some in enumerate(by_venue.values())]
@@ -100,11 +93,11 @@ def behind(place: RowPlace | None, *, descending: bool) -> Where:
     sign = "<" if descending else ">"
     row = ", ".join(f"${name}" for name in names)
     # The first term says the same of time alone: by it whole files are passed over.
-    terms = (f"timestamp {sign}= $at", f"({', '.join(IN_ORDER)}) {sign} ({row})")
+    terms = (f"timestamp {sign}= $at", f"({', '.join(SORT_KEYS)}) {sign} ({row})")
     return Where(terms, dict(zip(names, values, strict=True)))
 
 
-def _of_venue(wanted: Sequence[Wanted], number: int) -> Where:
+def _of_venue(wanted: Sequence[InstrumentFilter], number: int) -> Where:
     first = wanted[0]
     named = {f"symbol_{number}_{place}": one.symbol for place, one in enumerate(wanted)}
     venue = f"exchange_{number}"
@@ -149,7 +142,9 @@ def of_days(start: datetime | None, end: datetime | None) -> BooleanExpression:
     return may_have
 
 
-def of_wanted(wanted: Sequence[Wanted], *, within: BooleanExpression) -> BooleanExpression:
+def of_wanted(
+    wanted: Sequence[InstrumentFilter], *, within: BooleanExpression
+) -> BooleanExpression:
     """Return which of some rows the spans of instruments can have.
 
     Args:

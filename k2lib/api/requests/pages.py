@@ -15,7 +15,7 @@ from k2lib.api.requests.cursor import (
 )
 from k2lib.api.requests.parameters import Bars, PageOfInstrument, Recent
 from k2lib.api.responses.reply import Page
-from k2lib.query.answer import Answer
+from k2lib.query.answer import ReadResult
 from k2lib.query.statistics import ask_bars
 from k2lib.query.time_travel import AsOf
 
@@ -54,14 +54,14 @@ def row_page(desk: Desk, table: str, asked: PageOfInstrument) -> Page:
 
 
 def cut(
-    answer: Answer, limit: int, *, table: str, as_of: AsOf | None, question: dict[str, Any]
+    answer: ReadResult, limit: int, *, table: str, as_of: AsOf | None, question: dict[str, Any]
 ) -> Page:
     """Return the rows of one page, of an answer that has one row more if there is a next one."""
     if answer.frame.height <= limit:
         return Page(answer)
     rows = answer.frame.head(limit)
     place = row_place(rows, snapshot_id=_read_at(answer, table, as_of))
-    return Page(Answer(rows, answer.complete_to), write_cursor(place, asked=question))
+    return Page(ReadResult(rows, answer.complete_to), write_cursor(place, asked=question))
 
 
 def recent_page(desk: Desk, table: str, asked: Recent) -> Page:
@@ -99,7 +99,7 @@ def bar_page(desk: Desk, asked: Bars) -> Page:
     following = answer.frame.row(limit, named=True)
     snapshot_id = _read_at(answer, TRADES, asked.as_of)
     after = BarPlace(snapshot_id, to_micros(following["start"]), following["exchange"])
-    bars = Answer(answer.frame.head(limit), answer.complete_to)
+    bars = ReadResult(answer.frame.head(limit), answer.complete_to)
     return Page(bars, write_cursor(after, asked=question))
 
 
@@ -108,5 +108,5 @@ def pinned(as_of: AsOf | None, snapshot_id: int | None) -> AsOf | None:
     return as_of if snapshot_id is None else snapshot_id
 
 
-def _read_at(answer: Answer, table: str, as_of: AsOf | None) -> int | None:
+def _read_at(answer: ReadResult, table: str, as_of: AsOf | None) -> int | None:
     return None if as_of is None else answer.complete_to[table].snapshot_id

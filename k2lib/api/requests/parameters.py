@@ -17,7 +17,7 @@ from pydantic import (
 
 from k2lib.api.responses.accept import Format
 from k2lib.errors import QueryError
-from k2lib.query.request import When
+from k2lib.query.request import TimeBound
 from k2lib.query.sql import Market
 from k2lib.query.time_travel import AsOf
 from k2lib.schema.calendar import bar_length
@@ -38,7 +38,7 @@ _DIGITS: Final = re.compile(r"[0-9]+")
 _A_MOMENT: Final = "give a date, 2014-03-10, or a moment with its zone, 2014-03-10T01:00:00Z"
 
 
-def read_when(value: object) -> When:
+def read_when(value: object) -> TimeBound:
     """Return a date, or an aware moment.
 
     Raises:
@@ -141,7 +141,7 @@ Symbol = Annotated[str, StringConstraints(pattern=SYMBOL), _schema(pattern=SYMBO
 Exchange = Annotated[str, StringConstraints(pattern=EXCHANGE), _schema(pattern=EXCHANGE)]
 Cursor = Annotated[str, StringConstraints(pattern=CURSOR), _schema(pattern=CURSOR)]
 Moment = Annotated[
-    When,
+    TimeBound,
     PlainValidator(read_when),
     WithJsonSchema(
         {

@@ -9,7 +9,7 @@ from k2lib.api.context import Desk
 from k2lib.api.requests.bodies import QuotesQuery, RowsQuery, TradesQuery
 from k2lib.api.requests.cursor import RowPlace, from_micros, read_row_cursor
 from k2lib.api.requests.filters import (
-    IN_ORDER,
+    SORT_KEYS,
     Where,
     behind,
     of_days,
@@ -21,8 +21,8 @@ from k2lib.api.requests.filters import (
 from k2lib.api.requests.instruments import wanted_of
 from k2lib.api.requests.pages import checked_limit, cut, pinned
 from k2lib.api.responses.reply import Page
-from k2lib.iceberg.tables import ORDER
-from k2lib.query.answer import Answer
+from k2lib.query.answer import ReadResult
+from k2lib.schema.records import EVENT_ORDER
 
 
 def trade_filters(asked: TradesQuery) -> Where:
@@ -63,7 +63,7 @@ def found_page(
     question: dict[str, Any] = {"query": table, **asked.asked()}
     place = None if asked.cursor is None else read_row_cursor(asked.cursor, asked=question)
     as_of = pinned(asked.as_of, None if place is None else place.snapshot_id)
-    seen = desk.engine.look(table, as_of=as_of, tail=asked.tail)
+    seen = desk.engine.table_view(table, as_of=as_of, tail=asked.tail)
     named = of_symbols(asked.symbols, asked.exchange)
     wanted = wanted_of(
         desk.engine,
@@ -83,7 +83,7 @@ def found_page(
     page = cut(answer, limit, table=table, as_of=asked.as_of, question=question)
     if columns is None:
         return page
-    return Page(Answer(page.answer.frame.select(columns), answer.complete_to), page.cursor)
+    return Page(ReadResult(page.answer.frame.select(columns), answer.complete_to), page.cursor)
 
 
 def _left(place: RowPlace | None, descending: bool) -> BooleanExpression:
@@ -98,6 +98,6 @@ def _sql(
     rows: str, where: Where, *, columns: Sequence[str] | None, descending: bool, count: int
 ) -> str:
     # What the cursor needs is read too, and left out of the answer.
-    names = "*" if columns is None else ", ".join(dict.fromkeys([*columns, *ORDER]))
-    order = ", ".join(f"{one} {'DESC' if descending else 'ASC'}" for one in IN_ORDER)
+    names = "*" if columns is None else ", ".join(dict.fromkeys([*columns, *EVENT_ORDER]))
+    order = ", ".join(f"{one} {'DESC' if descending else 'ASC'}" for one in SORT_KEYS)
     return f"SELECT {names} FROM ({rows}) WHERE {where.sql} ORDER BY {order} LIMIT {count}"

@@ -51,7 +51,7 @@ def in_header(complete_to: Told) -> str:
 
 
 def _told(one: CompleteTo) -> dict[str, Any]:
-    plain = one.told()
+    plain = one.to_json()
     plain["snapshot_id"] = None if one.snapshot_id is None else str(one.snapshot_id)
     if one.time is not None:
         plain["time"] = f"{one.time:%Y-%m-%dT%H:%M:%S.%f}Z"

@@ -14,7 +14,7 @@ from k2lib.api.context import Desk
 from k2lib.api.responses.accept import MEDIA_TYPES, Format, choose_format
 from k2lib.api.responses.formats import encode, in_header, told
 from k2lib.errors import QueryError
-from k2lib.query.answer import Answer
+from k2lib.query.answer import ReadResult
 from k2lib.query.time_travel import AsOf
 
 NAMED_AT_MOST: Final = 64
@@ -51,7 +51,7 @@ NEXT: Final = "X-K2-Next"
 class Page:
     """Rows, and the cursor of the page after them, if there is one."""
 
-    answer: Answer
+    answer: ReadResult
     cursor: str | None = None
 
 
@@ -82,7 +82,7 @@ def reply(
     chosen = choose_format(form, request.headers.get("accept"))
     has = known_tags(request)
     if has and source is not None:
-        seen = desk.engine.look(source.table, as_of=source.as_of, tail=source.tail)
+        seen = desk.engine.table_view(source.table, as_of=source.as_of, tail=source.tail)
         tag = etag(request, chosen, told({source.table: seen.complete_to}))
         if tag in has:
             return _unchanged(tag)

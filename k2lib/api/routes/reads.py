@@ -23,7 +23,7 @@ from k2lib.api.requests.search import found_page, quote_filters, trade_filters
 from k2lib.api.responses import models
 from k2lib.api.responses.accept import choose_format
 from k2lib.api.responses.reply import Page, Source, check_rows, reply, sent
-from k2lib.query.answer import Answer
+from k2lib.query.answer import ReadResult
 from k2lib.query.statistics import ask_summary, ask_symbols
 
 QUOTES: Final = "quotes_v2"
@@ -112,12 +112,12 @@ def stats(asked: Annotated[Instruments, Query()], request: Request, desk: AtDesk
 
     def ask() -> Page:
         answer = _held(desk, asked)
-        return Page(Answer(_by_venue(answer.frame), answer.complete_to))
+        return Page(ReadResult(_by_venue(answer.frame), answer.complete_to))
 
     return reply(request, desk, form=asked.format, source=source, ask=ask)
 
 
-def _held(desk: AtDesk, asked: Instruments) -> Answer:
+def _held(desk: AtDesk, asked: Instruments) -> ReadResult:
     return ask_symbols(
         desk.engine,
         table=asked.table,

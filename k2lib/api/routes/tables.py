@@ -11,11 +11,11 @@ from k2lib.api.responses import models
 from k2lib.api.responses.reply import Page, Source, check_rows, reply
 from k2lib.errors import NotFoundError
 from k2lib.iceberg.tables import load_table
-from k2lib.query.answer import Answer
+from k2lib.query.answer import ReadResult
+from k2lib.query.sql import newest_revisions_sql
 from k2lib.query.time_travel import snapshots as kept_snapshots
 
 GAPS: Final = "gaps"
-NEWEST: Final = "revision = max(revision) OVER (PARTITION BY gap_id)"
 router = APIRouter(prefix="/v1", tags=["about the data"])
 
 
@@ -36,17 +36,17 @@ def gaps(asked: Annotated[Gaps, Query()], request: Request, desk: AtDesk) -> Res
 
 def _snapshot_page(desk: Desk, asked: Snapshots) -> Page:
     table = load_table(desk.k2.catalog, asked.table)
-    seen = desk.engine.look(asked.table, tail=False)
+    seen = desk.engine.table_view(asked.table, tail=False)
     if table is None:
         raise NotFoundError(f"{asked.table} is empty: nothing was written to it yet")
-    return Page(Answer(kept_snapshots(table), {asked.table: seen.complete_to}))
+    return Page(ReadResult(kept_snapshots(table), {asked.table: seen.complete_to}))
 
 
 def _gaps(desk: Desk, asked: Gaps) -> Page:
-    rows = desk.engine.rows(desk.engine.look(GAPS, as_of=asked.as_of, tail=asked.tail))
+    rows = desk.engine.rows(desk.engine.table_view(GAPS, as_of=asked.as_of, tail=asked.tail))
     where = _where(asked)
     most = desk.options.max_rows
-    newest = f"SELECT * FROM ({rows.sql}) QUALIFY {NEWEST}"
+    newest = newest_revisions_sql(rows.sql)
     order = "exchange, symbol, from_id, gap_id"
     sql = f"SELECT * FROM ({newest}) WHERE {where.sql} ORDER BY {order} LIMIT {most + 1}"
     frame = desk.engine.fetch(sql, rows, params=where.params)
