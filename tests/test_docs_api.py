@@ -11,9 +11,9 @@ from support.documents import API_DOC, ROOT, code, quoted, rows, section
 
 from k2lib import K2
 from k2lib.api.app import create_app
-from k2lib.api.health import ApiMetrics
 from k2lib.api.live.clients import SCHEMAS
-from k2lib.api.options import Options
+from k2lib.api.metrics import ApiMetrics
+from k2lib.api.options import ApiOptions
 
 
 def _first(title: str, table: int = 0) -> list[str]:
@@ -31,7 +31,7 @@ def test_documented_paths_are_those_served(tmp_path: Path) -> None:
 
 def test_documented_limits_are_the_defaults() -> None:
     told = {row[0].strip("`"): row[1] for row in rows(section(API_DOC, "Limits"))}
-    defaults = {one.name: str(one.default) for one in fields(Options)}
+    defaults = {one.name: str(one.default) for one in fields(ApiOptions)}
     assert told == {n: v for n, v in defaults.items() if n not in ("keys", "cors_origins")}
 
 
@@ -50,7 +50,7 @@ def test_documented_reasons_are_those_of_refusals() -> None:
         node.args[1].value
         for path in (ROOT / "k2lib" / "api").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Refused"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "RequestRefusedError"
         if isinstance(node.args[1], ast.Constant)
     }
 

@@ -1,4 +1,8 @@
-"""One event for every request, with an id that its answer has too."""
+"""The access log: one event for every request, with the id that its answer has too.
+
+It is ours because it has to be the outermost layer, for WebSockets too, and to hide secrets;
+asgi-correlation-id would replace the five lines of `request_id` and log nothing.
+"""
 
 import json
 import logging
@@ -12,22 +16,22 @@ from urllib.parse import parse_qsl, urlencode
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from k2lib.api.health import ApiMetrics
+from k2lib.api.metrics import ApiMetrics
 from k2lib.api.problems import UNEXPECTED, problem
 from k2lib.events import Event, OnEvent
 
 LOG: Final = logging.getLogger("k2lib.api")
-SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
+VALID_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 SECRET: Final = re.compile(r"key|token|secret|passw|auth|signature", re.IGNORECASE)
-LONGEST: Final = 500
-ALWAYS: Final = {
+MAX_LOGGED: Final = 500
+SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 POLICY: Final = "Content-Security-Policy"
-NOTHING_INSIDE: Final = "default-src 'none'; frame-ancestors 'none'"
+NO_CONTENT: Final = "default-src 'none'; frame-ancestors 'none'"
 STATUSES: Final = {
     "http.response.start": None,
     "websocket.http.response.start": None,
@@ -41,10 +45,10 @@ def log_request(event: Event) -> None:
     LOG.info("%s", json.dumps({"event": event.name, **event.fields}, default=str))
 
 
-class AccessLog:
-    """The outermost layer: gives every request its id, and tells what became of it.
+class AccessLogMiddleware:
+    """The outermost middleware: gives every request its id, and reports its result.
 
-    What an answer may not lack is added here too, and here ends what nobody caught.
+    It also adds the security headers, and answers 500 for exceptions that nobody caught.
     """
 
     def __init__(
@@ -65,41 +69,41 @@ class AccessLog:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        sent = _Sent(send, request_id(Headers(scope=scope).get("x-request-id")))
-        scope.setdefault("state", {})["request_id"] = sent.request_id
+        response = _RecordedSend(send, request_id(Headers(scope=scope).get("x-request-id")))
+        scope.setdefault("state", {})["request_id"] = response.request_id
         began = self._clock()
         self._metrics.in_flight.inc()
         try:
-            await self._answer(scope, receive, sent)
+            await self._answer(scope, receive, response)
         finally:
             self._metrics.in_flight.dec()
-            self._tell(scope, sent, self._clock() - began)
+            self._report(scope, response, self._clock() - began)
 
-    async def _answer(self, scope: Scope, receive: Receive, sent: "_Sent") -> None:
+    async def _answer(self, scope: Scope, receive: Receive, response: "_RecordedSend") -> None:
         try:
-            await self._app(scope, receive, sent)
+            await self._app(scope, receive, response)
         except Exception:
-            # The one place in which whatever went wrong ends: in the log, and in an answer.
-            LOG.exception("request %s failed", sent.request_id)
-            if sent.status is not None:
+            # The only place for unexpected exceptions: they end in the log, and in an answer.
+            LOG.exception("request %s failed", response.request_id)
+            if response.status is not None:
                 raise
-            await problem(500, UNEXPECTED)(scope, receive, sent)
+            await problem(500, UNEXPECTED)(scope, receive, response)
 
-    def _tell(self, scope: Scope, sent: "_Sent", seconds: float) -> None:
+    def _report(self, scope: Scope, response: "_RecordedSend", seconds: float) -> None:
         method = scope.get("method", "WEBSOCKET")
-        status = sent.status or 499
+        status = response.status or 499
         if scope["type"] == "http":
-            self._metrics.answered(method, _route(scope), status, seconds)
+            self._metrics.count_request(method, _route(scope), status, seconds)
         state = scope["state"]
         fields = {
-            "request_id": sent.request_id,
+            "request_id": response.request_id,
             "client": (scope.get("client") or (None,))[0],
             "key": state.get("key"),
             "method": method,
-            "path": scope["path"][:LONGEST],
-            "query": without_secrets(scope["query_string"])[:LONGEST],
+            "path": scope["path"][:MAX_LOGGED],
+            "query": without_secrets(scope["query_string"])[:MAX_LOGGED],
             "status": status,
-            "bytes": sent.n_bytes,
+            "bytes": response.size_bytes,
             "seconds": round(seconds, 6),
         }
         if "refused" in state:
@@ -107,44 +111,44 @@ class AccessLog:
         self._on_event(Event("request_done", fields))
 
 
-class _Sent:
-    """Sends, and remembers what was sent."""
+class _RecordedSend:
+    """Sends, and records the status and the size of what was sent."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self.request_id = request_id
         self.status: int | None = None
-        self.n_bytes = 0
+        self.size_bytes = 0
 
     async def __call__(self, message: Message) -> None:
         if message["type"] in STATUSES and self.status is None:
             self.status = STATUSES[message["type"]] or message["status"]
             message.setdefault("headers", [])
             add_headers(MutableHeaders(scope=message), self.request_id)
-        self.n_bytes += _size(message)
+        self.size_bytes += _size(message)
         await self._send(message)
 
 
-def request_id(given: str | None) -> str:
-    """Return the id that a request came with if it is a sane one, else a new one."""
-    if given is not None and SANE_ID.fullmatch(given) is not None:
-        return given
+def request_id(header: str | None) -> str:
+    """Return the id that a request came with if it is a valid one, else a new one."""
+    if header is not None and VALID_ID.fullmatch(header) is not None:
+        return header
     return uuid.uuid4().hex
 
 
 def without_secrets(query: bytes) -> str:
-    """Return a query string in which the values of what may be secrets are not shown."""
+    """Return a query string with the values of possible secrets replaced by ***."""
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     return urlencode([(name, "***" if SECRET.search(name) else value) for name, value in pairs])
 
 
 def add_headers(headers: MutableHeaders, request_id: str) -> None:
-    """Add the request's id, and what keeps a browser from making more of an answer than it is."""
+    """Add the request's id, and headers that keep a browser from running or framing an answer."""
     headers["X-Request-Id"] = request_id
-    for name, value in ALWAYS.items():
+    for name, value in SECURITY_HEADERS.items():
         headers.setdefault(name, value)
     if not headers.get("content-type", "").startswith("text/html"):
-        headers.setdefault(POLICY, NOTHING_INSIDE)
+        headers.setdefault(POLICY, NO_CONTENT)
 
 
 def _size(message: Message) -> int:
@@ -153,5 +157,5 @@ def _size(message: Message) -> int:
 
 
 def _route(scope: Scope) -> str:
-    """A path as it is declared: metrics of paths as they are sent would have no end."""
+    """A path as it is declared: labels of paths as they are sent would have no end."""
     return getattr(scope.get("route"), "path", "other")

@@ -1,4 +1,4 @@
-"""The HTTP application: reads and queries behind the edge, on a guarded engine of its own."""
+"""The HTTP application: routes, middleware, and a guarded query engine of its own."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -9,8 +9,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
 
 from k2lib.api.context import Desk
-from k2lib.api.gate import add_edge
-from k2lib.api.options import Options
+from k2lib.api.middleware import add_middleware
+from k2lib.api.options import ApiOptions
 from k2lib.api.problems import add_problem_handlers
 from k2lib.api.responses.accept import BINARY_TYPES
 from k2lib.api.responses.openapi import DESCRIPTION, describe
@@ -21,16 +21,16 @@ from k2lib.query.engine import Engine
 from k2lib.query.guard import Guard
 
 VERSION: Final = "1"
-FAST_GZIP: Final = 1
+FASTEST_GZIP: Final = 1
 
 
-def create_app(k2: K2, *, options: Options | None = None) -> FastAPI:
-    """Return the application that answers from a home.
+def create_app(k2: K2, *, options: ApiOptions | None = None) -> FastAPI:
+    """Return the application that serves a home.
 
-    Its engine is its own, limited to the warehouse's files and to the time and memory of the
+    It has its own engine, limited to the warehouse's files and to the time and memory of the
     options; it ends with the application's lifespan.
     """
-    options = Options() if options is None else options
+    options = ApiOptions() if options is None else options
     engine = Engine(k2.catalog, find_log=k2.find_log, guard=_guard(k2, options))
     app = FastAPI(
         title="K2",
@@ -38,7 +38,7 @@ def create_app(k2: K2, *, options: Options | None = None) -> FastAPI:
         description=DESCRIPTION,
         lifespan=_lifespan(engine),
         redirect_slashes=False,
-        # Their pages load scripts from another host.
+        # These pages load scripts from another host.
         docs_url=None,
         redoc_url=None,
     )
@@ -50,15 +50,15 @@ def create_app(k2: K2, *, options: Options | None = None) -> FastAPI:
     add_problem_handlers(app)
     app.add_middleware(
         GZipMiddleware,
-        compresslevel=FAST_GZIP,
+        compresslevel=FASTEST_GZIP,
         exclude_content_types=(*BINARY_TYPES, replays.NDJSON),
     )
-    add_edge(app, k2=k2, engine=engine, options=options)
+    add_middleware(app, k2=k2, options=options)
     describe(app, options)
     return app
 
 
-def _guard(k2: K2, options: Options) -> Guard:
+def _guard(k2: K2, options: ApiOptions) -> Guard:
     warehouse = k2.catalog.properties["warehouse"].removeprefix("file://")
     return Guard(options.timeout_s, options.memory_bytes, (warehouse,))
 

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from fastapi import Depends, Request
 
-from k2lib.api.options import Options
+from k2lib.api.options import ApiOptions
 from k2lib.client import K2
 from k2lib.query.engine import Engine
 
@@ -20,7 +20,7 @@ class Desk:
 
     k2: K2
     engine: Engine
-    options: Options
+    options: ApiOptions
     replays: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(REPLAYS_AT_ONCE))
 
 

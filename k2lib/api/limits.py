@@ -1,4 +1,9 @@
-"""How much one client gets, so that the others get theirs: rates and turns."""
+"""Limits that keep one client from taking what the others need: rate, queries, open requests.
+
+`options.py` has their values. They are ours because no library has them in one event loop: a
+token bucket for a bounded number of clients with a clock passed in, and a queue for queries in
+which no key can take more than half.
+"""
 
 import asyncio
 import math
@@ -11,10 +16,10 @@ from typing import Final
 
 from starlette.types import Scope
 
-from k2lib.api.security import Refused
+from k2lib.api.security import RequestRefusedError
 
-CLIENTS_KEPT: Final = 10_000
-NEIGHBOURS_BITS: Final = 64
+MAX_CLIENTS: Final = 10_000
+SUBSCRIBER_PREFIX_BITS: Final = 64
 RETRY_S: Final = 1
 
 
@@ -24,10 +29,10 @@ class _Bucket:
     filled_at: float
 
 
-class Rates:
-    """Token buckets, one a client: so many requests a second, and some more at once.
+class RateLimiter:
+    """One token bucket for each client: a number of requests a second, and a burst.
 
-    Of so many clients only: the one that asked longest ago is forgotten first.
+    It remembers `max_clients`; the one whose last request is the oldest is forgotten first.
     """
 
     def __init__(
@@ -36,12 +41,12 @@ class Rates:
         burst: int,
         *,
         clock: Callable[[], float],
-        clients: int = CLIENTS_KEPT,
+        max_clients: int = MAX_CLIENTS,
     ) -> None:
         self._rate_per_s = rate_per_s
         self._burst = burst
         self._clock = clock
-        self._clients = clients
+        self._max_clients = max_clients
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def __len__(self) -> int:
@@ -50,7 +55,7 @@ class Rates:
 
     def take(self, client: str) -> float:
         """Take one token; return 0, or the seconds until there is one."""
-        bucket = self._filled(client)
+        bucket = self._refilled(client)
         if bucket.tokens < 1:
             return (1 - bucket.tokens) / self._rate_per_s
         bucket.tokens -= 1
@@ -60,11 +65,11 @@ class Rates:
         """Take one token.
 
         Raises:
-            Refused: there is none left.
+            RequestRefusedError: 429, no token is left; `Retry-After` says when there is one.
         """
         wait_s = self.take(client)
         if wait_s > 0:
-            raise Refused(
+            raise RequestRefusedError(
                 429,
                 "rate",
                 f"more than {self._rate_per_s:g} requests a second: "
@@ -72,121 +77,126 @@ class Rates:
                 headers={"Retry-After": str(max(1, math.ceil(wait_s)))},
             )
 
-    def _filled(self, client: str) -> _Bucket:
+    def _refilled(self, client: str) -> _Bucket:
         now = self._clock()
         bucket = self._buckets.setdefault(client, _Bucket(self._burst, now))
         self._buckets.move_to_end(client)
         more = max(0.0, now - bucket.filled_at) * self._rate_per_s
         bucket.tokens, bucket.filled_at = min(self._burst, bucket.tokens + more), now
-        if len(self._buckets) > self._clients:
+        if len(self._buckets) > self._max_clients:
             self._buckets.popitem(last=False)
         return bucket
 
 
-class Turns:
-    """So many queries at a time; others wait for a while.
-
-    A share is a name, for example of a key: all queries with it have half of the turns at most.
-    In one event loop, like all of the edge.
-    """
-
-    def __init__(self, count: int, *, wait_s: float) -> None:
-        self._free = count
-        self._half = max(1, count // 2)
-        self._wait_s = wait_s
-        self._held: Counter[str] = Counter()
-        self._waiting: list[tuple[tuple[str, ...], asyncio.Future[None]]] = []
+@dataclass
+class _QueuedQuery:
+    groups: tuple[str, ...]
+    ready: asyncio.Future[None]
 
     @property
-    def waiting(self) -> int:
-        """How many wait."""
-        return len(self._waiting)
+    def has_slot(self) -> bool:
+        """Whether it got its slot, be it in the moment in which it stopped waiting."""
+        return self.ready.done() and not self.ready.cancelled()
 
-    async def begin(self, *shares: str) -> "Turn":
-        """Wait for a turn.
+
+class QueryLimiter:
+    """A number of slots for queries; others wait in a queue for some time.
+
+    A query belongs to groups, for example its key's: all queries of a group have half of the
+    slots at most. Not for several threads: it lives in the event loop of the server.
+    """
+
+    def __init__(self, slots: int, *, wait_s: float) -> None:
+        self._free = slots
+        self._half = max(1, slots // 2)
+        self._wait_s = wait_s
+        self._running: Counter[str] = Counter()
+        self._queue: list[_QueuedQuery] = []
+
+    @property
+    def queued(self) -> int:
+        """How many queries wait."""
+        return len(self._queue)
+
+    async def acquire(self, *groups: str) -> "QuerySlot":
+        """Wait for a slot.
 
         Raises:
-            Refused: none in time.
+            RequestRefusedError: 503, none was free in time.
         """
-        if self._may(shares):
-            self._take(shares)
+        if self._has_slot_for(groups):
+            self._take(groups)
         else:
-            await self._wait(shares)
-        return Turn(self, shares)
+            await self._wait(groups)
+        return QuerySlot(self, groups)
 
-    def end(self, shares: tuple[str, ...]) -> None:
-        """Give the turn to who waited longest of those who may have it."""
+    def release(self, groups: tuple[str, ...]) -> None:
+        """Give the slot to the query that waited longest of those that may have it."""
         self._free += 1
-        self._held -= Counter(shares)
-        for place in list(self._waiting):
-            waiting, future = place
-            if not future.done() and self._may(waiting):
-                self._waiting.remove(place)
-                self._take(waiting)
-                future.set_result(None)
+        self._running -= Counter(groups)
+        for query in list(self._queue):
+            if not query.ready.done() and self._has_slot_for(query.groups):
+                self._queue.remove(query)
+                self._take(query.groups)
+                query.ready.set_result(None)
 
-    async def _wait(self, shares: tuple[str, ...]) -> None:
-        place = (shares, asyncio.get_running_loop().create_future())
-        self._waiting.append(place)
+    async def _wait(self, groups: tuple[str, ...]) -> None:
+        query = _QueuedQuery(groups, asyncio.get_running_loop().create_future())
+        self._queue.append(query)
         try:
             async with asyncio.timeout(self._wait_s):
-                await place[1]
+                await query.ready
         except TimeoutError:
-            if not _was_given(place[1]):
-                raise busy("the server is busy with other queries") from None
+            if not query.has_slot:
+                raise busy_error("the server is busy with other queries") from None
         except asyncio.CancelledError:
-            if _was_given(place[1]):
-                self.end(shares)
+            if query.has_slot:
+                self.release(groups)
             raise
         finally:
-            if place in self._waiting:
-                self._waiting.remove(place)
+            if query in self._queue:
+                self._queue.remove(query)
 
-    def _may(self, shares: tuple[str, ...]) -> bool:
-        return self._free > 0 and all(self._held[share] < self._half for share in shares)
+    def _has_slot_for(self, groups: tuple[str, ...]) -> bool:
+        return self._free > 0 and all(self._running[group] < self._half for group in groups)
 
-    def _take(self, shares: tuple[str, ...]) -> None:
+    def _take(self, groups: tuple[str, ...]) -> None:
         self._free -= 1
-        self._held.update(shares)
+        self._running.update(groups)
 
 
-def _was_given(turn: asyncio.Future[None]) -> bool:
-    """Whether a turn came in the moment in which the waiting ended."""
-    return turn.done() and not turn.cancelled()
+class QuerySlot:
+    """The slot of one query."""
+
+    def __init__(self, limiter: QueryLimiter, groups: tuple[str, ...]) -> None:
+        self._limiter = limiter
+        self._groups = groups
+        self._is_released = False
+
+    def release(self) -> None:
+        """Let the next query start; a second call does nothing."""
+        if not self._is_released:
+            self._is_released = True
+            self._limiter.release(self._groups)
 
 
-class Turn:
-    """One query's turn; it ends once."""
+class OpenRequestLimiter:
+    """A number of requests in any state at a time, of which one key has half at most."""
 
-    def __init__(self, turns: Turns, shares: tuple[str, ...]) -> None:
-        self._turns = turns
-        self._shares = shares
-        self._is_over = False
-
-    def end(self) -> None:
-        """Let the next one begin; a second time does nothing."""
-        if not self._is_over:
-            self._is_over = True
-            self._turns.end(self._shares)
-
-
-class Open:
-    """So many requests in any state at a time, of which one key has half at most."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, max_open: int) -> None:
+        self._max_open = max_open
         self._open: Counter[str | None] = Counter()
 
     @contextmanager
-    def one(self, key: str | None) -> Iterator[None]:
+    def open(self, key: str | None) -> Iterator[None]:
         """Count a request while it is open.
 
         Raises:
-            Refused: there are too many.
+            RequestRefusedError: 503, too many are open.
         """
-        too_many = self._open.total() >= self._count
-        if too_many or (key is not None and self._open[key] >= max(1, self._count // 2)):
-            raise busy("too many requests are open: read their answers, or end them")
+        is_full = self._open.total() >= self._max_open
+        if is_full or (key is not None and self._open[key] >= max(1, self._max_open // 2)):
+            raise busy_error("too many requests are open: read their answers, or end them")
         self._open[key] += 1
         try:
             yield
@@ -195,13 +205,13 @@ class Open:
             self._open += Counter()
 
 
-def busy(detail: str) -> Refused:
-    """Return the refusal of what can be asked again soon."""
-    return Refused(503, "busy", detail, headers={"Retry-After": str(RETRY_S)})
+def busy_error(detail: str) -> RequestRefusedError:
+    """Return the 503 for a request that can be sent again soon."""
+    return RequestRefusedError(503, "busy", detail, headers={"Retry-After": str(RETRY_S)})
 
 
-def client_of(scope: Scope) -> str:
-    """Return who asks, as rates count: an address, or an IPv6 network that one subscriber has."""
+def client_network(scope: Scope) -> str:
+    """Return the client that a rate counts: an address, or the IPv6 network of a subscriber."""
     host = (scope.get("client") or ("",))[0]
     try:
         address = ip_address(host)
@@ -211,4 +221,4 @@ def client_of(scope: Scope) -> str:
         return str(address)
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
-    return str(ip_network((address, NEIGHBOURS_BITS), strict=False))
+    return str(ip_network((address, SUBSCRIBER_PREFIX_BITS), strict=False))

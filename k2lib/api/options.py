@@ -1,4 +1,4 @@
-"""What the HTTP API allows: who may ask, how much, and how often."""
+"""The options of the HTTP API: its keys, its limits and the allowed origins."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,35 +7,36 @@ GIB: Final = 1024**3
 
 
 @dataclass(frozen=True)
-class Key:
-    """Who may ask: a name for the log, and the SHA-256 of the key in hexadecimal digits."""
+class ApiKey:
+    """A key of the API: its name for the log, and the SHA-256 of the key as hexadecimal digits."""
 
     name: str
     sha256: str
 
 
 @dataclass(frozen=True)
-class Options:
-    """The limits of one server.
+class ApiOptions:
+    """The options of one server.
 
     Attributes:
-        keys: who may ask; without any, whoever is on this machine.
-        max_rows: of one answer.
+        keys: the accepted keys; without any, only this machine is served.
+        max_rows: rows of one answer.
         timeout_s, memory_bytes: of one query.
         rate_per_s, burst: requests of one client, on average and at once.
-        concurrency: queries at a time; of one key half of them, and of POSTs, which can be heavy.
-        wait_s: how long a request waits for its turn before it is refused.
+        concurrency: queries at a time; half of them at most of one key, and half of them POSTs,
+            which can be heavy.
+        wait_s: how long a request waits for its query to start before it is refused.
         open_requests: requests in any state at a time, those being sent included.
         max_body_bytes, max_url_bytes: of one request.
         body_s: how long a request's body may take to arrive.
-        cors_origins: pages of these origins may ask from a browser.
+        cors_origins: pages of these origins may send requests from a browser.
         stream_clients: connections of the live stream.
-        stream_symbols: subscriptions of one of them.
-        stream_queue_bytes: waiting for one of them, before it is told that it is slow and cut.
-        heartbeat_s: between two signs of life on the live stream.
+        stream_symbols: subscriptions of one connection.
+        stream_queue_bytes: bytes queued for one connection before it is closed as too slow.
+        heartbeat_s: the longest silence of the live stream.
     """
 
-    keys: tuple[Key, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
     max_rows: int = 100_000
     timeout_s: float = 10.0
     memory_bytes: int = GIB

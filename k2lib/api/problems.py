@@ -1,4 +1,8 @@
-"""What went wrong, told over HTTP: RFC 9457 problem documents."""
+"""Errors as HTTP answers: RFC 9457 problem documents.
+
+They are ours because the mapping of the package's errors is most of it; the document itself is
+the few lines of `problem`.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,32 +20,32 @@ from k2lib.errors import K2Error, LimitError, NotFoundError, QueryError, Transie
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_S: Final = 1
-SHOWN_AT_MOST: Final = 200
+MAX_SHOWN: Final = 200
 UNEXPECTED: Final = "the server failed; its log says more under this request's id"
 
 
 class WrongParameterError(QueryError):
-    """One parameter cannot be as it is."""
+    """The value of one parameter is not allowed."""
 
     def __init__(self, parameter: str, value: object, reason: str) -> None:
         super().__init__(f"{parameter}={shown(value)}: {reason}")
         self.error = {"parameter": parameter, "value": shown(value), "reason": reason}
 
 
-class Problem(Response):
+class ProblemResponse(Response):
     """A problem document; `instance` is the id of the request that it answers."""
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, told: Mapping[str, Any], *, headers: Mapping[str, str] | None) -> None:
-        super().__init__(_json(told), status_code=told["status"], headers=headers)
-        self.told = told
+    def __init__(self, document: Mapping[str, Any], *, headers: Mapping[str, str] | None) -> None:
+        super().__init__(_json(document), status_code=document["status"], headers=headers)
+        self.document = document
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it with the id that the request's scope has, if any."""
         request_id = scope.get("state", {}).get("request_id")
         if request_id is not None:
-            self.body = _json({**self.told, "instance": str(request_id)})
+            self.body = _json({**self.document, "instance": str(request_id)})
             self.headers["content-length"] = str(len(self.body))
         await super().__call__(scope, receive, send)
 
@@ -53,31 +57,31 @@ def problem(
     title: str | None = None,
     headers: Mapping[str, str] | None = None,
     errors: Sequence[Mapping[str, object]] = (),
-) -> Problem:
-    """Return the answer to a request that cannot be met.
+) -> ProblemResponse:
+    """Return the answer to a request that failed.
 
     Args:
-        detail: what is wrong with this request, and what would help.
+        detail: what is wrong with this request, and the remedy.
         title: what is wrong in general; by default the status in words.
-        errors: one for each parameter that is wrong: parameter, value, reason.
+        errors: one for each wrong parameter: parameter, value, reason.
     """
-    told: dict[str, Any] = {
+    document: dict[str, Any] = {
         "type": "about:blank",
         "title": title or HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
     }
     if errors:
-        told["errors"] = [dict(one) for one in errors]
-    return Problem(told, headers=headers)
+        document["errors"] = [dict(error) for error in errors]
+    return ProblemResponse(document, headers=headers)
 
 
 def add_problem_handlers(app: FastAPI) -> None:
     """Answer every error of an application with a problem document."""
-    app.add_exception_handler(K2Error, _failed)
-    app.add_exception_handler(RequestValidationError, _not_valid)
-    app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(Exception, _unexpected)
+    app.add_exception_handler(K2Error, _k2_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(Exception, _unexpected_error)
 
 
 def shown(value: object) -> object:
@@ -85,10 +89,10 @@ def shown(value: object) -> object:
     if value is None or isinstance(value, bool):
         return value
     text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= SHOWN_AT_MOST else f"{text[:SHOWN_AT_MOST]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
-async def _failed(_request: Request, exc: Exception) -> Response:
+async def _k2_error(_request: Request, exc: Exception) -> Response:
     match exc:
         case NotFoundError():
             return problem(404, reason_of(exc))
@@ -103,30 +107,30 @@ async def _failed(_request: Request, exc: Exception) -> Response:
     return problem(500, reason_of(exc))
 
 
-async def _not_valid(_request: Request, exc: Exception) -> Response:
+async def _validation_error(_request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
-    errors = [_parameter_error(one) for one in exc.errors()]
-    detail = "; ".join(f"{one['parameter']}: {one['reason']}" for one in errors)
+    errors = [_parameter_error(error) for error in exc.errors()]
+    detail = "; ".join(f"{error['parameter']}: {error['reason']}" for error in errors)
     return problem(400, detail, errors=errors)
 
 
 def _parameter_error(error: Mapping[str, Any]) -> dict[str, object]:
-    """FastAPI says where first, as `query` or `body`; the rest is the way to the value."""
+    """FastAPI's `loc` begins with `query` or `body`; the rest is the path to the value."""
     if error["type"] == "json_invalid":
         return {"parameter": "body", "value": None, "reason": f"not JSON: {error['ctx']['error']}"}
-    where = [str(part) for part in error["loc"]]
-    name = ".".join(where[1:]) or where[0]
+    path = [str(part) for part in error["loc"]]
+    name = ".".join(path[1:]) or path[0]
     reason = str(error["msg"]).removeprefix("Value error, ")
     value = None if error["type"] == "missing" else shown(error.get("input"))
     return {"parameter": shown(name), "value": value, "reason": reason}
 
 
-async def _refused(request: Request, exc: Exception) -> Response:
+async def _http_exception(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
-    return problem(exc.status_code, _refusal(request, exc), headers=exc.headers)
+    return problem(exc.status_code, _detail(request, exc), headers=exc.headers)
 
 
-def _refusal(request: Request, exc: HTTPException) -> str:
+def _detail(request: Request, exc: HTTPException) -> str:
     if exc.detail != HTTPStatus(exc.status_code).phrase:
         return str(exc.detail)
     if exc.status_code == HTTPStatus.NOT_FOUND:
@@ -137,10 +141,10 @@ def _refusal(request: Request, exc: HTTPException) -> str:
     return str(exc.detail)
 
 
-async def _unexpected(_request: Request, _exc: Exception) -> Response:
+async def _unexpected_error(_request: Request, _exc: Exception) -> Response:
     return problem(500, UNEXPECTED)
 
 
-def _json(told: Mapping[str, Any]) -> bytes:
+def _json(document: Mapping[str, Any]) -> bytes:
     # ASCII: a value can have half a surrogate pair, which UTF-8 cannot say.
-    return json.dumps(told).encode("ascii")
+    return json.dumps(document).encode("ascii")

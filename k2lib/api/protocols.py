@@ -1,4 +1,8 @@
-"""Connections that take too much or too long are dropped before they cost the others."""
+"""Uvicorn's protocols with limits: connections, request heads, and clients that do not read.
+
+The only place that uses private modules: uvicorn has no public way to limit the size and time of
+a request's head, or to drop a client that does not read its answer.
+"""
 
 import asyncio
 from typing import Final
@@ -7,129 +11,129 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
-CONNECTIONS: Final = 500
-LONGEST_HEAD: Final = 64 * 1024
-HEAD_S: Final = 20.0
-STALLED_S: Final = 20.0
+MAX_CONNECTIONS: Final = 500
+MAX_HEAD_BYTES: Final = 64 * 1024
+HEAD_TIMEOUT_S: Final = 20.0
+WRITE_STALL_S: Final = 20.0
 
 
-class Stall:
-    """Drops a connection whose client reads nothing of what waits for it."""
+class WriteWatchdog:
+    """Drops a connection whose client reads nothing of its output buffer."""
 
-    def __init__(self, transport: asyncio.Transport, *, seconds: float = STALLED_S) -> None:
+    def __init__(self, transport: asyncio.Transport, *, seconds: float = WRITE_STALL_S) -> None:
         self._transport = transport
         self._seconds = seconds
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self) -> None:
-        """Look again after a while."""
-        self.end()
-        waiting = self._transport.get_write_buffer_size()
+    def start(self) -> None:
+        """Check the output buffer again after a while."""
+        self.stop()
+        buffered = self._transport.get_write_buffer_size()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._seconds, self._look, waiting)
+        self._timer = loop.call_later(self._seconds, self._check, buffered)
 
-    def end(self) -> None:
-        """Look no more: the client reads, or is gone."""
+    def stop(self) -> None:
+        """Stop checking: the client reads, or is gone."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self, before: int) -> None:
+    def _check(self, before: int) -> None:
         if self._transport.get_write_buffer_size() >= before:
             self._transport.abort()
         else:
-            self.begin()
+            self.start()
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """HTTP whose requests begin in time and within bounds, and whose answers are read."""
+    """HTTP with limits: connections, heads of requests, clients that do not read."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
-    _stall: Stall
+    _watchdog: WriteWatchdog
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, unless there are enough."""
+        """Accept a connection, unless there are too many."""
         super().connection_made(transport)
-        self._stall = Stall(transport)
-        if len(self.connections) > CONNECTIONS:
+        self._watchdog = WriteWatchdog(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
         else:
-            self._begin_head()
+            self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of the connection."""
-        self._end_head()
-        self._stall.end()
+        """Release the connection."""
+        self._stop_head_timer()
+        self._watchdog.stop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, unless a head has no end."""
-        head_had_begun = self._head_timer is not None
+        """Parse the data, and drop a connection whose head is too long."""
+        is_in_head = self._head_timer is not None
         super().data_received(data)
-        if head_had_begun and self._head_timer is not None:
+        if is_in_head and self._head_timer is not None:
             self._head_bytes += len(data)
-            if self._head_bytes > LONGEST_HEAD:
+            if self._head_bytes > MAX_HEAD_BYTES:
                 self.transport.abort()
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Start a request."""
         super().on_message_begin()
-        self._begin_head()
+        self._start_head_timer()
 
     def on_headers_complete(self) -> None:
         """End a request's head."""
-        self._end_head()
+        self._stop_head_timer()
         super().on_headers_complete()
 
     def pause_writing(self) -> None:
-        """Wait for the client to read, but not for ever."""
+        """Wait for the client to read, with a limit."""
         super().pause_writing()
-        self._stall.begin()
+        self._watchdog.start()
 
     def resume_writing(self) -> None:
-        """Go on: the client reads."""
+        """Continue: the client reads."""
         super().resume_writing()
-        self._stall.end()
+        self._watchdog.stop()
 
-    def _begin_head(self) -> None:
-        self._end_head()
+    def _start_head_timer(self) -> None:
+        self._stop_head_timer()
         self._head_bytes = 0
-        self._head_timer = self.loop.call_later(HEAD_S, self.transport.abort)
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
 
-    def _end_head(self) -> None:
+    def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
 
-class StreamProtocol(WebSocketsSansIOProtocol):
-    """A WebSocket that can be dropped, by itself or by the stream, where nobody reads it."""
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """A WebSocket that is dropped where its client does not read; the application may, too."""
 
-    _stall: Stall
+    _watchdog: WriteWatchdog
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take over a connection."""
+        """Accept the connection."""
         super().connection_made(transport)
-        self._stall = Stall(self.transport)
+        self._watchdog = WriteWatchdog(self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of the connection."""
-        self._stall.end()
+        """Release the connection."""
+        self._watchdog.stop()
         super().connection_lost(exc)
 
     def handle_connect(self, event: Request) -> None:
-        """Begin the handshake, and let the application drop the connection."""
+        """Start the handshake; `state["abort"]` lets the application drop the connection."""
         super().handle_connect(event)
         if hasattr(self, "scope"):
             self.scope["state"]["abort"] = self.transport.abort
 
     def pause_writing(self) -> None:
-        """Wait for the client to read, but not for ever."""
+        """Wait for the client to read, with a limit."""
         super().pause_writing()
-        self._stall.begin()
+        self._watchdog.start()
 
     def resume_writing(self) -> None:
-        """Go on: the client reads."""
+        """Continue: the client reads."""
         super().resume_writing()
-        self._stall.end()
+        self._watchdog.stop()

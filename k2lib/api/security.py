@@ -1,4 +1,4 @@
-"""Who may ask: keys by their hashes, loopback names, origins of web pages."""
+"""Access checks: keys by their hashes, loopback names, origins of web pages."""
 
 import hashlib
 import hmac
@@ -10,7 +10,7 @@ from typing import Final
 
 from starlette.datastructures import Headers
 
-from k2lib.api.options import Key
+from k2lib.api.options import ApiKey
 from k2lib.errors import ConfigError
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
@@ -20,8 +20,8 @@ BEARER: Final = "bearer "
 FORM: Final = "name:sha256, joined by commas; `k2 api --new-key NAME` makes one"
 
 
-class Refused(Exception):
-    """A request that is not answered: status, a word for the metrics, and what would help."""
+class RequestRefusedError(Exception):
+    """A request that is refused: status, a word for the metrics, and a remedy."""
 
     def __init__(
         self, status: int, reason: str, detail: str, *, headers: Mapping[str, str] | None = None
@@ -39,7 +39,7 @@ def new_key(name: str) -> tuple[str, str]:
     Returns:
         The key, which is kept nowhere, and its entry for K2_API_KEYS.
     Raises:
-        ConfigError: the name is none.
+        ConfigError: the name is not valid.
     """
     if NAME.fullmatch(name) is None:
         raise ConfigError(f"a key's name has letters, digits, '_', '.', '-', at most 64: {name!r}")
@@ -47,91 +47,93 @@ def new_key(name: str) -> tuple[str, str]:
     return key, f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
-def parse_keys(text: str) -> tuple[Key, ...]:
+def parse_keys(text: str) -> tuple[ApiKey, ...]:
     """Read the keys of a setting: `alice:<sha256>,bob:<sha256>`.
 
     Raises:
-        ConfigError: an entry is not of that form, or a name or a key is there twice.
+        ConfigError: an entry does not have that form, or a name or a key is there twice.
     """
     entries = [entry.strip() for entry in text.split(",") if entry.strip()]
-    keys = tuple(_key(entry, place) for place, entry in enumerate(entries, start=1))
+    keys = tuple(_parse_key(entry, number) for number, entry in enumerate(entries, start=1))
     if not keys:
         raise ConfigError(f"K2_API_KEYS has no key: give {FORM}")
-    for what in ([key.name for key in keys], [key.sha256 for key in keys]):
-        if len(set(what)) < len(what):
+    for values in ([key.name for key in keys], [key.sha256 for key in keys]):
+        if len(set(values)) < len(values):
             raise ConfigError("K2_API_KEYS names a key twice: each name and each key once")
     return keys
 
 
-def key_name(headers: Headers, keys: Sequence[Key]) -> str | None:
-    """Return the name of the key that a request was sent with; None without a known one."""
-    given = hashlib.sha256(_given(headers).encode("latin-1")).hexdigest()
-    # All are compared to the end, so that the time taken says nothing.
-    found = [key.name for key in keys if hmac.compare_digest(given, key.sha256)]
-    return found[0] if found else None
+def key_name(headers: Headers, keys: Sequence[ApiKey]) -> str | None:
+    """Return the name of the key that a request was sent with; None without a valid one."""
+    digest = hashlib.sha256(_sent_key(headers).encode("latin-1")).hexdigest()
+    # All keys are compared, each to its end, so that the time taken reveals nothing.
+    matches = [key.name for key in keys if hmac.compare_digest(digest, key.sha256)]
+    return matches[0] if matches else None
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether an address or name means this machine alone."""
+    """Return whether an address or name means this machine alone."""
     return host == "localhost" or _address_is_loopback(host.strip("[]")) is True
 
 
 def check_loopback(headers: Headers, client: str | None) -> None:
-    """Refuse what does not come from this machine by one of its own names.
+    """Refuse a request that does not come from this machine, under one of its own names.
 
-    A web page elsewhere can point a name of its own here, and is then asked under that name.
+    A web page can let its own DNS name point to this machine; its Host header is that name.
 
     Raises:
-        Refused: the Host header, or the client's address, is of elsewhere.
+        RequestRefusedError: the Host header or the client's address is not this machine's.
     """
     hosts = headers.getlist("host")
     if len(hosts) != 1 or _without_port(hosts[0]) not in LOOPBACK:
-        raise Refused(
+        raise RequestRefusedError(
             421,
             "host",
             f"without keys only {', '.join(LOOPBACK)} are answered, not this Host header; "
             "set K2_API_KEYS to be reached by another name",
         )
     if client is not None and _address_is_loopback(client) is False:
-        raise Refused(403, "host", f"without keys only this machine is answered, not {client}")
+        raise RequestRefusedError(
+            403, "host", f"without keys only this machine is answered, not {client}"
+        )
 
 
 def check_origin(headers: Headers, allowed: Sequence[str]) -> None:
     """Refuse what a web page of another origin sends, unless its origin is allowed.
 
     Raises:
-        Refused: the Origin is another, or the browser says that another site asks.
+        RequestRefusedError: the Origin is another, or the browser reports another site.
     """
     origin = headers.get("origin")
     if origin in allowed and origin is not None:
         return
     own = headers.get("host", "")
     if origin is not None and origin not in (f"http://{own}", f"https://{own}"):
-        raise Refused(403, "origin", "web pages of other origins are not answered")
+        raise RequestRefusedError(403, "origin", "web pages of other origins are not answered")
     is_link = headers.get("sec-fetch-mode") == "navigate"
     if headers.get("sec-fetch-site") == "cross-site" and not is_link:
-        raise Refused(403, "origin", "web pages of other sites are not answered")
+        raise RequestRefusedError(403, "origin", "web pages of other sites are not answered")
 
 
 def check_content_type(method: str, headers: Headers) -> None:
     """Refuse a POST that a plain form of a web page could send.
 
     Raises:
-        Refused: its content is not said to be JSON.
+        RequestRefusedError: its Content-Type is not JSON.
     """
     media = headers.get("content-type", "").partition(";")[0].strip().lower()
     if method == "POST" and media != "application/json":
-        raise Refused(415, "content_type", "send Content-Type: application/json")
+        raise RequestRefusedError(415, "content_type", "send Content-Type: application/json")
 
 
-def check_key(name: str | None, keys: Sequence[Key]) -> None:
-    """Refuse who has no key, where one is needed.
+def check_key(name: str | None, keys: Sequence[ApiKey]) -> None:
+    """Refuse a request without a valid key, where one is needed.
 
     Raises:
-        Refused: none, or one that is not known.
+        RequestRefusedError: no key, or one that is not in the settings.
     """
     if keys and name is None:
-        raise Refused(
+        raise RequestRefusedError(
             401,
             "key",
             "send a key of this server: Authorization: Bearer KEY, or X-API-Key: KEY",
@@ -139,18 +141,18 @@ def check_key(name: str | None, keys: Sequence[Key]) -> None:
         )
 
 
-def _key(entry: str, place: int) -> Key:
+def _parse_key(entry: str, number: int) -> ApiKey:
     name, _, digest = entry.partition(":")
     if NAME.fullmatch(name) is None or SHA256.fullmatch(digest.lower()) is None:
         # The entry is not shown: it may be a key in place of its hash.
-        raise ConfigError(f"K2_API_KEYS, entry {place}: give {FORM}")
-    return Key(name, digest.lower())
+        raise ConfigError(f"K2_API_KEYS, entry {number}: give {FORM}")
+    return ApiKey(name, digest.lower())
 
 
-def _given(headers: Headers) -> str:
-    said = headers.get("authorization", "")
-    if said[: len(BEARER)].lower() == BEARER:
-        return said[len(BEARER) :].strip()
+def _sent_key(headers: Headers) -> str:
+    authorization = headers.get("authorization", "")
+    if authorization[: len(BEARER)].lower() == BEARER:
+        return authorization[len(BEARER) :].strip()
     return headers.get("x-api-key", "")
 
 
@@ -160,7 +162,7 @@ def _without_port(host: str) -> str:
 
 
 def _address_is_loopback(text: str) -> bool | None:
-    """None where it is no address."""
+    """None where the text is not an address."""
     try:
         address = ip_address(text)
     except ValueError:

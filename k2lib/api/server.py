@@ -8,47 +8,47 @@ import uvicorn
 from fastapi import FastAPI
 
 from k2lib.api.app import create_app
-from k2lib.api.live.stream import Streams
-from k2lib.api.options import Options
-from k2lib.api.protocols import HttpProtocol, StreamProtocol
+from k2lib.api.live.stream import LiveStream
+from k2lib.api.options import ApiOptions
+from k2lib.api.protocols import HttpProtocol, WebSocketProtocol
 from k2lib.api.security import is_loopback
 from k2lib.client import K2
 from k2lib.errors import ConfigError, K2Error, reason_of
 from k2lib.lifecycle import Closing
 
 BACKLOG: Final = 512
-ENDS_WITHIN_S: Final = 5
-LONG_S: Final = 3600.0
-LONGEST_MESSAGE: Final = 64 * 1024
+SHUTDOWN_S: Final = 5
+LONGEST_WAIT_S: Final = 3600.0
+MAX_MESSAGE_BYTES: Final = 64 * 1024
 
 
 class ServedApp(Closing):
-    """Serves an application on a socket that listens, until closed."""
+    """Serves an application on a listening socket, until closed."""
 
-    def __init__(self, app: FastAPI, listening: socket.socket) -> None:
+    def __init__(self, app: FastAPI, listening_socket: socket.socket) -> None:
         """Start; return once requests are answered."""
-        self._socket = listening
-        self.url = _url(listening)
+        self._socket = listening_socket
+        self.url = _url(listening_socket)
         self._ended = threading.Event()
         self._server = _Server(app)
         self._thread = threading.Thread(target=self._run, name="k2-api", daemon=True)
         self._thread.start()
-        self._server.told.wait()
+        self._server.startup_done.wait()
         if not self._server.started:
             self.close()
             raise K2Error(f"the server at {self.url} did not start: the log says why")
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait so long, or for as long as the server runs; return whether it does."""
-        # Polars has Ctrl-C restart a wait without an end; and interrupted while it joins a
-        # thread, Python takes that for ended.
-        while not (over := self._ended.wait(LONG_S if seconds is None else seconds)):
+        """Wait for the end of the server, or the given time; return whether it still runs."""
+        # With Polars imported, Ctrl-C restarts a wait without a timeout; and a thread whose
+        # join was interrupted counts as ended in Python.
+        while not (over := self._ended.wait(LONGEST_WAIT_S if seconds is None else seconds)):
             if seconds is not None:
                 break
         return not over
 
     def close(self) -> None:
-        """End the streams and what is being answered, and stop listening."""
+        """End the streams and the requests, and stop listening."""
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()
@@ -58,14 +58,14 @@ class ServedApp(Closing):
             self._server.run(sockets=[self._socket])
         finally:
             self._ended.set()
-            self._server.told.set()
+            self._server.startup_done.set()
 
 
-def bind(host: str, port: int, *, options: Options) -> socket.socket:
-    """Return a socket that listens.
+def bind(host: str, port: int, *, options: ApiOptions) -> socket.socket:
+    """Return a listening socket.
 
     Raises:
-        ConfigError: the address cannot be had, or is open to other machines and no key is set.
+        ConfigError: the address is not available, or is open to other machines without a key set.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -78,34 +78,34 @@ def bind(host: str, port: int, *, options: Options) -> socket.socket:
             f"K2_API_HOST={host} is reached from other machines: set K2_API_KEYS "
             "(`k2 api --new-key NAME` makes a key), or serve on 127.0.0.1"
         )
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening_socket = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
+        listening_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening_socket.bind(address)
+        listening_socket.listen(BACKLOG)
     except OSError as exc:
-        listening.close()
+        listening_socket.close()
         raise ConfigError(
             f"K2_API_PORT={port}: cannot listen on {host}:{port}: {exc.strerror}. "
             "End what uses it, or set another port"
         ) from exc
-    return listening
+    return listening_socket
 
 
 class _Server(uvicorn.Server):
-    """Ends the live streams by themselves before it ends connections."""
+    """Ends the live stream before it ends the other connections."""
 
     def __init__(self, app: FastAPI) -> None:
         super().__init__(_config(app))
-        self._streams: Streams = app.state.streams
-        self.told = threading.Event()
+        self._live_stream: LiveStream = app.state.live_stream
+        self.startup_done = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.told.set()
+        self.startup_done.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._streams.end()
+        await self._live_stream.end()
         await super().shutdown(sockets)
 
 
@@ -114,42 +114,42 @@ def _config(app: FastAPI) -> uvicorn.Config:
         app,
         loop="uvloop",
         http=HttpProtocol,
-        ws=StreamProtocol,
-        ws_max_size=LONGEST_MESSAGE,
-        # A frame is made once for all clients: to compress it for each would cost more.
+        ws=WebSocketProtocol,
+        ws_max_size=MAX_MESSAGE_BYTES,
+        # A frame is made once for all clients: compressing it for each would cost more.
         ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,
-        # A client is who connects: what a header says of it could be anybody's word.
+        # Anybody can send a forwarded header: the client is the address that connects.
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=ENDS_WITHIN_S,
+        timeout_graceful_shutdown=SHUTDOWN_S,
     )
 
 
-def _url(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
+def _url(listening_socket: socket.socket) -> str:
+    host, port = listening_socket.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class ApiServer(ServedApp):
-    """Serves the API of a home until closed, which is to be before the home is.
+    """Serves the API of a home until closed; close it before the home.
 
     Args:
-        port: 0 takes a free one; `url` names it.
+        port: 0 takes a free one; `url` has it.
     Raises:
         ConfigError: the port is in use, or other machines reach the host and no key is set.
     """
 
     def __init__(
-        self, k2: K2, *, host: str = "127.0.0.1", port: int = 0, options: Options | None = None
+        self, k2: K2, *, host: str = "127.0.0.1", port: int = 0, options: ApiOptions | None = None
     ) -> None:
-        options = Options() if options is None else options
-        listening = bind(host, port, options=options)
+        options = ApiOptions() if options is None else options
+        listening_socket = bind(host, port, options=options)
         try:
             app = create_app(k2, options=options)
         except BaseException:
-            listening.close()
+            listening_socket.close()
             raise
-        super().__init__(app, listening)
+        super().__init__(app, listening_socket)

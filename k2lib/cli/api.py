@@ -13,7 +13,7 @@ from k2lib.cli.shared import AsJson, open_k2, sigterm_ends_it
 from k2lib.errors import K2Error
 
 if TYPE_CHECKING:
-    from k2lib.api.options import Options
+    from k2lib.api.options import ApiOptions
     from k2lib.settings import Settings
 
 
@@ -44,7 +44,7 @@ def api(
         open_k2() as k2,
         _logging_requests(not quiet),
     ):
-        options = options_of(k2.settings)
+        options = api_options(k2.settings)
         with ApiServer(
             k2,
             host=k2.settings.api_host if host is None else host,
@@ -56,24 +56,24 @@ def api(
             raise K2Error(f"the server at {server.url} ended by itself: the log above says why")
 
 
-def options_of(settings: "Settings") -> "Options":
-    """Return what the settings say of the API.
+def api_options(settings: "Settings") -> "ApiOptions":
+    """Return the options of the API from the settings.
 
     Raises:
-        ConfigError: K2_API_KEYS is not names and hashes.
+        ConfigError: K2_API_KEYS does not have names and hashes.
     """
-    from k2lib.api.options import Options
+    from k2lib.api.options import ApiOptions
     from k2lib.api.security import parse_keys
 
     keys = settings.api_keys
     origins = (settings.api_cors_origins or "").split(",")
-    return Options(
+    return ApiOptions(
         keys=() if keys is None else parse_keys(keys.get_secret_value()),
         cors_origins=tuple(origin.strip() for origin in origins if origin.strip()),
     )
 
 
-def _print_url(url: str, options: "Options", *, as_json: bool) -> None:
+def _print_url(url: str, options: "ApiOptions", *, as_json: bool) -> None:
     names = [key.name for key in options.keys]
     if as_json:
         typer.echo(json.dumps({"url": url, "openapi": f"{url}/openapi.json", "keys": names}))
@@ -94,11 +94,11 @@ def _print_new_key(name: str, *, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _logging_requests(wanted: bool) -> Iterator[None]:
+def _logging_requests(enabled: bool) -> Iterator[None]:
     log, handler = logging.getLogger("k2lib.api"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
-    log.setLevel(logging.INFO if wanted else logging.WARNING)
+    log.setLevel(logging.INFO if enabled else logging.WARNING)
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from support.lake_rows import append, at, gap, quote, trade
 
 from k2lib import K2
 from k2lib.api.app import create_app
-from k2lib.api.options import Options
+from k2lib.api.options import ApiOptions
 from k2lib.api.responses.accept import FORMATS
 from k2lib.api.server import ServedApp, bind
 
@@ -56,7 +56,7 @@ QUESTIONS: list[tuple[str, str, dict[str, Any]]] = [
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Serve the API over a few rows."""
-    options = Options(**LIMITLESS)
+    options = ApiOptions(**LIMITLESS)
     with K2.open(home=tmp_path_factory.mktemp("contract") / "home") as k2:
         # So close together that no pace makes a replay of them long.
         append(k2.catalog, [trade(n, timestamp=at(n / 1000)) for n in range(5)])

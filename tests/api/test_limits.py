@@ -15,9 +15,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from k2lib import K2
-from k2lib.api.gate import read_body
-from k2lib.api.limits import Open, Rates, Turns, client_of
-from k2lib.api.security import Refused
+from k2lib.api.limits import OpenRequestLimiter, QueryLimiter, RateLimiter, client_network
+from k2lib.api.middleware import read_body
+from k2lib.api.security import RequestRefusedError
 from k2lib.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
@@ -29,8 +29,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[K2]:
         yield opened
 
 
-def rates(clock: FakeClock, **options: int) -> Rates:
-    return Rates(2.0, 3, clock=clock, **options)
+def rates(clock: FakeClock, **options: int) -> RateLimiter:
+    return RateLimiter(2.0, 3, clock=clock, **options)
 
 
 def test_so_many_requests_at_once_then_so_many_a_second() -> None:
@@ -50,7 +50,7 @@ def test_each_client_has_a_rate_of_its_own() -> None:
 
 
 def test_only_so_many_clients_are_remembered() -> None:
-    limit = rates(FakeClock(), clients=10)
+    limit = rates(FakeClock(), max_clients=10)
     for number in range(1000):
         limit.take(str(number))
     assert len(limit) == 10
@@ -75,18 +75,18 @@ def test_a_clock_that_goes_back_gives_nothing() -> None:
     ],
 )
 def test_a_client_is_an_address_or_the_network_of_a_subscriber(host: str, client: str) -> None:
-    assert client_of({"client": (host, 5000)}) == client
+    assert client_network({"client": (host, 5000)}) == client
 
 
 def test_turns_are_given_to_who_waited_longest() -> None:
     async def work() -> list[int]:
-        turns, order = Turns(1, wait_s=30), []
+        limiter, order = QueryLimiter(1, wait_s=30), []
 
         async def one(number: int) -> None:
-            turn = await turns.begin()
+            slot = await limiter.acquire()
             order.append(number)
             await asyncio.sleep(0)
-            turn.end()
+            slot.release()
 
         await asyncio.gather(*(one(number) for number in range(5)))
         return order
@@ -96,71 +96,71 @@ def test_turns_are_given_to_who_waited_longest() -> None:
 
 def test_who_gets_no_turn_in_time_is_refused_and_waits_no_more() -> None:
     async def work() -> None:
-        turns = Turns(1, wait_s=0.01)
-        first = await turns.begin()
-        with pytest.raises(Refused) as refused:
-            await turns.begin()
+        limiter = QueryLimiter(1, wait_s=0.01)
+        first = await limiter.acquire()
+        with pytest.raises(RequestRefusedError) as refused:
+            await limiter.acquire()
         assert (refused.value.status, refused.value.reason) == (503, "busy")
-        assert turns.waiting == 0
-        first.end()
-        (await turns.begin()).end()
+        assert limiter.queued == 0
+        first.release()
+        (await limiter.acquire()).release()
 
     asyncio.run(work())
 
 
 def test_a_key_has_half_of_the_turns() -> None:
     async def work() -> None:
-        turns = Turns(4, wait_s=0.01)
-        held = [await turns.begin("alice") for _ in range(2)]
-        with pytest.raises(Refused):
-            await turns.begin("alice")
-        held.append(await turns.begin("bob"))
-        held[0].end()
-        held[0].end()
-        held.append(await turns.begin("alice"))
-        with pytest.raises(Refused):
-            await turns.begin("alice")
+        limiter = QueryLimiter(4, wait_s=0.01)
+        held = [await limiter.acquire("alice") for _ in range(2)]
+        with pytest.raises(RequestRefusedError):
+            await limiter.acquire("alice")
+        held.append(await limiter.acquire("bob"))
+        held[0].release()
+        held[0].release()
+        held.append(await limiter.acquire("alice"))
+        with pytest.raises(RequestRefusedError):
+            await limiter.acquire("alice")
 
     asyncio.run(work())
 
 
 def test_who_leaves_while_waiting_takes_no_turn_along() -> None:
     async def work() -> None:
-        turns = Turns(1, wait_s=30)
-        first = await turns.begin()
-        waiting = [asyncio.create_task(turns.begin()) for _ in range(2)]
+        limiter = QueryLimiter(1, wait_s=30)
+        first = await limiter.acquire()
+        waiting = [asyncio.create_task(limiter.acquire()) for _ in range(2)]
         await asyncio.sleep(0)
-        first.end()
+        first.release()
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         async with asyncio.timeout(5):
-            (await turns.begin()).end()
+            (await limiter.acquire()).release()
 
     asyncio.run(work())
 
 
 def test_posts_leave_half_of_the_turns_to_others() -> None:
     async def work() -> None:
-        turns = Turns(4, wait_s=0.01)
+        limiter = QueryLimiter(4, wait_s=0.01)
         for key in ("alice", "bob"):
-            await turns.begin("POST", key)
-        with pytest.raises(Refused):
-            await turns.begin("POST", "carol")
+            await limiter.acquire("POST", key)
+        with pytest.raises(RequestRefusedError):
+            await limiter.acquire("POST", "carol")
         for key in ("alice", "bob"):
-            await turns.begin(key)
+            await limiter.acquire(key)
 
     asyncio.run(work())
 
 
 def test_of_open_requests_a_key_has_half() -> None:
-    limit = Open(2)
-    with limit.one("alice"):
-        with pytest.raises(Refused), limit.one("alice"):
+    limit = OpenRequestLimiter(2)
+    with limit.open("alice"):
+        with pytest.raises(RequestRefusedError), limit.open("alice"):
             pass
-        with limit.one("bob"), pytest.raises(Refused), limit.one(None):
+        with limit.open("bob"), pytest.raises(RequestRefusedError), limit.open(None):
             pass
-    with limit.one(None):
+    with limit.open(None):
         pass
 
 
@@ -172,8 +172,8 @@ def test_a_body_that_grows_too_long_is_refused_without_being_kept() -> None:
     async def receive() -> Message:
         return parts.pop()
 
-    with pytest.raises(Refused) as refused:
-        asyncio.run(read_body(receive, Headers(), longest=100, within_s=30))
+    with pytest.raises(RequestRefusedError) as refused:
+        asyncio.run(read_body(receive, Headers(), max_bytes=100, within_s=30))
     assert refused.value.status == 413
     assert len(parts) == 1
 
@@ -183,8 +183,8 @@ def test_a_body_that_does_not_arrive_is_not_waited_for() -> None:
         await asyncio.sleep(3600)
         raise AssertionError
 
-    with pytest.raises(Refused) as refused:
-        asyncio.run(read_body(receive, Headers(), longest=100, within_s=0.01))
+    with pytest.raises(RequestRefusedError) as refused:
+        asyncio.run(read_body(receive, Headers(), max_bytes=100, within_s=0.01))
     assert refused.value.status == 408
 
 

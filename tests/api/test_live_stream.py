@@ -23,16 +23,16 @@ from websockets.sync.client import ClientConnection, connect
 
 from k2lib import K2
 from k2lib.api.live.clients import (
-    Asked,
-    AskedError,
-    Client,
     Frame,
-    Wanted,
-    asked,
+    StreamClient,
+    Subscription,
+    SubscriptionChange,
+    SubscriptionError,
     frames_of,
-    wanted,
+    parse_message,
+    subscriptions,
 )
-from k2lib.api.live.reader import Recent
+from k2lib.api.live.reader import RecentIds
 from k2lib.schema.records import QUOTE, TRADE
 from k2lib.simulator import OfflineExchange
 
@@ -311,13 +311,13 @@ def test_who_reads_too_slowly_is_told_and_cut(k2: K2) -> None:
 
 
 def test_what_waits_for_a_client_is_bounded() -> None:
-    frame = Frame(Wanted("trades", "ASX", "BHP"), "x" * 40, 7)
+    frame = Frame(Subscription("trades", "ASX", "BHP"), "x" * 40, 7)
 
     async def told() -> list[str | None]:
-        client = Client(queue_bytes=100)
+        client = StreamClient(queue_bytes=100)
         for _ in range(4):
-            client.give(frame)
-        client.tell(type="heartbeat")
+            client.send_frame(frame)
+        client.send_message(type="heartbeat")
         return [await client.next(), await client.next()]
 
     first, then = asyncio.run(told())
@@ -339,29 +339,29 @@ def test_frames_keep_the_order_of_each_instrument_and_stay_small() -> None:
     rows = many_trades(3000, symbols=("AAA", "BBB"))
     frames = list(frames_of("trades", rows))
     assert max(frame.rows for frame in frames) == 500
-    of_aaa = [frame.text for frame in frames if frame.of == ("trades", "ASX_SIM", "AAA")]
+    of_aaa = [frame.text for frame in frames if frame.subscription == ("trades", "ASX_SIM", "AAA")]
     found = [row["message_id"] for text in of_aaa for row in json.loads(text)["data"]]
     assert found == rows["message_id"].to_pylist()[::2]
 
 
 def test_ids_are_remembered_for_a_while_and_in_bounds() -> None:
-    recent = Recent(kept=2)
+    recent = RecentIds(size=2)
     assert recent.are_new(["a", "a", "b", "c", "a"]) == [True, False, True, True, False]
     assert recent.are_new(["d", "e", "a"]) == [True, True, True]
 
 
 def test_a_message_asks_for_kinds_of_instruments() -> None:
     text = '{"subscribe": ["ASX:BHP"], "unsubscribe": ["BINANCE:BTCUSDT"], "kinds": ["quotes"]}'
-    assert asked(text) == Asked(
-        frozenset({Wanted("quotes", "ASX", "BHP")}),
-        frozenset({Wanted("quotes", "BINANCE", "BTCUSDT")}),
+    assert parse_message(text) == SubscriptionChange(
+        frozenset({Subscription("quotes", "ASX", "BHP")}),
+        frozenset({Subscription("quotes", "BINANCE", "BTCUSDT")}),
     )
 
 
 @pytest.mark.parametrize("symbol", ["BHP", ":BHP", "ASX:", "ASX:a b", "ASX:a,b", "A" * 33 + ":B"])
 def test_what_is_no_instrument_is_refused(symbol: str) -> None:
-    with pytest.raises(AskedError, match="EXCHANGE:SYMBOL"):
-        wanted([symbol], ["trades"])
+    with pytest.raises(SubscriptionError, match="EXCHANGE:SYMBOL"):
+        subscriptions([symbol], ["trades"])
 
 
 def ages_s(listener: Listener, messages: int) -> list[float]:

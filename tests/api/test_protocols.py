@@ -13,7 +13,7 @@ from support.api_edge import Edge, served
 from uvicorn.server import ServerState
 
 from k2lib import K2
-from k2lib.api.protocols import HEAD_S, LONGEST_HEAD, HttpProtocol, Stall
+from k2lib.api.protocols import HEAD_TIMEOUT_S, MAX_HEAD_BYTES, HttpProtocol, WriteWatchdog
 from k2lib.settings import Settings
 
 
@@ -42,7 +42,7 @@ def test_a_head_without_an_end_is_not_kept(edge: Edge, part: bytes) -> None:
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             sock.sendall(begun + part.replace(b"%b", b"x" * 1000))
             for _ in range(100_000):
-                sock.sendall(b"x" * LONGEST_HEAD)
+                sock.sendall(b"x" * MAX_HEAD_BYTES)
     assert edge.client.get("/v1/quick").status_code == 200
 
 
@@ -64,9 +64,9 @@ def test_who_reads_nothing_is_dropped() -> None:
     async def work() -> None:
         here, there = socket.socketpair()
         _, writer = await asyncio.open_connection(sock=here)
-        stall = Stall(writer.transport, seconds=0.05)
+        watchdog = WriteWatchdog(writer.transport, seconds=0.05)
         writer.write(b"x" * 10_000_000)
-        stall.begin()
+        watchdog.start()
         with there:
             async with asyncio.timeout(20):
                 with contextlib.suppress(ConnectionError):
@@ -82,7 +82,7 @@ def test_who_reads_a_little_is_not_dropped() -> None:
         with there:
             _, writer = await asyncio.open_connection(sock=here)
             writer.write(b"x" * 10_000_000)
-            Stall(writer.transport, seconds=3600)._look(before=10_000_000)
+            WriteWatchdog(writer.transport, seconds=3600)._check(before=10_000_000)
             is_dropped = writer.transport.is_closing()
             writer.transport.abort()
             with contextlib.suppress(ConnectionError):
@@ -102,7 +102,11 @@ def test_a_head_has_so_many_seconds_to_arrive() -> None:
             began = loop.time()
             await loop.create_connection(lambda: protocol, sock=here)
             assert protocol._head_timer is not None
-            assert began + HEAD_S <= protocol._head_timer.when() <= loop.time() + HEAD_S
+            assert (
+                began + HEAD_TIMEOUT_S
+                <= protocol._head_timer.when()
+                <= loop.time() + HEAD_TIMEOUT_S
+            )
             protocol.data_received(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
             assert protocol._head_timer is not None
             protocol.transport.abort()

@@ -20,7 +20,7 @@ from support.waiting import wait_until
 from k2lib import K2
 from k2lib.api.app import create_app
 from k2lib.api.context import REPLAYS_AT_ONCE
-from k2lib.api.options import Options
+from k2lib.api.options import ApiOptions
 from k2lib.api.server import ServedApp, bind
 
 SPAN = {"start": "2014-03-10", "end": "2014-03-15"}
@@ -46,7 +46,7 @@ def client(home: K2) -> Iterator[TestClient]:
 
 @pytest.fixture(scope="module")
 def url(home: K2) -> Iterator[str]:
-    options = Options(**LIMITLESS)
+    options = ApiOptions(**LIMITLESS)
     with ServedApp(create_app(home, options=options), bind("127.0.0.1", 0, options=options)) as app:
         yield app.url
 

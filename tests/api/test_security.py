@@ -14,8 +14,15 @@ from websockets.sync.client import connect
 
 from k2lib import K2
 from k2lib.api.access_log import log_request, request_id, without_secrets
-from k2lib.api.options import Key, Options
-from k2lib.api.security import Refused, check_loopback, is_loopback, key_name, new_key, parse_keys
+from k2lib.api.options import ApiKey, ApiOptions
+from k2lib.api.security import (
+    RequestRefusedError,
+    check_loopback,
+    is_loopback,
+    key_name,
+    new_key,
+    parse_keys,
+)
 from k2lib.api.server import bind
 from k2lib.errors import ConfigError
 from k2lib.events import Event
@@ -62,13 +69,13 @@ def test_no_other_name_is(open_edge: Edge, host: str) -> None:
 
 def test_two_host_headers_are_refused() -> None:
     raw = [(b"host", b"localhost"), (b"host", b"example.com")]
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefusedError):
         check_loopback(Headers(raw=raw), "127.0.0.1")
 
 
 def test_a_client_of_another_machine_is_refused_without_keys() -> None:
     headers = Headers({"host": "localhost"})
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefusedError) as refused:
         check_loopback(headers, "192.0.2.7")
     assert refused.value.status == 403
     check_loopback(headers, "::ffff:127.0.0.1")
@@ -266,8 +273,8 @@ def test_a_name_must_fit_the_setting(name: str) -> None:
 
 def test_keys_are_read_from_their_setting() -> None:
     assert parse_keys(f" alice:{'a' * 64}, bob:{'B' * 64},") == (
-        Key("alice", "a" * 64),
-        Key("bob", "b" * 64),
+        ApiKey("alice", "a" * 64),
+        ApiKey("bob", "b" * 64),
     )
 
 
@@ -290,12 +297,12 @@ def test_a_setting_that_names_no_keys_is_refused_and_not_shown(text: str, told: 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_no_socket_is_opened_to_others_without_keys(host: str) -> None:
     with pytest.raises(ConfigError, match="K2_API_KEYS"):
-        bind(host, 0, options=Options())
+        bind(host, 0, options=ApiOptions())
 
 
 def test_with_keys_it_is() -> None:
     _, keys = made_key("alice")
-    with bind("0.0.0.0", 0, options=Options(keys=keys)) as listening:
+    with bind("0.0.0.0", 0, options=ApiOptions(keys=keys)) as listening:
         assert listening.getsockname()[1] > 0
 
 

@@ -20,7 +20,7 @@ from support.waiting import wait_until
 from websockets.sync.client import connect
 
 from k2lib import K2
-from k2lib.api.options import Options
+from k2lib.api.options import ApiOptions
 from k2lib.api.server import ApiServer
 from k2lib.errors import ConfigError
 from k2lib.schema.records import TRADE
@@ -60,7 +60,7 @@ def test_others_are_not_served_without_keys(home: K2) -> None:
 
 def test_with_keys_others_are_served(home: K2) -> None:
     key, keys = made_key("alice")
-    with ApiServer(home, host="0.0.0.0", options=Options(keys=keys)) as server:
+    with ApiServer(home, host="0.0.0.0", options=ApiOptions(keys=keys)) as server:
         port = server.url.rpartition(":")[2]
         assert get(f"http://127.0.0.1:{port}/v1/stats").status_code == 401
         assert get(f"http://127.0.0.1:{port}/v1/stats", **{"X-API-Key": key}).status_code == 200
@@ -129,7 +129,7 @@ def test_heavy_queries_are_cut_and_light_ones_are_answered_meanwhile(
     append(home.catalog, [trade(1)])
     add_million_times(home, 8, folder=tmp_path / "home" / "warehouse")
     # Together the heavy ones take several times the processor time that there is for them.
-    options = Options(timeout_s=min(2.0, 4.0 / (os.cpu_count() or 2)))
+    options = ApiOptions(timeout_s=min(2.0, 4.0 / (os.cpu_count() or 2)))
     with ApiServer(home, options=options) as server, ThreadPoolExecutor(8) as pool:
         few = f"{server.url}/v1/trades/recent?exchange=ASX&symbol=BHP&tail=false"
         wait_until(lambda: get(few).status_code == 200)

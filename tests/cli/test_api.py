@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from k2lib.api.security import new_key
-from k2lib.cli.api import options_of
+from k2lib.cli.api import api_options
 from k2lib.errors import ConfigError
 from k2lib.settings import read_settings
 
@@ -65,7 +65,7 @@ def test_settings_become_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     settings = read_settings(
         {"home": tmp_path, "api_keys": entry, "api_cors_origins": "http://a:1, http://b"}
     )
-    options = options_of(settings)
+    options = api_options(settings)
     assert [key.name for key in options.keys] == ["alice"]
     assert options.cors_origins == ("http://a:1", "http://b")
     assert entry not in repr(settings)

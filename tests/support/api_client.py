@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from k2lib import K2
 from k2lib.api.app import create_app
-from k2lib.api.options import Options
+from k2lib.api.options import ApiOptions
 
 LIMITLESS = {"rate_per_s": 1e9, "burst": 10**9}
 
@@ -17,7 +17,7 @@ LIMITLESS = {"rate_per_s": 1e9, "burst": 10**9}
 @contextmanager
 def api_of(k2: K2, **changed: Any) -> Iterator[TestClient]:
     """Open the API of a home, with options other than the default ones."""
-    app = create_app(k2, options=Options(**{**LIMITLESS, **changed}))
+    app = create_app(k2, options=ApiOptions(**{**LIMITLESS, **changed}))
     with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
         yield client
 

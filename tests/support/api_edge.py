@@ -13,8 +13,8 @@ from starlette.responses import StreamingResponse
 from support.waiting import wait_until
 
 from k2lib import K2
-from k2lib.api.gate import add_edge
-from k2lib.api.options import Key, Options
+from k2lib.api.middleware import add_middleware
+from k2lib.api.options import ApiKey, ApiOptions
 from k2lib.api.security import new_key, parse_keys
 from k2lib.api.server import ServedApp, bind
 from k2lib.events import Event
@@ -23,15 +23,14 @@ from k2lib.events import Event
 class Edge:
     """A served application whose `/v1/held` waits until it is let go."""
 
-    def __init__(self, k2: K2, options: Options) -> None:
+    def __init__(self, k2: K2, options: ApiOptions) -> None:
         self.events: list[Event] = []
         self.let_go = threading.Event()
         self.now = 0.0
         app = _app(self.let_go)
-        add_edge(
+        add_middleware(
             app,
             k2=k2,
-            engine=k2.engine,
             options=options,
             on_event=self.events.append,
             clock=lambda: self.now,
@@ -62,7 +61,7 @@ class Edge:
 @contextmanager
 def served(k2: K2, **options: Any) -> Iterator[Edge]:
     """Serve an application with these options."""
-    edge = Edge(k2, Options(**options))
+    edge = Edge(k2, ApiOptions(**options))
     try:
         yield edge
     finally:
@@ -71,7 +70,7 @@ def served(k2: K2, **options: Any) -> Iterator[Edge]:
         edge.app.close()
 
 
-def made_key(name: str) -> tuple[str, tuple[Key, ...]]:
+def made_key(name: str) -> tuple[str, tuple[ApiKey, ...]]:
     """Return a key, and the keys of a server that knows it."""
     key, entry = new_key(name)
     return key, parse_keys(entry)

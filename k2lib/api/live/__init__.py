@@ -1,1 +1,1 @@
-"""The live stream: one reader of Kafka, and the clients that listen."""
+"""The live stream: one reader of Kafka for all its clients."""

@@ -1,4 +1,4 @@
-"""One client of the live stream: what it listens to, and what waits to be sent to it."""
+"""Clients of the live stream: their messages, subscriptions and queues."""
 
 import asyncio
 import json
@@ -16,11 +16,11 @@ from k2lib.schema.records import QUOTE, TRADE, RecordSchema
 
 SCHEMAS: Final[dict[str, RecordSchema]] = {"trades": TRADE, "quotes": QUOTE}
 INSTRUMENT: Final = ("exchange", "symbol")
-ROWS_A_FRAME: Final = 500
+ROWS_PER_FRAME: Final = 500
 
 
-class Wanted(NamedTuple):
-    """What somebody listens to: `kind` is trades or quotes."""
+class Subscription(NamedTuple):
+    """One kind of records, trades or quotes, of one instrument."""
 
     kind: str
     exchange: str
@@ -29,23 +29,23 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True)
 class Frame:
-    """Records of one instrument as JSON text, made once for all who listen."""
+    """Records of one instrument as JSON text, made once for all subscribers."""
 
-    of: Wanted
+    subscription: Subscription
     text: str
     rows: int
 
 
 def frames_of(kind: str, rows: pa.Table) -> Iterator[Frame]:
-    """Yield the records of each instrument as they came, some hundred at a time, as `texts`."""
+    """Yield the records of each instrument in the order of arrival, some hundred at a time."""
     frame = pl.DataFrame(rows)
     if frame.is_empty():
         return
     for part in frame.partition_by(INSTRUMENT, maintain_order=True):
-        of = Wanted(kind, *part.select(INSTRUMENT).row(0))
-        for some in part.iter_slices(ROWS_A_FRAME):
-            data = texts(some).write_json()
-            yield Frame(of, f'{{"type":"{kind}","data":{data}}}', some.height)
+        subscription = Subscription(kind, *part.select(INSTRUMENT).row(0))
+        for chunk in part.iter_slices(ROWS_PER_FRAME):
+            data = texts(chunk).write_json()
+            yield Frame(subscription, f'{{"type":"{kind}","data":{data}}}', chunk.height)
 
 
 GOING_AWAY: Final = (1001, "the server ends")
@@ -55,128 +55,130 @@ SLOW: Final = (
     "records came faster than this client reads, and it is cut: "
     "read what it missed with /v1/trades or /v1/quotes, and connect again"
 )
-Close = tuple[int, str]
+CloseReason = tuple[int, str]
 
 
-class Client:
-    """Holds so many bytes for one connection; who reads too slowly is told so and ended."""
+class StreamClient:
+    """The queue of one connection; a client that reads too slowly is told so and closed."""
 
     def __init__(self, *, queue_bytes: int) -> None:
-        self.wanted: frozenset[Wanted] = frozenset()
-        self.close: Close | None = None
-        self.ended = asyncio.Event()
+        self.subscriptions: frozenset[Subscription] = frozenset()
+        self.close: CloseReason | None = None
+        self.closing = asyncio.Event()
         self._queue_bytes = queue_bytes
         self._queue: deque[tuple[str, int]] = deque()
-        self._queued = 0
+        self._queued_bytes = 0
         self._changed = asyncio.Event()
 
     @property
     def is_slow(self) -> bool:
-        """Whether it is ended because it reads too slowly."""
+        """Whether it is closed because it reads too slowly."""
         return self.close == TRY_AGAIN
 
-    def tell(self, **message: Any) -> None:
-        """Send a message of ours, after what waits already."""
+    def send_message(self, **message: Any) -> None:
+        """Queue a message that is not records."""
         if self.close is None:
             self._put(json.dumps(message), 0)
 
-    def give(self, frame: Frame) -> None:
-        """Send records, unless too much waits already."""
+    def send_frame(self, frame: Frame) -> None:
+        """Queue records, or close the client where its queue is full."""
         if self.close is not None:
             return
-        if self._queued + len(frame.text) <= self._queue_bytes:
+        if self._queued_bytes + len(frame.text) <= self._queue_bytes:
             self._put(frame.text, frame.rows)
             return
         missed = frame.rows + sum(rows for _, rows in self._queue)
         self._queue.clear()
-        self.tell(type="slow", missed=missed, detail=SLOW)
+        self.send_message(type="slow", missed=missed, detail=SLOW)
         self.end(TRY_AGAIN)
 
-    def end(self, close: Close) -> None:
-        """Close the connection once what waits is sent."""
+    def end(self, close: CloseReason) -> None:
+        """Close the connection once its queue is sent."""
         if self.close is None:
             self.close = close
-            self.ended.set()
+            self.closing.set()
             self._changed.set()
 
     async def next(self) -> str | None:
-        """Wait for what is to be sent next; None at the end."""
+        """Wait for the next message to send; None at the end."""
         while not self._queue:
             if self.close is not None:
                 return None
             self._changed.clear()
             await self._changed.wait()
         text, _ = self._queue.popleft()
-        self._queued -= len(text)
+        self._queued_bytes -= len(text)
         return text
 
     def _put(self, text: str, rows: int) -> None:
         self._queue.append((text, rows))
-        self._queued += len(text)
+        self._queued_bytes += len(text)
         self._changed.set()
 
 
 INSTRUMENT_TEXT: Final = re.compile(r"([A-Z0-9_]{1,32}):([^\x00-\x20\x7f,]{1,64})")
 FORM: Final = 'send {"subscribe": ["BINANCE_SIM:BTCUSDT"], "kinds": ["trades", "quotes"]}'
-WORDS: Final = ("subscribe", "unsubscribe", "kinds")
+MESSAGE_KEYS: Final = ("subscribe", "unsubscribe", "kinds")
 
 
-class AskedError(Exception):
-    """A message that asks for nothing that there is; it says what would."""
+class SubscriptionError(Exception):
+    """A message that is no valid subscription, with the form of a valid one."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What to listen to from now on, and what no more."""
+class SubscriptionChange:
+    """Subscriptions to add and to remove."""
 
-    more: frozenset[Wanted] = frozenset()
-    less: frozenset[Wanted] = frozenset()
+    added: frozenset[Subscription] = frozenset()
+    removed: frozenset[Subscription] = frozenset()
 
 
-def asked(text: str) -> Asked:
-    """Read a message.
+def parse_message(text: str) -> SubscriptionChange:
+    """Parse a client's message.
 
     Raises:
-        AskedError: it is not one.
+        SubscriptionError: it is not valid.
     """
     try:
         message = json.loads(text)
     except (ValueError, RecursionError):
-        raise AskedError(f"not JSON: {FORM}") from None
-    if not isinstance(message, dict) or not message or set(message) - set(WORDS):
-        raise AskedError(f"not an object of {', '.join(WORDS)}: {FORM}")
+        raise SubscriptionError(f"not JSON: {FORM}") from None
+    if not isinstance(message, dict) or not message or set(message) - set(MESSAGE_KEYS):
+        raise SubscriptionError(f"not an object of {', '.join(MESSAGE_KEYS)}: {FORM}")
     kinds = _texts(message, "kinds", ["trades"])
-    return Asked(
-        wanted(_texts(message, "subscribe", []), kinds),
-        wanted(_texts(message, "unsubscribe", []), kinds),
+    return SubscriptionChange(
+        subscriptions(_texts(message, "subscribe", []), kinds),
+        subscriptions(_texts(message, "unsubscribe", []), kinds),
     )
 
 
-def wanted(symbols: Sequence[str], kinds: Sequence[str]) -> frozenset[Wanted]:
-    """Return every kind of records of every instrument.
+def subscriptions(symbols: Sequence[str], kinds: Sequence[str]) -> frozenset[Subscription]:
+    """Return the subscriptions to each kind of records of each instrument.
 
     Args:
         symbols: EXCHANGE:SYMBOL each.
         kinds: trades, quotes.
     Raises:
-        AskedError: one of them is none.
+        SubscriptionError: a kind or a symbol is not valid.
     """
     unknown = [kind for kind in kinds if kind not in SCHEMAS]
     if unknown:
-        raise AskedError(f"kind {unknown[0][:64]!r}: give {' or '.join(SCHEMAS)}")
-    found = [_instrument(symbol) for symbol in symbols]
-    return frozenset(Wanted(kind, *one) for kind in kinds for one in found)
+        raise SubscriptionError(f"kind {unknown[0][:64]!r}: give {' or '.join(SCHEMAS)}")
+    instruments = [_instrument(symbol) for symbol in symbols]
+    return frozenset(Subscription(kind, *one) for kind in kinds for one in instruments)
 
 
 def _instrument(text: str) -> tuple[str, str]:
     match = INSTRUMENT_TEXT.fullmatch(text)
     if match is None:
-        raise AskedError(f"{text[:100]!r}: give EXCHANGE:SYMBOL, for example BINANCE_SIM:BTCUSDT")
+        raise SubscriptionError(
+            f"{text[:100]!r}: give EXCHANGE:SYMBOL, for example BINANCE_SIM:BTCUSDT"
+        )
     return match[1], match[2]
 
 
-def _texts(message: dict[str, Any], word: str, otherwise: list[str]) -> list[str]:
-    found = message.get(word, otherwise)
-    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        raise AskedError(f"{word}: not a list of texts: {FORM}")
-    return found
+def _texts(message: dict[str, Any], key: str, default: list[str]) -> list[str]:
+    values = message.get(key, default)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise SubscriptionError(f"{key}: not a list of texts: {FORM}")
+    return values

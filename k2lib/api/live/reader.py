@@ -1,4 +1,4 @@
-"""What arrives in Kafka, read once for everybody who listens, in a thread of its own."""
+"""The reader of Kafka behind the live stream: one thread for all its clients."""
 
 import logging
 import threading
@@ -11,7 +11,7 @@ import pyarrow as pa
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from k2lib.api.live.clients import SCHEMAS, Frame, Wanted, frames_of
+from k2lib.api.live.clients import SCHEMAS, Frame, Subscription, frames_of
 from k2lib.errors import K2Error, TransientError, reason_of
 from k2lib.kafka.cluster import TIMEOUT_S
 from k2lib.kafka.consumer import ConsumerRecords, TopicConsumer, TopicPartition
@@ -20,44 +20,44 @@ from k2lib.kafka.topics import topic_kind
 from k2lib.lifecycle import Closing
 from k2lib.schema.codec import decode
 
-KEPT: Final = 100_000
+RECENT_IDS: Final = 100_000
 
 
-class Recent:
-    """Remembers at least the last so many ids, and at most twice as many."""
+class RecentIds:
+    """Remembers at least the last `size` ids, and at most twice as many."""
 
-    def __init__(self, kept: int = KEPT) -> None:
-        self._kept = kept
+    def __init__(self, size: int = RECENT_IDS) -> None:
+        self._size = size
         self._new: set[str] = set()
         self._old: set[str] = set()
 
     def are_new(self, ids: Sequence[str]) -> list[bool]:
-        """Say of each whether it came for the first time, and remember all of them."""
-        return [self._is_new(one) for one in ids]
+        """Return for each whether it is new, and remember all of them."""
+        return [self._add(record_id) for record_id in ids]
 
-    def _is_new(self, one: str) -> bool:
-        if one in self._new or one in self._old:
+    def _add(self, record_id: str) -> bool:
+        if record_id in self._new or record_id in self._old:
             return False
-        if len(self._new) >= self._kept:
+        if len(self._new) >= self._size:
             self._new, self._old = set(), self._new
-        self._new.add(one)
+        self._new.add(record_id)
         return True
 
 
 LOG: Final = logging.getLogger("k2lib.api")
 POLL_S: Final = 0.1
-LOOK_S: Final = 1.0
+REFRESH_S: Final = 1.0
 RETRY_S: Final = 1.0
-READ_AT_ONCE: Final = 1000
-UNHANDLED: Final = 4
+MAX_BATCH: Final = 1000
+MAX_UNHANDLED: Final = 4
 
 
 @dataclass(frozen=True)
-class State:
+class ReaderState:
     """Whether Kafka is read.
 
-    `version` is the newest that `Live.want` returned of which everything is read; `missed` is
-    whether records may have passed by since it was last told that Kafka was read.
+    `version` is the newest one returned by `LiveReader.subscribe` whose subscriptions are all
+    read; `missed` is whether records may have been missed since the last state with `live`.
     """
 
     live: bool
@@ -66,51 +66,53 @@ class State:
     reason: str | None = None
 
 
-Told = list[Frame] | State
-Venue = tuple[str, str]
+ReaderUpdate = list[Frame] | ReaderState
+KindAndVenue = tuple[str, str]
 
 
-class Live(Closing):
-    """Reads the topics of what is wanted, from where they end when it is first wanted."""
+class LiveReader(Closing):
+    """Reads the topics of all subscriptions, each from its end at the first subscription."""
 
-    def __init__(self, find_log: FindLog, tell: "Callable[[Live, Told], None]") -> None:
+    def __init__(
+        self, find_log: FindLog, on_update: "Callable[[LiveReader, ReaderUpdate], None]"
+    ) -> None:
         """Start reading.
 
         Args:
             find_log: returns where Kafka is now; a TransientError says why there is none.
-            tell: is told in this thread; `handled` is to be called for each time.
+            on_update: is called in this thread; call `mark_handled` once for each call.
         """
         self._find_log = find_log
-        self._tell = tell
+        self._on_update = on_update
         self._stop = threading.Event()
-        self._unhandled = threading.BoundedSemaphore(UNHANDLED)
-        self._asked: tuple[int, frozenset[Wanted]] = (0, frozenset())
+        self._unhandled = threading.BoundedSemaphore(MAX_UNHANDLED)
+        self._requested: tuple[int, frozenset[Subscription]] = (0, frozenset())
         self._source: KafkaSource | None = None
-        self._reached: dict[TopicPartition, int] = {}
-        self._followed: set[Venue] = set()
-        self._waited: set[Venue] = set()
-        self._recent = {kind: Recent() for kind in SCHEMAS}
+        self._positions: dict[TopicPartition, int] = {}
+        self._followed: set[KindAndVenue] = set()
+        self._pending: set[KindAndVenue] = set()
+        self._recent_ids = {kind: RecentIds() for kind in SCHEMAS}
         self._missed = False
         self._thread = threading.Thread(target=self._run, name="k2-api-live", daemon=True)
         self._thread.start()
 
-    def want(self, wanted: frozenset[Wanted]) -> int:
-        """Read this from now on; return the version that a `State` names once it is so."""
-        version = self._asked[0] + 1
-        self._asked = (version, wanted)
+    def subscribe(self, subscriptions: frozenset[Subscription]) -> int:
+        """Read these from now on; return the version that a later `ReaderState` has."""
+        version = self._requested[0] + 1
+        self._requested = (version, subscriptions)
         return version
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether the thread has not ended."""
         return self._thread.is_alive()
 
-    def handled(self) -> None:
-        """Say that what was told is dealt with: a few may wait, then reading does."""
+    def mark_handled(self) -> None:
+        """Report one update as handled; reading pauses while a few are not."""
         self._unhandled.release()
 
     def stop(self) -> None:
-        """Tell the thread to end."""
+        """Let the thread end."""
         self._stop.set()
 
     def close(self) -> None:
@@ -125,17 +127,17 @@ class Live(Closing):
             except (K2Error, KafkaException) as exc:
                 self._failed(reason_of(exc))
             except Exception as exc:
-                # Who listens must hear of whatever it is.
+                # The clients must be told, whatever it is.
                 LOG.exception("the live stream failed, and begins again")
                 self._failed(f"{type(exc).__name__}: {exc}")
 
     def _failed(self, reason: str) -> None:
-        version, wanted = self._asked
-        self._waited = _venues(wanted)
-        self._send(State(live=False, version=version, reason=reason))
+        version, subscriptions = self._requested
+        self._pending = _kinds_and_venues(subscriptions)
+        self._send(ReaderState(live=False, version=version, reason=reason))
         self._stop.wait(RETRY_S)
-        # Those who came to ask meanwhile wait for what comes next, too.
-        self._waited = _venues(self._asked[1])
+        # Subscriptions added meanwhile wait for the next session, too.
+        self._pending = _kinds_and_venues(self._requested[1])
 
     def _session(self) -> None:
         source = self._find_log()
@@ -143,96 +145,102 @@ class Live(Closing):
             raise TransientError(f"Kafka at {source.cluster.bootstrap} does not answer")
         if source != self._source:
             self._begin(source)
-        with TopicConsumer(source.cluster, follows=True) as reader:
-            self._resume(reader)
-            self._read(reader, source)
+        with TopicConsumer(source.cluster, follows=True) as consumer:
+            self._resume(consumer)
+            self._read(consumer, source)
 
     def _begin(self, source: KafkaSource) -> None:
-        """Begin on another log; an embedded one has nothing that was there before its process."""
-        waited = self._waited | self._followed
-        self._followed = waited if source.cluster.embedded_log is not None else set()
+        """Start on another log; an embedded one has no records from before its process."""
+        pending = self._pending | self._followed
+        self._followed = pending if source.cluster.embedded_log is not None else set()
         self._missed = self._source is not None
-        self._source, self._reached, self._waited = source, {}, set()
+        self._source, self._positions, self._pending = source, {}, set()
 
-    def _resume(self, reader: TopicConsumer) -> None:
-        """Go on where the last session ended, as far as the log still has that."""
-        for place, at in self._reached.items():
-            low, high = reader.watermarks(place)
-            if not low <= at <= high:
-                self._reached[place], self._missed = high, True
-        reader.assign(self._reached)
+    def _resume(self, consumer: TopicConsumer) -> None:
+        """Continue where the last session ended, as far as the log still has those records."""
+        for partition, position in self._positions.items():
+            low, high = consumer.watermarks(partition)
+            if not low <= position <= high:
+                self._positions[partition], self._missed = high, True
+        consumer.assign(self._positions)
 
-    def _read(self, reader: TopicConsumer, source: KafkaSource) -> None:
+    def _read(self, consumer: TopicConsumer, source: KafkaSource) -> None:
         admin = source.cluster.admin()
-        looked, known = float("-inf"), -1
+        refreshed_at, followed_version = float("-inf"), -1
         while not self._stop.is_set():
-            version, wanted = self._asked
-            if version != known or time.monotonic() - looked > LOOK_S:
+            version, subscriptions = self._requested
+            is_new = version != followed_version
+            if is_new or time.monotonic() - refreshed_at > REFRESH_S:
                 if self._find_log() != source:
                     return
-                self._follow(reader, admin, wanted)
-                if version != known:
-                    self._send(State(live=True, version=version, missed=self._missed))
-                looked, known, self._missed = time.monotonic(), version, False
-            self._pass_on(reader.gather(POLL_S, limit=READ_AT_ONCE), source, wanted)
+                self._follow(consumer, admin, subscriptions)
+                if is_new:
+                    self._send(ReaderState(live=True, version=version, missed=self._missed))
+                refreshed_at, followed_version, self._missed = time.monotonic(), version, False
+            self._publish(consumer.gather(POLL_S, limit=MAX_BATCH), source, subscriptions)
 
-    def _follow(self, reader: TopicConsumer, admin: AdminClient, wanted: frozenset[Wanted]) -> None:
-        venues = _venues(wanted)
-        reached: dict[TopicPartition, int] = {}
-        for place in _places(admin, venues):
-            at = self._reached.get(place)
-            # A topic made after its venue was first asked for is read from its beginning.
-            begun = _venue(place.topic) in self._followed
-            reached[place] = reader.watermarks(place)[0 if begun else 1] if at is None else at
-        if reached.keys() != self._reached.keys():
-            reader.assign(reached)
-        self._reached, self._followed = reached, venues
-
-    def _pass_on(
-        self, messages: ConsumerRecords, source: KafkaSource, wanted: frozenset[Wanted]
+    def _follow(
+        self, consumer: TopicConsumer, admin: AdminClient, subscriptions: frozenset[Subscription]
     ) -> None:
-        self._reached.update(messages.ends)
+        followed = _kinds_and_venues(subscriptions)
+        positions: dict[TopicPartition, int] = {}
+        for partition in _partitions(admin, followed):
+            position = self._positions.get(partition)
+            # A topic made after the first subscription to its venue is read from its beginning.
+            is_late = _kind_and_venue(partition.topic) in self._followed
+            if position is None:
+                position = consumer.watermarks(partition)[0 if is_late else 1]
+            positions[partition] = position
+        if positions.keys() != self._positions.keys():
+            consumer.assign(positions)
+        self._positions, self._followed = positions, followed
+
+    def _publish(
+        self, records: ConsumerRecords, source: KafkaSource, subscriptions: frozenset[Subscription]
+    ) -> None:
+        self._positions.update(records.ends)
         frames: list[Frame] = []
-        for kind, values in _by_kind(messages, {one.symbol.encode() for one in wanted}).items():
+        symbols = {one.symbol.encode() for one in subscriptions}
+        for kind, values in _by_kind(records, symbols).items():
             rows, _ = decode(values, SCHEMAS[kind], writer=source.schema_text)
-            are_new = self._recent[kind].are_new(rows["message_id"].to_pylist())
-            found = frames_of(kind, rows.filter(pa.array(are_new, pa.bool_())))
-            frames += [one for one in found if one.of in wanted]
+            are_new = self._recent_ids[kind].are_new(rows["message_id"].to_pylist())
+            new_frames = frames_of(kind, rows.filter(pa.array(are_new, pa.bool_())))
+            frames += [frame for frame in new_frames if frame.subscription in subscriptions]
         if frames:
             self._send(frames)
 
-    def _send(self, told: Told) -> None:
+    def _send(self, update: ReaderUpdate) -> None:
         while not self._stop.is_set():
             if self._unhandled.acquire(timeout=POLL_S):
-                self._tell(self, told)
+                self._on_update(self, update)
                 return
 
 
-def _by_kind(messages: ConsumerRecords, symbols: set[bytes]) -> dict[str, list[bytes | None]]:
-    """Return the messages of some symbols, which are their keys, by kind of record."""
-    found: dict[str, list[bytes | None]] = {}
-    for message, value in zip(messages.raw, messages.values, strict=True):
+def _by_kind(records: ConsumerRecords, symbols: set[bytes]) -> dict[str, list[bytes | None]]:
+    """Return the messages of some symbols, which are the message keys, by kind of record."""
+    by_kind: dict[str, list[bytes | None]] = {}
+    for message, value in zip(records.raw, records.values, strict=True):
         key = message.key()
         if key is None or key in symbols:
-            found.setdefault(topic_kind(message.topic() or "") or "", []).append(value)
-    return found
+            by_kind.setdefault(topic_kind(message.topic() or "") or "", []).append(value)
+    return by_kind
 
 
-def _places(admin: AdminClient, venues: set[Venue]) -> list[TopicPartition]:
-    topics = admin.list_topics(timeout=TIMEOUT_S).topics if venues else {}
+def _partitions(admin: AdminClient, followed: set[KindAndVenue]) -> list[TopicPartition]:
+    topics = admin.list_topics(timeout=TIMEOUT_S).topics if followed else {}
     return [
         TopicPartition(topic, number)
-        for topic, told in topics.items()
-        if _venue(topic) in venues
-        for number in sorted(told.partitions)
+        for topic, metadata in topics.items()
+        if _kind_and_venue(topic) in followed
+        for number in sorted(metadata.partitions)
     ]
 
 
-def _venues(wanted: frozenset[Wanted]) -> set[Venue]:
-    return {(one.kind, one.exchange.lower()) for one in wanted}
+def _kinds_and_venues(subscriptions: frozenset[Subscription]) -> set[KindAndVenue]:
+    return {(one.kind, one.exchange.lower()) for one in subscriptions}
 
 
-def _venue(topic: str) -> Venue:
+def _kind_and_venue(topic: str) -> KindAndVenue:
     """The kind of a topic's records, and the venue as topics spell it."""
     parts = topic.split(".")
     return (topic_kind(topic) or "", parts[3]) if len(parts) == 4 else ("", "")

@@ -9,87 +9,95 @@ from fastapi import APIRouter, Query, WebSocket
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocketDisconnect
 
-from k2lib.api.health import ApiMetrics
-from k2lib.api.limits import Rates, busy
+from k2lib.api.limits import RateLimiter, busy_error
 from k2lib.api.live.clients import (
     GOING_AWAY,
     POLICY,
     SCHEMAS,
-    Asked,
-    AskedError,
-    Client,
-    Wanted,
-    asked,
-    wanted,
+    StreamClient,
+    Subscription,
+    SubscriptionChange,
+    SubscriptionError,
+    parse_message,
+    subscriptions,
 )
-from k2lib.api.live.reader import Live, State, Told
-from k2lib.api.options import Options
-from k2lib.api.security import Refused
+from k2lib.api.live.reader import LiveReader, ReaderState, ReaderUpdate
+from k2lib.api.metrics import ApiMetrics
+from k2lib.api.options import ApiOptions
+from k2lib.api.security import RequestRefusedError
 from k2lib.kafka.source import FindLog
 
 GRACE_S: Final = 2.0
 
 
-class Streams:
+class LiveStream:
     """All connections of the live stream, and the one reader of Kafka behind them.
 
-    The reader starts with the first connection and ends with the last. All in one event loop.
+    The reader starts with the first connection and ends with the last. It lives in the event
+    loop of the server.
     """
 
     def __init__(
-        self, find_log: FindLog, *, options: Options, metrics: ApiMetrics, rates: Rates
+        self,
+        find_log: FindLog,
+        *,
+        options: ApiOptions,
+        metrics: ApiMetrics,
+        rate_limiter: RateLimiter,
     ) -> None:
         self._find_log = find_log
         self._options = options
         self._metrics = metrics
-        self._rates = rates
-        self._clients: set[Client] = set()
-        self._listeners: dict[Wanted, set[Client]] = {}
-        self._waiting: list[tuple[int, Client]] = []
-        self._live: Live | None = None
-        self._lives: list[Live] = []
-        self._state: State | None = None
-        self._is_over = False
-        self._empty = asyncio.Event()
+        self._rate_limiter = rate_limiter
+        self._clients: set[StreamClient] = set()
+        self._subscribers: dict[Subscription, set[StreamClient]] = {}
+        self._unconfirmed: list[tuple[int, StreamClient]] = []
+        self._reader: LiveReader | None = None
+        self._readers: list[LiveReader] = []
+        self._state: ReaderState | None = None
+        self._is_ending = False
+        self._all_left = asyncio.Event()
 
     def check_room(self) -> None:
-        """Refuse one more connection where there are enough.
+        """Refuse one more connection where there are as many as allowed.
 
         Raises:
-            Refused: there are.
+            RequestRefusedError: 503, there are as many as allowed.
         """
-        if self._is_over or len(self._clients) >= self._options.stream_clients:
-            raise busy(f"{self._options.stream_clients} clients listen already, as many as may")
+        if self._is_ending or len(self._clients) >= self._options.stream_clients:
+            raise busy_error(
+                f"{self._options.stream_clients} clients listen already, as many as may"
+            )
 
-    async def serve(self, websocket: WebSocket, begin: Asked) -> None:
+    async def serve(self, websocket: WebSocket, first: SubscriptionChange) -> None:
         """Serve one connection until it ends."""
         self.check_room()
-        client = Client(queue_bytes=self._options.stream_queue_bytes)
+        client = StreamClient(queue_bytes=self._options.stream_queue_bytes)
         self._join(client)
         try:
             with suppress(WebSocketDisconnect):
                 await websocket.accept()
-                self._change(client, begin)
-                await self._talk(websocket, client)
+                self._change(client, first)
+                await self._exchange(websocket, client)
         finally:
             self._leave(client)
 
     async def end(self) -> None:
-        """Tell all that the server ends, wait until they are gone, and end the reader."""
-        self._is_over = True
+        """Close all connections, wait until they are gone, and end the reader."""
+        self._is_ending = True
         for client in self._clients:
             client.end(GOING_AWAY)
         if self._clients:
-            self._empty.clear()
-            await self._empty.wait()
-        lives, self._lives = self._lives, []
-        for live in lives:
-            await run_in_threadpool(live.close)
+            self._all_left.clear()
+            await self._all_left.wait()
+        readers, self._readers = self._readers, []
+        for reader in readers:
+            await run_in_threadpool(reader.close)
 
-    async def _talk(self, websocket: WebSocket, client: Client) -> None:
+    async def _exchange(self, websocket: WebSocket, client: StreamClient) -> None:
         sending = asyncio.create_task(self._send(websocket, client))
         receiving = asyncio.create_task(self._receive(websocket, client))
-        ending = asyncio.create_task(client.ended.wait())
+        ending = asyncio.create_task(client.closing.wait())
         tasks = (sending, receiving, ending)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -98,121 +106,125 @@ class Streams:
         finally:
             for task in tasks:
                 task.cancel()
-            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
             if client.close is not None and sending.cancelled():
                 _abort(websocket)
-        for end in ends:
-            if isinstance(end, Exception) and not isinstance(end, WebSocketDisconnect):
-                raise end
+        for result in results:
+            if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
+                raise result
 
-    async def _send(self, websocket: WebSocket, client: Client) -> None:
+    async def _send(self, websocket: WebSocket, client: StreamClient) -> None:
         while True:
             try:
                 async with asyncio.timeout(self._options.heartbeat_s):
                     text = await client.next()
             except TimeoutError:
-                client.tell(type="heartbeat", time=_now())
+                client.send_message(type="heartbeat", time=_now())
                 continue
             if text is None:
                 await websocket.close(*(client.close or GOING_AWAY))
                 return
             await websocket.send_text(text)
 
-    async def _receive(self, websocket: WebSocket, client: Client) -> None:
-        name = websocket.scope["state"]["rated"]
+    async def _receive(self, websocket: WebSocket, client: StreamClient) -> None:
+        rate_client = websocket.scope["state"]["rate_client"]
         while (message := await websocket.receive())["type"] == "websocket.receive":
-            if self._rates.take(name) > 0:
+            if self._rate_limiter.take(rate_client) > 0:
                 client.end(POLICY)
                 return
-            self._take(client, message.get("text"))
+            self._handle(client, message.get("text"))
 
-    def _take(self, client: Client, text: str | None) -> None:
+    def _handle(self, client: StreamClient, text: str | None) -> None:
         try:
-            self._change(client, asked(text or ""))
-        except AskedError as exc:
-            client.tell(type="error", detail=str(exc))
+            self._change(client, parse_message(text or ""))
+        except SubscriptionError as exc:
+            client.send_message(type="error", detail=str(exc))
 
-    def _change(self, client: Client, asked: Asked) -> None:
-        new = (client.wanted - asked.less) | asked.more
-        most = self._options.stream_symbols
-        if len(new) > most:
-            detail = f"{len(new)} subscriptions: {most} at most on one connection"
-            client.tell(type="error", detail=detail)
+    def _change(self, client: StreamClient, change: SubscriptionChange) -> None:
+        new = (client.subscriptions - change.removed) | change.added
+        limit = self._options.stream_symbols
+        if len(new) > limit:
+            detail = f"{len(new)} subscriptions: {limit} at most on one connection"
+            client.send_message(type="error", detail=detail)
             return
-        self._listen(client, new)
-        if self._live is None:
+        self._subscribe(client, new)
+        if self._reader is None:
             return
-        version = self._live.want(frozenset(self._listeners))
+        version = self._reader.subscribe(frozenset(self._subscribers))
         if self._state is None or self._state.live:
-            self._waiting.append((version, client))
+            self._unconfirmed.append((version, client))
         else:
-            client.tell(**_subscribed(client, self._state))
+            client.send_message(**_subscribed(client, self._state))
 
-    def _listen(self, client: Client, new: frozenset[Wanted]) -> None:
-        for one in client.wanted - new:
-            self._listeners[one].discard(client)
-            if not self._listeners[one]:
-                del self._listeners[one]
-        for one in new - client.wanted:
-            self._listeners.setdefault(one, set()).add(client)
-        client.wanted = new
+    def _subscribe(self, client: StreamClient, new: frozenset[Subscription]) -> None:
+        for removed in client.subscriptions - new:
+            self._subscribers[removed].discard(client)
+            if not self._subscribers[removed]:
+                del self._subscribers[removed]
+        for added in new - client.subscriptions:
+            self._subscribers.setdefault(added, set()).add(client)
+        client.subscriptions = new
 
-    def _join(self, client: Client) -> None:
+    def _join(self, client: StreamClient) -> None:
         self._clients.add(client)
         self._metrics.stream_clients.inc()
-        if self._live is None:
+        if self._reader is None:
             loop = asyncio.get_running_loop()
-            self._live = Live(self._find_log, lambda live, told: self._tell(loop, live, told))
-            self._lives = [one for one in self._lives if one.lives] + [self._live]
+            self._reader = LiveReader(
+                self._find_log, lambda reader, update: self._schedule(loop, reader, update)
+            )
+            self._readers = [one for one in self._readers if one.is_alive] + [self._reader]
 
-    def _leave(self, client: Client) -> None:
-        self._listen(client, frozenset())
-        self._waiting = [one for one in self._waiting if one[1] is not client]
+    def _leave(self, client: StreamClient) -> None:
+        self._subscribe(client, frozenset())
+        self._unconfirmed = [one for one in self._unconfirmed if one[1] is not client]
         self._clients.discard(client)
         self._metrics.stream_clients.dec()
         if client.is_slow:
             self._metrics.stream_cut.inc()
-        if not self._clients and self._live is not None:
-            self._live.stop()
-            self._live = self._state = None
-            self._empty.set()
+        if not self._clients and self._reader is not None:
+            self._reader.stop()
+            self._reader = self._state = None
+            self._all_left.set()
 
-    def _tell(self, loop: asyncio.AbstractEventLoop, live: Live, told: Told) -> None:
-        """In the reader's thread."""
+    def _schedule(
+        self, loop: asyncio.AbstractEventLoop, reader: LiveReader, update: ReaderUpdate
+    ) -> None:
+        """Called in the reader's thread."""
         try:
-            loop.call_soon_threadsafe(self._heard, live, told)
-        except RuntimeError:  # the loop is closed: nobody listens any more
-            live.stop()
+            loop.call_soon_threadsafe(self._on_update, reader, update)
+        except RuntimeError:  # the loop is closed: there are no clients any more
+            reader.stop()
 
-    def _heard(self, live: Live, told: Told) -> None:
-        live.handled()
-        if live is not self._live:
+    def _on_update(self, reader: LiveReader, update: ReaderUpdate) -> None:
+        reader.mark_handled()
+        if reader is not self._reader:
             return
-        if isinstance(told, State):
-            self._answer(told)
-            self._tell_state(told)
+        if isinstance(update, ReaderState):
+            self._confirm(update)
+            self._send_state(update)
             return
-        for frame in told:
+        for frame in update:
             self._metrics.stream_records.inc(frame.rows)
-            for client in self._listeners.get(frame.of, ()):
-                client.give(frame)
+            for client in self._subscribers.get(frame.subscription, ()):
+                client.send_frame(frame)
 
-    def _answer(self, state: State) -> None:
-        for version, client in self._waiting:
+    def _confirm(self, state: ReaderState) -> None:
+        for version, client in self._unconfirmed:
             if version <= state.version:
-                client.tell(**_subscribed(client, state))
-        self._waiting = [one for one in self._waiting if one[0] > state.version]
+                client.send_message(**_subscribed(client, state))
+        self._unconfirmed = [one for one in self._unconfirmed if one[0] > state.version]
 
-    def _tell_state(self, state: State) -> None:
+    def _send_state(self, state: ReaderState) -> None:
         before, self._state = self._state, state
         if before is None or (before.live == state.live and not state.missed):
             return
         for client in self._clients:
-            client.tell(**_status(state))
+            client.send_message(**_status(state))
 
 
-def stream_router(streams: Streams) -> APIRouter:
-    """Return the path of the live stream."""
+def stream_router(live_stream: LiveStream) -> APIRouter:
+    """Return the route of the live stream."""
     router = APIRouter()
 
     @router.websocket("/v1/stream")
@@ -222,28 +234,28 @@ def stream_router(streams: Streams) -> APIRouter:
         kinds: Annotated[str, Query()] = "trades",
     ) -> None:
         try:
-            begin = Asked(more=wanted(_split(symbols), _split(kinds)))
-        except AskedError as exc:
-            raise Refused(400, "asked", str(exc)) from None
-        await streams.serve(websocket, begin)
+            first = SubscriptionChange(added=subscriptions(_split(symbols), _split(kinds)))
+        except SubscriptionError as exc:
+            raise RequestRefusedError(400, "asked", str(exc)) from None
+        await live_stream.serve(websocket, first)
 
     return router
 
 
-def _subscribed(client: Client, state: State) -> dict[str, Any]:
+def _subscribed(client: StreamClient, state: ReaderState) -> dict[str, Any]:
     """Everything that reaches Kafka after this message is sent to the client."""
-    of: dict[str, list[str]] = {kind: [] for kind in SCHEMAS}
-    for one in sorted(client.wanted):
-        of[one.kind].append(f"{one.exchange}:{one.symbol}")
-    return {"type": "subscribed", **of, "live": state.live, **_reason(state)}
+    by_kind: dict[str, list[str]] = {kind: [] for kind in SCHEMAS}
+    for one in sorted(client.subscriptions):
+        by_kind[one.kind].append(f"{one.exchange}:{one.symbol}")
+    return {"type": "subscribed", **by_kind, "live": state.live, **_reason(state)}
 
 
-def _status(state: State) -> dict[str, Any]:
-    told = {"type": "status", "live": state.live, **_reason(state)}
-    return {**told, "missed": state.missed} if state.live else told
+def _status(state: ReaderState) -> dict[str, Any]:
+    message = {"type": "status", "live": state.live, **_reason(state)}
+    return {**message, "missed": state.missed} if state.live else message
 
 
-def _reason(state: State) -> dict[str, str]:
+def _reason(state: ReaderState) -> dict[str, str]:
     return {} if state.reason is None else {"reason": state.reason}
 
 
@@ -256,7 +268,7 @@ def _now() -> str:
 
 
 def _abort(websocket: WebSocket) -> None:
-    """Let go of a connection whose client takes nothing, where the server can do that."""
+    """Drop a connection whose client does not read, where the server can do that."""
     abort = websocket.scope["state"].get("abort")
     if abort is not None:
         abort()

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
-from k2lib.api.options import Options
+from k2lib.api.options import ApiOptions
 from k2lib.api.problems import MEDIA_TYPE
 from k2lib.api.responses.accept import MEDIA_TYPES
 from k2lib.api.responses.models import Problem, Quote, Trade
@@ -49,7 +49,7 @@ OF_A_GET: Final[dict[str, Any]] = {
 PARTS: Final = {"FoundTrades": "Trade", "FoundQuotes": "Quote", "Groups": "Group"}
 
 
-def describe(app: FastAPI, options: Options) -> None:
+def describe(app: FastAPI, options: ApiOptions) -> None:
     """Let an application's OpenAPI document say all of it."""
 
     def openapi() -> dict[str, Any]:
@@ -60,7 +60,7 @@ def describe(app: FastAPI, options: Options) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _document(app: FastAPI, options: Options) -> dict[str, Any]:
+def _document(app: FastAPI, options: ApiOptions) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )

@@ -1,21 +1,14 @@
-"""Whether the server lives, can answer, and how it is used: /health, /ready, /metrics."""
+"""GET /health, /ready and /metrics: whether the server lives, can read, and how it is used."""
 
 from typing import Any, Final, Literal
 
 from fastapi import APIRouter
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
+from k2lib.api.metrics import ApiMetrics
 from k2lib.api.problems import problem
 from k2lib.client import K2
 from k2lib.errors import K2Error, TransientError, reason_of
@@ -23,10 +16,8 @@ from k2lib.iceberg.tables import load_table
 from k2lib.iceberg.writer import CATALOG_ERRORS
 from k2lib.kafka.source import answers
 
-SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 RETRY_S: Final = 5
-ASKED: Final = ("trades_v2", "quotes_v2")
-METHODS: Final = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH")
+CHECKED_TABLES: Final = ("trades_v2", "quotes_v2")
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     401: {"description": "No key, or one that is not known."},
     403: {"description": "This client, or the page that asks, is not answered."},
@@ -34,48 +25,6 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     421: {"description": "Without keys only loopback names are answered."},
     429: {"description": "Too many requests: wait as Retry-After says."},
 }
-
-
-class ApiMetrics:
-    """What is counted of one application, in a registry of its own."""
-
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        self.requests = Counter(
-            "k2_api_requests",
-            "Requests by path and status",
-            ["method", "path", "status"],
-            registry=registry,
-        )
-        self.seconds = Histogram(
-            "k2_api_request_seconds",
-            "From a request to the end of its answer",
-            ["path"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.in_flight = Gauge(
-            "k2_api_in_flight", "Requests and streams that are open", registry=registry
-        )
-        self.rejected = Counter(
-            "k2_api_rejected", "Requests refused, by reason", ["reason"], registry=registry
-        )
-        self.stream_clients = Gauge(
-            "k2_api_stream_clients", "Connections of the live stream", registry=registry
-        )
-        self.stream_records = Counter(
-            "k2_api_stream_records", "Records read for the live stream", registry=registry
-        )
-        self.stream_cut = Counter(
-            "k2_api_stream_cut", "Connections cut, being too slow", registry=registry
-        )
-
-    def answered(self, method: str, path: str, status: int, seconds: float) -> None:
-        """Count a request that is over."""
-        known = method if method in METHODS else "other"
-        self.requests.labels(known, path, str(status)).inc()
-        self.seconds.labels(path).observe(seconds)
 
 
 class Alive(BaseModel):
@@ -100,7 +49,7 @@ class Ready(BaseModel):
 
 
 def health_router(k2: K2, metrics: ApiMetrics) -> APIRouter:
-    """Return the three paths."""
+    """Return the three routes."""
     router = APIRouter(tags=["health"], responses=PROBLEMS)
 
     @router.get("/health")
@@ -122,18 +71,18 @@ def health_router(k2: K2, metrics: ApiMetrics) -> APIRouter:
 
 
 def readiness(k2: K2) -> Response:
-    """Look whether the lake can be read; without Kafka answers are of the lake alone, and go on."""
+    """Check whether the lake can be read; without Kafka the server answers from the lake alone."""
     try:
-        held = [name for name in ASKED if load_table(k2.catalog, name) is not None]
+        tables = [name for name in CHECKED_TABLES if load_table(k2.catalog, name) is not None]
     except (K2Error, *CATALOG_ERRORS) as exc:
         detail = f"the lake cannot be read: {reason_of(exc)}"
         return problem(503, detail, title="Not ready", headers={"Retry-After": str(RETRY_S)})
-    ready = Ready(status="ready", tables=held, log=log_state(k2))
+    ready = Ready(status="ready", tables=tables, log=log_state(k2))
     return Response(ready.model_dump_json(), media_type="application/json")
 
 
 def log_state(k2: K2) -> LogState:
-    """Say whether Kafka answers, and why not."""
+    """Return whether Kafka answers, and why not."""
     try:
         bootstrap = k2.find_log().cluster.bootstrap
     except TransientError as exc:
