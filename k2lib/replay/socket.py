@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 
 from k2lib.errors import ConfigError, QueryError
 from k2lib.lifecycle import Closing
@@ -21,14 +21,18 @@ from k2lib.replay.batches import Batch
 from k2lib.replay.lanes import Int64s
 from k2lib.replay.player import Replay
 from k2lib.schema.codec import unscaled_values
-from k2lib.simulator import ExchangeLimits
-from k2lib.simulator.binance.columns import Trades
-from k2lib.simulator.binance.frames import Form, quote_frame, trade_frames
-from k2lib.simulator.binance.instruments import PLACES, Instrument
-from k2lib.simulator.binance.listener import ADDRESS, Listener
-from k2lib.simulator.binance.market import Quote
-from k2lib.simulator.binance.stream_connection import BROKEN
-from k2lib.simulator.binance.streams import accept, loopback_only, routes, serve
+from k2lib.simulator import (
+    ExchangeLimits,
+    FrameFormat,
+    SimulatedInstrument,
+    SimulatedQuote,
+    StreamServer,
+    TradeColumns,
+    loopback_only,
+    quote_frame,
+    stream_routes,
+    trade_frames,
+)
 
 # The columns that frames are made of.
 COLUMNS: Final = (
@@ -54,9 +58,9 @@ class Events:
     symbol: str
     stream: str
     count: int
-    encode: Callable[[Form], bytes]
+    encode: Callable[[FrameFormat], bytes]
 
-    def frames(self, kind: str, form: Form) -> bytes:
+    def frames(self, kind: str, form: FrameFormat) -> bytes:
         """Return the frames of a kind of stream in one form."""
         return self.encode(form) if kind == self.stream else b""
 
@@ -93,16 +97,11 @@ class Teller:
         return ids
 
 
-def _item(symbol: str) -> Instrument:
-    """Ticks and lot steps are the units of 10^-8 that decimals are kept in."""
-    return Instrument(symbol, "", "", 0.0, PLACES, 0.0, PLACES)
-
-
 def _trades(rows: pa.RecordBatch, ids: Int64s, symbol: str) -> Events:
     @cache
-    def encode(form: Form) -> bytes:
+    def encode(form: FrameFormat) -> bytes:
         sold = np.array([side in ("SELL", "SELL_SHORT") for side in rows["side"].to_pylist()])
-        trades = Trades(
+        trades = TradeColumns(
             ids,
             _times(rows),
             unscaled_values(rows["price"]),
@@ -110,18 +109,19 @@ def _trades(rows: pa.RecordBatch, ids: Int64s, symbol: str) -> Events:
             sold,
             ids,
         )
-        return trade_frames(trades, _item(symbol), form, after_us=0)
+        return trade_frames(trades, SimulatedInstrument.in_units(symbol), form, after_us=0)
 
     return Events(symbol, "trade", len(ids), encode)
 
 
 def _quotes(rows: pa.RecordBatch, ids: Int64s, symbol: str) -> Events:
     @cache
-    def encode(form: Form) -> bytes:
+    def encode(form: FrameFormat) -> bytes:
         # An empty side is 0 on the wire.
+        item = SimulatedInstrument.in_units(symbol)
         sides = [_units(rows[name]) for name in SIDES]
-        quotes = (Quote(*numbers) for numbers in zip(ids.tolist(), *sides, strict=True))
-        return b"".join(quote_frame(quote, _item(symbol), form) for quote in quotes)
+        quotes = (SimulatedQuote(*numbers) for numbers in zip(ids.tolist(), *sides, strict=True))
+        return b"".join(quote_frame(quote, item, form) for quote in quotes)
 
     return Events(symbol, "bookTicker", len(ids), encode)
 
@@ -192,7 +192,7 @@ class ReplaySocket(Closing):
         self._begin_after_s = begin_after_s
         self._limits = limits or ExchangeLimits()
         self._clock = clock
-        self._listener = Listener()
+        self._server = StreamServer()
         self._bind(port)
         self._told = 0
         self._closed = False
@@ -210,12 +210,12 @@ class ReplaySocket(Closing):
     @property
     def ws_url(self) -> str:
         """The address for stream connections, without a path."""
-        return f"ws://{ADDRESS}:{self._port}"
+        return f"ws://{self._server.address}"
 
     @property
     def rest_url(self) -> str:
         """The address for REST, which knows `/api/v3/ping` and `/api/v3/time`."""
-        return f"http://{ADDRESS}:{self._port}"
+        return f"http://{self._server.address}"
 
     @property
     def told(self) -> int:
@@ -240,11 +240,10 @@ class ReplaySocket(Closing):
 
     def _bind(self, port: int) -> None:
         try:
-            self._listener.bind(port)
+            self._server.bind(port)
         except ConfigError:
-            self._listener.unbind()
+            self._server.unbind()
             raise
-        self._port = self._listener.port
 
     def _run(self) -> None:
         with contextlib.closing(self._loop):
@@ -265,7 +264,7 @@ class ReplaySocket(Closing):
             telling = asyncio.create_task(self._tell())
             telling.add_done_callback(self._ended)
             while not self._closed:
-                self._listener.keep_up(self._clock())
+                self._server.upkeep(self._clock())
                 await asyncio.sleep(TICK_S)
             telling.cancel()
             await asyncio.wait([telling])
@@ -273,30 +272,20 @@ class ReplaySocket(Closing):
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         app = web.Application(middlewares=[loopback_only])
         app.on_response_prepare.append(_sign)
-        app.add_routes(routes(self._stream))
+        app.add_routes(stream_routes(self._stream))
         app.add_routes([web.get("/api/v3/ping", _ping), web.get("/api/v3/time", self._time)])
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        stack.push_async_callback(self._listener.end)
-        await self._listener.listen(runner.server)
+        await self._server.serve(app, stack)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        ws, connection = await accept(
-            request, self._symbols, limits=self._limits, now=self._clock()
+        return await self._server.stream(
+            request, self._symbols, limits=self._limits, clock=self._clock
         )
-        self._listener.connections.add(connection)
-        try:
-            await serve(ws, connection, clock=self._clock)
-        finally:
-            self._listener.connections.discard(connection)
-        return ws
 
     async def _time(self, _request: web.Request) -> web.Response:
         return web.json_response({"serverTime": int(self._clock() * 1000)})
 
     async def _tell(self) -> None:
-        while not any(one.subscriptions.known for one in self._listener.connections):
+        while not any(one.subscriptions.by_symbol for one in self._server.connections):
             await asyncio.sleep(TICK_S)
         await asyncio.sleep(self._begin_after_s)
         teller = Teller()
@@ -304,7 +293,7 @@ class ReplaySocket(Closing):
         async with contextlib.aclosing(self._replay.abatches(ROWS, columns=known)) as batches:
             async for batch in batches:
                 for events in teller.events(batch):
-                    for connection in list(self._listener.connections):
+                    for connection in list(self._server.connections):
                         connection.publish(events)
                     self._told += events.count
                 await self._until_taken()
@@ -314,13 +303,13 @@ class ReplaySocket(Closing):
             self._error = telling.exception()
             self._over.set()
         if self._error is not None:
-            self._listener.end_all(BROKEN, "the replay ended early")
+            self._server.close_all(WSCloseCode.INTERNAL_ERROR, "the replay ended early")
 
     async def _until_taken(self) -> None:
-        for connection in list(self._listener.connections):
+        for connection in list(self._server.connections):
             connection.flush()
         await asyncio.sleep(0)
-        while any(one.waiting_bytes > AHEAD_BYTES for one in self._listener.connections):
+        while any(one.pending_bytes > AHEAD_BYTES for one in self._server.connections):
             await asyncio.sleep(TICK_S)
 
 

@@ -1,6 +1,6 @@
 """Venues without a network: an offline exchange that speaks as Binance does, and ASX files.
 
-Everything that other packages use of it is here; a name is imported when it is first used.
+Other packages use only the names below; a name is imported when it is first used.
 """
 
 from importlib import import_module
@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from k2lib.simulator.asx.files import ASX_SIM, FileSummary, SampleSummary, write_samples
     from k2lib.simulator.binance.app import BINANCE_SIM
     from k2lib.simulator.binance.archive import write_archive
-    from k2lib.simulator.binance.chaos import chaos
-    from k2lib.simulator.binance.faults import FAULTS, FaultScript
+    from k2lib.simulator.binance.columns import TradeColumns
+    from k2lib.simulator.binance.exchange import OfflineExchange
+    from k2lib.simulator.binance.faults import FAULTS, FaultScript, chaos
+    from k2lib.simulator.binance.frames import FrameFormat, quote_frame, trade_frames
+    from k2lib.simulator.binance.instruments import SimulatedInstrument
     from k2lib.simulator.binance.limits import ExchangeLimits
-    from k2lib.simulator.binance.market import GroundTruth
-    from k2lib.simulator.binance.offline import OfflineExchange
+    from k2lib.simulator.binance.market import GroundTruth, SimulatedQuote
+    from k2lib.simulator.binance.stream_server import StreamServer, loopback_only, stream_routes
 
 __all__ = [
     "ASX_SIM",
@@ -23,27 +26,45 @@ __all__ = [
     "ExchangeLimits",
     "FaultScript",
     "FileSummary",
+    "FrameFormat",
     "GroundTruth",
     "OfflineExchange",
     "SampleSummary",
+    "SimulatedInstrument",
+    "SimulatedQuote",
+    "StreamServer",
+    "TradeColumns",
     "chaos",
+    "loopback_only",
+    "quote_frame",
+    "stream_routes",
+    "trade_frames",
     "write_archive",
     "write_samples",
 ]
 
 _MODULES = {
     "ASX_SIM": "asx.files",
-    "BINANCE_SIM": "binance.app",
-    "FAULTS": "binance.faults",
-    "ExchangeLimits": "binance.limits",
-    "FaultScript": "binance.faults",
     "FileSummary": "asx.files",
-    "GroundTruth": "binance.market",
-    "OfflineExchange": "binance.offline",
     "SampleSummary": "asx.files",
-    "chaos": "binance.chaos",
-    "write_archive": "binance.archive",
     "write_samples": "asx.files",
+    "BINANCE_SIM": "binance.app",
+    "write_archive": "binance.archive",
+    "TradeColumns": "binance.columns",
+    "OfflineExchange": "binance.exchange",
+    "FAULTS": "binance.faults",
+    "FaultScript": "binance.faults",
+    "chaos": "binance.faults",
+    "FrameFormat": "binance.frames",
+    "quote_frame": "binance.frames",
+    "trade_frames": "binance.frames",
+    "SimulatedInstrument": "binance.instruments",
+    "ExchangeLimits": "binance.limits",
+    "GroundTruth": "binance.market",
+    "SimulatedQuote": "binance.market",
+    "StreamServer": "binance.stream_server",
+    "loopback_only": "binance.stream_server",
+    "stream_routes": "binance.stream_server",
 }
 
 

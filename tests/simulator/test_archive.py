@@ -134,10 +134,10 @@ def test_void_ids_are_not_in_the_archive(tmp_path: Path) -> None:
     with OfflineExchange(["BTCUSDT"], rate=1.0, clock=clock) as exchange:
         exchange.fault("void", n=3)
         pass_time(exchange, clock, 600)
-        book = exchange.book("BTCUSDT")
-    written = write_archive(tmp_path, "BTCUSDT", DAY, book=book)
+        tape = exchange.tape("BTCUSDT")
+    written = write_archive(tmp_path, "BTCUSDT", DAY, tape=tape)
     ids = {int(row[0]) for row in rows_in(written.read_bytes())}
-    assert ids == set(range(min(ids), book.next_id)) - set(book.void[0])
+    assert ids == set(range(min(ids), tape.next_id)) - set(tape.void[0])
 
 
 def test_written_files_are_those_of_the_exchange(tmp_path: Path, exchange: OfflineExchange) -> None:

@@ -12,7 +12,7 @@ from support.exchange_clients import START, SetClock, consecutive, get, historic
 from support.waiting import wait_until
 
 from k2lib.simulator import OfflineExchange
-from k2lib.simulator.binance.limits import ExchangeLimits, Weights
+from k2lib.simulator.binance.limits import ExchangeLimits, WeightLimiter
 
 NOW_MS = int((START + 3600) * 1000)
 
@@ -25,7 +25,7 @@ def exchange() -> Iterator[OfflineExchange]:
         rate=20.0, clock=clock, limits=ExchangeLimits(weight_per_minute=10**6)
     ) as opened:
         clock.advance(3600)
-        due = opened.book("ETHUSDT").sequence.next_id(int(clock.now * 1e6)) - 1
+        due = opened.tape("ETHUSDT").generator.next_id(int(clock.now * 1e6)) - 1
         wait_until(lambda: opened.truth("ETHUSDT").last_id == due)
         yield opened
 
@@ -161,9 +161,9 @@ def test_exchange_info_tells_what_clients_read(
 
 
 def test_depth_has_its_best_levels_first(exchange: OfflineExchange) -> None:
-    book = get(exchange, "depth", symbol="BTCUSDT", limit=20).json()
-    bids = [Decimal(price) for price, _ in book["bids"]]
-    asks = [Decimal(price) for price, _ in book["asks"]]
+    tape = get(exchange, "depth", symbol="BTCUSDT", limit=20).json()
+    bids = [Decimal(price) for price, _ in tape["bids"]]
+    asks = [Decimal(price) for price, _ in tape["asks"]]
     assert len(bids) == len(asks) == 20
     assert bids == sorted(bids, reverse=True)
     assert bids[0] < asks[0] == min(asks)
@@ -227,7 +227,7 @@ def test_too_much_weight_is_429_until_the_next_minute() -> None:
 
 
 def test_going_on_after_429_is_a_ban() -> None:
-    weights = Weights(ExchangeLimits(weight_per_minute=1, ban_s=120))
+    weights = WeightLimiter(ExchangeLimits(weight_per_minute=1, ban_s=120))
     taken = [weights.take(1, now=START) for _ in range(22)]
     assert taken[0] is None
     assert [refusal.status for refusal in taken[1:] if refusal] == [429] * 20 + [418]

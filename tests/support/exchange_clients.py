@@ -103,7 +103,7 @@ def pass_time(exchange: OfflineExchange, clock: SetClock, seconds: float) -> int
     """Let time pass, wait until the exchange has done what it brings, and count its trades."""
     made = exchange.truth("BTCUSDT").last_id
     clock.advance(seconds)
-    due = exchange.book("BTCUSDT").sequence.next_id(int(clock.now * 1e6)) - 1
+    due = exchange.tape("BTCUSDT").generator.next_id(int(clock.now * 1e6)) - 1
     wait_until(lambda: exchange.truth("BTCUSDT").last_id >= due)
     return due - made
 

@@ -53,7 +53,7 @@ def addresses(exchange: OfflineExchange) -> dict[str, Any]:
     """Return how an exchange is reached: the settings that name it, and where it takes faults."""
     return {
         "exchange": "BINANCE_SIM",
-        "symbols": list(exchange.market.books),
+        "symbols": list(exchange.market.tapes),
         "K2_BINANCE_WS_URLS": ",".join(exchange.ws_urls),
         "K2_BINANCE_REST_URLS": ",".join(exchange.rest_urls),
         "control": f"{exchange.rest_urls[0]}/control/faults",
@@ -78,7 +78,7 @@ def addresses_text(told: dict[str, Any]) -> str:
 
 def made(exchange: OfflineExchange) -> dict[str, dict[str, int]]:
     """Return the ids that an exchange has made so far, by symbol."""
-    return {symbol: _ids(exchange.truth(symbol)) for symbol in exchange.market.books}
+    return {symbol: _ids(exchange.truth(symbol)) for symbol in exchange.market.tapes}
 
 
 def _ids(truth: GroundTruth) -> dict[str, int]:

@@ -12,19 +12,20 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from k2lib.errors import ConfigError
-from k2lib.simulator.binance.columns import Orders, Trades, decimals
-from k2lib.simulator.binance.market import Book, Market
-from k2lib.simulator.binance.sequence import US, Sequence
+from k2lib.simulator.binance.columns import AggTradeColumns, TradeColumns, decimals, times
+from k2lib.simulator.binance.instruments import price_and_quantity
+from k2lib.simulator.binance.market import Market, TradeTape
+from k2lib.simulator.binance.trade_generator import US, TradeGenerator
 
 KINDS = ("trades", "aggTrades")
-# Files of days before this one have times in ms, later ones in µs.
+# Files of earlier days have times in ms, of later ones in µs.
 MICROS_SINCE = date(2025, 1, 1)
 
 _CHUNK = 65_536
 _DAY_S = 86_400
 _TRADE = "%d,%d.%08d,%d.%08d,%d.%08d,%d,%s,True\n"
-_ORDER = "%d,%d.%08d,%d.%08d,%d,%d,%d,%s,True\n"
-_WORDS = ("False", "True")
+_AGG_TRADE = "%d,%d.%08d,%d.%08d,%d,%d,%d,%s,True\n"
+_BOOLS = ("False", "True")
 _PATH = re.compile(
     r"(?P<span>daily|monthly)/(?P<kind>trades|aggTrades)/(?P<symbol>[A-Z0-9]+)/"
     r"(?P<name>(?P=symbol)-(?P=kind)-(?P<day>\d{4}-\d{2}(?:-\d{2})?)\.zip)(?P<sum>\.CHECKSUM)?"
@@ -32,8 +33,8 @@ _PATH = re.compile(
 
 
 @dataclass(frozen=True)
-class Span:
-    """From when to when a file's trades are, in seconds since the epoch, and its unit."""
+class ArchiveSpan:
+    """Start and end of a file's trades, in seconds since the epoch, and its time unit."""
 
     start_s: float
     end_s: float
@@ -51,104 +52,101 @@ def write_archive(
     start_s: float = 0.0,
     end_s: float = _DAY_S,
     limit: int | None = None,
-    book: Book | None = None,
+    tape: TradeTape | None = None,
 ) -> Path:
     """Write a day's file and its CHECKSUM, as the exchange of that seed and rate made them.
 
     Args:
         start_s: seconds into the UTC day at which the file begins; `end_s`, at which it ends.
         limit: rows at most.
-        book: of a running exchange, whose trades up to now these are then; see
-            `OfflineExchange.book`.
+        tape: take the trades up to now of a running exchange; see `OfflineExchange.tape`.
     Returns:
         The zip's path; its CHECKSUM lies beside it.
     """
     begin_s = _midnight(day)
-    span = Span(begin_s + start_s, begin_s + end_s, day >= MICROS_SINCE)
-    book = book or _whole(Sequence(symbol, rate=rate, seed=seed), span)
+    span = ArchiveSpan(begin_s + start_s, begin_s + end_s, day >= MICROS_SINCE)
+    tape = tape or _tape_until(TradeGenerator(symbol, rate=rate, seed=seed), span)
     path = folder / f"{symbol}-{kind}-{day.isoformat()}.zip"
-    return _write(path, book, span, kind=kind, limit=limit)
+    return _write(path, tape, span, kind=kind, limit=limit)
 
 
-def _whole(sequence: Sequence, span: Span) -> Book:
-    next_id = sequence.id_at(int(span.end_s * US))
-    return Book(sequence, next_id, next_id, int(span.end_s * US))
+def _tape_until(generator: TradeGenerator, span: ArchiveSpan) -> TradeTape:
+    next_id = generator.id_at(int(span.end_s * US))
+    return TradeTape(generator, next_id, next_id, int(span.end_s * US))
 
 
-def _write(path: Path, book: Book, span: Span, *, kind: str, limit: int | None) -> Path:
+def _write(path: Path, tape: TradeTape, span: ArchiveSpan, *, kind: str, limit: int | None) -> Path:
     if kind not in KINDS:
         raise ConfigError(f"no archive of {kind!r}; there are " + ", ".join(KINDS))
     path.parent.mkdir(parents=True, exist_ok=True)
     name = zipfile.ZipInfo(path.with_suffix(".csv").name, date_time=(2026, 1, 1, 0, 0, 0))
     name.compress_type = zipfile.ZIP_DEFLATED
     with zipfile.ZipFile(path, "w") as zipped, zipped.open(name, "w", force_zip64=True) as csv:
-        for text in _LINES[kind](book, span, limit):
+        for text in _LINES[kind](tape, span, limit):
             csv.write(text.encode())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     path.with_name(f"{path.name}.CHECKSUM").write_text(f"{digest}  {path.name}\n")
     return path
 
 
-def _trade_lines(book: Book, span: Span, limit: int | None) -> Iterator[str]:
-    for trades in _chunks(book, span, limit):
-        yield _text_of_trades(trades, book, micros=span.micros)
+def _trade_lines(tape: TradeTape, span: ArchiveSpan, limit: int | None) -> Iterator[str]:
+    for trades in _chunks(tape, span, limit):
+        yield _trade_text(trades, tape, micros=span.micros)
 
 
-def _order_lines(book: Book, span: Span, limit: int | None) -> Iterator[str]:
-    first = book.order_of(book.sequence.id_at(int(span.start_s * US)))
-    end = book.order_of(min(book.next_id, book.sequence.id_at(int(span.end_s * US))) - 1) + 1
+def _agg_trade_lines(tape: TradeTape, span: ArchiveSpan, limit: int | None) -> Iterator[str]:
+    first = tape.agg_id_of(tape.generator.id_at(int(span.start_s * US)))
+    end = tape.agg_id_of(min(tape.next_id, tape.generator.id_at(int(span.end_s * US))) - 1) + 1
     end = end if limit is None else min(end, first + limit)
     for begin in range(first, end, _CHUNK):
-        orders = book.orders(begin, min(end, begin + _CHUNK))
-        yield _text_of_orders(orders, book, micros=span.micros)
+        agg_trades = tape.agg_trades(begin, min(end, begin + _CHUNK))
+        yield _agg_trade_text(agg_trades, tape, micros=span.micros)
 
 
-def _chunks(book: Book, span: Span, limit: int | None) -> Iterator[Trades]:
-    first = book.sequence.id_at(int(span.start_s * US))
-    end = min(book.next_id, book.sequence.id_at(int(span.end_s * US)))
-    left = max(0, end - first) if limit is None else limit
-    while first < end and left:
-        trades = book.trades_from(first, min(left, _CHUNK), end=end)
-        left -= len(trades)
+def _chunks(tape: TradeTape, span: ArchiveSpan, limit: int | None) -> Iterator[TradeColumns]:
+    first = tape.generator.id_at(int(span.start_s * US))
+    end = min(tape.next_id, tape.generator.id_at(int(span.end_s * US)))
+    rows_left = max(0, end - first) if limit is None else limit
+    while first < end and rows_left:
+        trades = tape.trades_from(first, min(rows_left, _CHUNK), end=end)
+        rows_left -= len(trades)
         first = int(trades.id[-1]) + 1 if len(trades) else end
         yield trades
 
 
-def _text_of_trades(trades: Trades, book: Book, *, micros: bool) -> str:
-    item = book.instrument
+def _trade_text(trades: TradeColumns, tape: TradeTape, *, micros: bool) -> str:
+    item = tape.instrument
     columns = (
         trades.id.tolist(),
-        *decimals(trades.ticks * item.price_scale),
-        *decimals(trades.steps * item.quantity_scale),
+        *price_and_quantity(trades, item),
         *decimals(trades.ticks * trades.steps * item.amount_scale),
-        (trades.time_us if micros else trades.time_us // 1000).tolist(),
-        [_WORDS[flag] for flag in trades.buyer_maker.tolist()],
+        times(trades.time_us, micros=micros),
+        [_BOOLS[flag] for flag in trades.buyer_maker.tolist()],
     )
     return "".join([_TRADE % row for row in zip(*columns, strict=True)])
 
 
-def _text_of_orders(orders: Orders, book: Book, *, micros: bool) -> str:
-    item = book.instrument
+def _agg_trade_text(agg_trades: AggTradeColumns, tape: TradeTape, *, micros: bool) -> str:
+    item = tape.instrument
     columns = (
-        orders.id.tolist(),
-        *decimals(orders.ticks * item.price_scale),
-        *decimals(orders.steps * item.quantity_scale),
-        orders.first.tolist(),
-        orders.last.tolist(),
-        (orders.time_us if micros else orders.time_us // 1000).tolist(),
-        [_WORDS[flag] for flag in orders.buyer_maker.tolist()],
+        agg_trades.id.tolist(),
+        *price_and_quantity(agg_trades, item),
+        agg_trades.first.tolist(),
+        agg_trades.last.tolist(),
+        times(agg_trades.time_us, micros=micros),
+        [_BOOLS[flag] for flag in agg_trades.buyer_maker.tolist()],
     )
-    return "".join([_ORDER % row for row in zip(*columns, strict=True)])
+    return "".join([_AGG_TRADE % row for row in zip(*columns, strict=True)])
 
 
-_LINES: dict[str, Callable[[Book, Span, int | None], Iterator[str]]] = {
+_LINES: dict[str, Callable[[TradeTape, ArchiveSpan, int | None], Iterator[str]]] = {
     "trades": _trade_lines,
-    "aggTrades": _order_lines,
+    "aggTrades": _agg_trade_lines,
 }
 
 
-class Archive:
-    """The files of the days and months gone by, each made when first asked for."""
+class ArchiveFiles:
+    """The files of past days and months, each written at its first request."""
 
     def __init__(self, market: Market) -> None:
         self._market = market
@@ -156,32 +154,32 @@ class Archive:
 
     def file(self, path: str, now: float) -> Path | None:
         """Return the file of a path below `/data/spot/`, or None if there is none."""
-        asked = _PATH.fullmatch(path)
-        span = None if asked is None else _span(asked["span"], asked["day"])
-        if asked is None or span is None or span.end_s > now:
+        match = _PATH.fullmatch(path)
+        span = None if match is None else _span(match["span"], match["day"])
+        if match is None or span is None or span.end_s > now:
             return None
-        if asked["symbol"] not in self._market.books:
+        if match["symbol"] not in self._market.tapes:
             return None
-        made = self._folder / asked["name"]
-        if not made.exists():
-            self._make(made, asked["symbol"], span, asked["kind"])
-        return made.with_name(f"{made.name}{asked['sum'] or ''}")
+        zip_path = self._folder / match["name"]
+        if not zip_path.exists():
+            self._create(zip_path, match["symbol"], span, match["kind"])
+        return zip_path.with_name(f"{zip_path.name}{match['sum'] or ''}")
 
     def close(self) -> None:
         """Delete the files."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _make(self, path: Path, symbol: str, span: Span, kind: str) -> None:
-        # A book of its own: this runs in a thread, beside the one that trades.
-        book = self._market.books[symbol].copy()
+    def _create(self, path: Path, symbol: str, span: ArchiveSpan, kind: str) -> None:
+        # A copy, because the exchange goes on trading in another thread.
+        tape = self._market.tapes[symbol].copy()
         part = Path(mkdtemp(dir=self._folder))
-        written = _write(part / path.name, book, span, kind=kind, limit=None)
+        written = _write(part / path.name, tape, span, kind=kind, limit=None)
         checksum = f"{path.name}.CHECKSUM"
         written.with_name(checksum).replace(path.with_name(checksum))
         written.replace(path)
 
 
-def _span(span: str, text: str) -> Span | None:
+def _span(span: str, text: str) -> ArchiveSpan | None:
     daily = len(text) == len("YYYY-MM-DD")
     if daily != (span == "daily"):
         return None
@@ -189,7 +187,7 @@ def _span(span: str, text: str) -> Span | None:
         day = date.fromisoformat(text if daily else f"{text}-01")
         end = day + timedelta(days=1 if daily else 31)
         end = end if daily else end.replace(day=1)
-        return Span(_midnight(day), _midnight(end), day >= MICROS_SINCE)
+        return ArchiveSpan(_midnight(day), _midnight(end), day >= MICROS_SINCE)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Trades and aggregates as columns."""
+"""Trades and aggregate trades as columns."""
 
 from dataclasses import dataclass, fields
 
@@ -12,27 +12,30 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Trades:
-    """Columns of trades: `time_us` since the epoch, price in ticks, quantity in lot steps."""
+class TradeColumns:
+    """Columns of trades: `time_us` since the epoch, price in ticks, quantity in lot steps.
+
+    `agg_id` is the aggregate trade that a trade is a fill of.
+    """
 
     id: Int64s
     time_us: Int64s
     ticks: Int64s
     steps: Int64s
     buyer_maker: Bools
-    order: Int64s
+    agg_id: Int64s
 
     def __len__(self) -> int:
         return len(self.id)
 
-    def take(self, places: Int64s | Bools | slice) -> "Trades":
-        """Return the rows at these places, in this order."""
-        return Trades(*(getattr(self, name.name)[places] for name in fields(self)))
+    def take(self, rows: Int64s | Bools | slice) -> "TradeColumns":
+        """Return the rows at these indices, or where a mask is true."""
+        return TradeColumns(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass(frozen=True)
-class Orders:
-    """Columns of aggregates, each the fills `first` to `last` of one order at one price."""
+class AggTradeColumns:
+    """Columns of aggregate trades, each the fills `first` to `last` of one order at one price."""
 
     id: Int64s
     time_us: Int64s
@@ -45,33 +48,35 @@ class Orders:
     def __len__(self) -> int:
         return len(self.id)
 
-    def take(self, places: Int64s | Bools | slice) -> "Orders":
-        """Return the rows at these places, in this order."""
-        return Orders(*(getattr(self, name.name)[places] for name in fields(self)))
+    def take(self, rows: Int64s | Bools | slice) -> "AggTradeColumns":
+        """Return the rows at these indices, or where a mask is true."""
+        return AggTradeColumns(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def joined(parts: list[Trades]) -> Trades:
-    """Put trades one after the other."""
+def concat_trades(parts: list[TradeColumns]) -> TradeColumns:
+    """Concatenate trades."""
     if len(parts) == 1:
         return parts[0]
-    names = [name.name for name in fields(Trades)]
-    return Trades(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    names = [name.name for name in fields(TradeColumns)]
+    return TradeColumns(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    )
 
 
-def aggregates(trades: Trades) -> Orders:
-    """Fold trades into one row an order; orders cut off at the ends stay cut off."""
-    begins = np.flatnonzero(np.diff(trades.order, prepend=-1))
+def aggregate(trades: TradeColumns) -> AggTradeColumns:
+    """Fold trades into aggregate trades; one cut off at an end stays cut off."""
+    begins = np.flatnonzero(np.diff(trades.agg_id, prepend=-1))
     ends = np.append(begins[1:], len(trades)) - 1
     steps = np.add.reduceat(trades.steps, begins) if len(begins) else trades.steps
     at = trades.take(begins)
     last = trades.id[ends] if len(begins) else trades.id
-    return Orders(at.order, at.time_us, at.ticks, steps, at.buyer_maker, at.id, last)
+    return AggTradeColumns(at.agg_id, at.time_us, at.ticks, steps, at.buyer_maker, at.id, last)
 
 
-def no_trades() -> Trades:
+def no_trades() -> TradeColumns:
     """Return columns without rows."""
     none = np.zeros(0, dtype=np.int64)
-    return Trades(none, none, none, none, np.zeros(0, dtype=np.bool_), none)
+    return TradeColumns(none, none, none, none, np.zeros(0, dtype=np.bool_), none)
 
 
 UNIT = 10**8

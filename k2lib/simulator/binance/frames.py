@@ -5,10 +5,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from k2lib.simulator.binance.columns import Orders, Trades, decimal_text, decimals, flags, times
-from k2lib.simulator.binance.instruments import Instrument
-from k2lib.simulator.binance.market import Book, Quote
-from k2lib.simulator.binance.sequence import PUBLISHED_AFTER_US
+from k2lib.simulator.binance.columns import (
+    AggTradeColumns,
+    TradeColumns,
+    decimal_text,
+    flags,
+    times,
+)
+from k2lib.simulator.binance.instruments import SimulatedInstrument, price_and_quantity
+from k2lib.simulator.binance.market import SimulatedQuote, TradeTape
+from k2lib.simulator.binance.trade_generator import PUBLISHED_AFTER_US
 
 TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
 KINDS = ("trade", "aggTrade", "bookTicker")
@@ -25,14 +31,14 @@ _MEDIUM, _LONG = 126, 65_536
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a stream's events are written: under which name (None: bare) and in which unit."""
+class FrameFormat:
+    """How events are written: the stream name around each (None: a raw stream), and the unit."""
 
     stream: str | None
     micros: bool
 
     def template(self, text: str, symbol: str) -> str:
-        """Return the text for a symbol, with the places of its values still open."""
+        """Return the template for a symbol, with placeholders for the values."""
         event = text % symbol
         return event if self.stream is None else f'{{"stream":"{self.stream}","data":{event}}}'
 
@@ -69,36 +75,40 @@ def text_frame(message: object) -> bytes:
 
 
 def trade_frames(
-    trades: Trades, item: Instrument, form: Form, *, after_us: int = PUBLISHED_AFTER_US
+    trades: TradeColumns,
+    item: SimulatedInstrument,
+    form: FrameFormat,
+    *,
+    after_us: int = PUBLISHED_AFTER_US,
 ) -> bytes:
-    """Return a frame a trade, published so long after it."""
+    """Return one frame per trade, published `after_us` after it."""
     columns = (
         times(trades.time_us + after_us, micros=form.micros),
         trades.id.tolist(),
-        *decimals(trades.ticks * item.price_scale),
-        *decimals(trades.steps * item.quantity_scale),
+        *price_and_quantity(trades, item),
         times(trades.time_us, micros=form.micros),
         flags(trades.buyer_maker),
     )
     return _frames(form.template(_TRADE, item.symbol), zip(*columns, strict=True))
 
 
-def agg_trade_frames(orders: Orders, item: Instrument, form: Form) -> bytes:
-    """Return a frame an aggregate."""
+def agg_trade_frames(
+    agg_trades: AggTradeColumns, item: SimulatedInstrument, form: FrameFormat
+) -> bytes:
+    """Return one frame per aggregate trade."""
     columns = (
-        times(orders.time_us + PUBLISHED_AFTER_US, micros=form.micros),
-        orders.id.tolist(),
-        *decimals(orders.ticks * item.price_scale),
-        *decimals(orders.steps * item.quantity_scale),
-        orders.first.tolist(),
-        orders.last.tolist(),
-        times(orders.time_us, micros=form.micros),
-        flags(orders.buyer_maker),
+        times(agg_trades.time_us + PUBLISHED_AFTER_US, micros=form.micros),
+        agg_trades.id.tolist(),
+        *price_and_quantity(agg_trades, item),
+        agg_trades.first.tolist(),
+        agg_trades.last.tolist(),
+        times(agg_trades.time_us, micros=form.micros),
+        flags(agg_trades.buyer_maker),
     )
     return _frames(form.template(_AGG_TRADE, item.symbol), zip(*columns, strict=True))
 
 
-def quote_frame(quote: Quote, item: Instrument, form: Form) -> bytes:
+def quote_frame(quote: SimulatedQuote, item: SimulatedInstrument, form: FrameFormat) -> bytes:
     """Return the frame of a best bid and ask, which has neither event name nor time."""
     event = {
         "u": quote.update_id,
@@ -118,7 +128,7 @@ def shutdown_frame(now_us: int, *, combined: bool, micros: bool) -> bytes:
 
 
 def broken_frames(count: int, symbol: str) -> Iterator[bytes]:
-    """Yield frames that no client can read, of every sort in turn."""
+    """Yield frames that no client can parse, of every sort in turn."""
     sorts = (
         f'{{"e":"trade","E":1700000000000,"s":"{symbol}","t":12',
         "<html>502 Bad Gateway</html>",
@@ -128,50 +138,50 @@ def broken_frames(count: int, symbol: str) -> Iterator[bytes]:
         f'{{"stream":"{symbol.lower()}@trade","data":null}}',
         "{}",
     )
-    for place in range(count):
-        yield frame(sorts[place % len(sorts)].encode())
+    for number in range(count):
+        yield frame(sorts[number % len(sorts)].encode())
 
 
-class Batch:
-    """Trades as a stream shows them, and perhaps a new quote."""
+class MarketUpdate:
+    """New trades of a symbol, and perhaps a new quote; each kind of frame is made once."""
 
-    def __init__(self, book: Book, trades: Trades, quote: Quote | None) -> None:
-        self.book = book
+    def __init__(self, tape: TradeTape, trades: TradeColumns, quote: SimulatedQuote | None) -> None:
+        self.tape = tape
         self.trades = trades
         self.quote = quote
-        self._encoded: dict[tuple[str, Form], bytes] = {}
+        self._encoded: dict[tuple[str, FrameFormat], bytes] = {}
 
     @property
     def symbol(self) -> str:
-        """Whose trades they are."""
-        return self.book.instrument.symbol
+        """Symbol of the trades."""
+        return self.tape.instrument.symbol
 
-    def shown_as(self, trades: Trades) -> "Batch":
-        """Return the batch with other trades; itself if they are the same."""
-        return self if trades is self.trades else Batch(self.book, trades, self.quote)
+    def with_trades(self, trades: TradeColumns) -> "MarketUpdate":
+        """Return the update with other trades; itself if they are the same object."""
+        return self if trades is self.trades else MarketUpdate(self.tape, trades, self.quote)
 
-    def frames(self, kind: str, form: Form) -> bytes:
-        """Return the frames of a kind of stream in one form."""
+    def frames(self, kind: str, form: FrameFormat) -> bytes:
+        """Return the frames of a kind of stream in one format."""
         key = kind, form
         if key not in self._encoded:
             self._encoded[key] = _ENCODERS[kind](self, form)
         return self._encoded[key]
 
 
-def _trade(batch: Batch, form: Form) -> bytes:
-    return trade_frames(batch.trades, batch.book.instrument, form)
+def _trade(update: MarketUpdate, form: FrameFormat) -> bytes:
+    return trade_frames(update.trades, update.tape.instrument, form)
 
 
-def _agg_trade(batch: Batch, form: Form) -> bytes:
-    # An aggregate is told where its last trade is, so it shares the fate of that trade.
-    orders = batch.book.orders_of(batch.trades)
-    places = orders.id.searchsorted(batch.trades.order)
-    told = orders.take(places[orders.last[places] == batch.trades.id])
-    return agg_trade_frames(told, batch.book.instrument, form)
+def _agg_trade(update: MarketUpdate, form: FrameFormat) -> bytes:
+    # An aggregate trade is published with its last fill, so that faults treat both alike.
+    agg_trades = update.tape.agg_trades_of(update.trades)
+    rows = agg_trades.id.searchsorted(update.trades.agg_id)
+    complete = agg_trades.take(rows[agg_trades.last[rows] == update.trades.id])
+    return agg_trade_frames(complete, update.tape.instrument, form)
 
 
-def _book_ticker(batch: Batch, form: Form) -> bytes:
-    return b"" if batch.quote is None else quote_frame(batch.quote, batch.book.instrument, form)
+def _book_ticker(update: MarketUpdate, form: FrameFormat) -> bytes:
+    return b"" if update.quote is None else quote_frame(update.quote, update.tape.instrument, form)
 
 
 _ENCODERS = {"trade": _trade, "aggTrade": _agg_trade, "bookTicker": _book_ticker}

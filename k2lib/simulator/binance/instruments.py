@@ -1,4 +1,4 @@
-"""What each symbol is: its assets, about what it costs, and in which steps it trades."""
+"""Instruments of the exchange: assets, usual price and size, tick and lot step."""
 
 import hashlib
 import math
@@ -6,15 +6,16 @@ import re
 from dataclasses import dataclass
 
 from k2lib.errors import ConfigError
+from k2lib.simulator.binance.columns import AggTradeColumns, TradeColumns, decimals
 
 QUOTE_ASSETS = ("USDT", "USDC", "FDUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "TRY")
-PLACES = 8
+DECIMALS = 8
 _SYMBOL = re.compile(r"[A-Z0-9]{5,20}")
 _USUAL_NOTIONAL = 100.0
 
 
 @dataclass(frozen=True)
-class Instrument:
+class SimulatedInstrument:
     """A symbol's assets, usual price and size, and the decimals of its tick and lot step."""
 
     symbol: str
@@ -25,40 +26,55 @@ class Instrument:
     quantity: float
     quantity_decimals: int
 
+    @classmethod
+    def in_units(cls, symbol: str) -> "SimulatedInstrument":
+        """Return an instrument whose tick and lot step are both 10^-8."""
+        return cls(symbol, "", "", 0.0, DECIMALS, 0.0, DECIMALS)
+
     @property
     def price_scale(self) -> int:
         """Units of 10^-8 in a tick."""
-        return int(10 ** (PLACES - self.price_decimals))
+        return int(10 ** (DECIMALS - self.price_decimals))
 
     @property
     def quantity_scale(self) -> int:
         """Units of 10^-8 in a lot step."""
-        return int(10 ** (PLACES - self.quantity_decimals))
+        return int(10 ** (DECIMALS - self.quantity_decimals))
 
     @property
     def amount_scale(self) -> int:
         """Units of 10^-8 in a tick times a lot step."""
-        return int(10 ** (PLACES - self.price_decimals - self.quantity_decimals))
+        return int(10 ** (DECIMALS - self.price_decimals - self.quantity_decimals))
 
 
-_KNOWN = {
+_LISTED = {
     item.symbol: item
     for item in (
-        Instrument("BTCUSDT", "BTC", "USDT", 65_000.0, 2, 0.002, 5),
-        Instrument("ETHUSDT", "ETH", "USDT", 3_400.0, 2, 0.03, 4),
-        Instrument("BNBUSDT", "BNB", "USDT", 600.0, 2, 0.15, 3),
-        Instrument("SOLUSDT", "SOL", "USDT", 150.0, 2, 0.6, 3),
+        SimulatedInstrument("BTCUSDT", "BTC", "USDT", 65_000.0, 2, 0.002, 5),
+        SimulatedInstrument("ETHUSDT", "ETH", "USDT", 3_400.0, 2, 0.03, 4),
+        SimulatedInstrument("BNBUSDT", "BNB", "USDT", 600.0, 2, 0.15, 3),
+        SimulatedInstrument("SOLUSDT", "SOL", "USDT", 150.0, 2, 0.6, 3),
     )
 }
 
 
-def instrument(symbol: str) -> Instrument:
-    """Return what the symbol is: the large ones by heart, others invented from the name.
+def instrument(symbol: str) -> SimulatedInstrument:
+    """Return the instrument of a symbol: a listed one, or one invented from the name.
 
     Raises:
-        ConfigError: the name is not one that Binance could list.
+        ConfigError: Binance could not list a symbol of that form.
     """
-    return _KNOWN.get(symbol) or _invented(symbol)
+    return _LISTED.get(symbol) or _invented(symbol)
+
+
+def price_and_quantity(
+    rows: TradeColumns | AggTradeColumns, item: SimulatedInstrument
+) -> tuple[list[int], ...]:
+    """Return price and quantity, each as whole numbers and units of 10^-8."""
+    return (
+        *decimals(rows.ticks * item.price_scale),
+        *decimals(rows.steps * item.quantity_scale),
+    )
 
 
 def fraction_of(text: str) -> float:
@@ -71,13 +87,13 @@ def key_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _invented(symbol: str) -> Instrument:
+def _invented(symbol: str) -> SimulatedInstrument:
     base, quote = _assets(symbol)
     price = 10 ** (4 * fraction_of(symbol) - 1)
     price_decimals = 4 - math.floor(math.log10(price))
     quantity = _USUAL_NOTIONAL / price
-    decimals = min(max(0, 3 - math.floor(math.log10(quantity))), PLACES - price_decimals)
-    return Instrument(symbol, base, quote, price, price_decimals, quantity, decimals)
+    decimals = min(max(0, 3 - math.floor(math.log10(quantity))), DECIMALS - price_decimals)
+    return SimulatedInstrument(symbol, base, quote, price, price_decimals, quantity, decimals)
 
 
 def _assets(symbol: str) -> tuple[str, str]:

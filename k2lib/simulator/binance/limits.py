@@ -1,17 +1,17 @@
-"""How much the exchange takes from one address before it says no."""
+"""Limits of the exchange: connections, messages and request weight, and what exceeds them."""
 
 import math
 from collections import deque
 from dataclasses import dataclass
 
 _MINUTE_S = 60
-# So many refused requests in one minute turn 429 into a ban.
-_PATIENCE = 20
+# Rejected requests in one minute after which 429 becomes a ban.
+_REJECTIONS_BEFORE_BAN = 20
 
 
 @dataclass(frozen=True)
 class ExchangeLimits:
-    """The numbers of Binance's documentation, settable so that tests need not wait."""
+    """Limits as Binance documents them; tests set shorter ones."""
 
     ping_s: float = 20.0
     pong_within_s: float = 60.0
@@ -25,8 +25,8 @@ class ExchangeLimits:
     buffer_bytes: int = 32 << 20
 
 
-class Recent:
-    """How often something happened within the last seconds."""
+class AttemptLimit:
+    """At most so many attempts within the last seconds, rejected ones included."""
 
     def __init__(self, limit: int, window_s: float) -> None:
         self._limit = limit
@@ -34,7 +34,7 @@ class Recent:
         self._times: deque[float] = deque()
 
     def allows(self, now: float) -> bool:
-        """Count one more, and tell whether it is within the limit."""
+        """Count an attempt; return whether it is within the limit."""
         while self._times and self._times[0] <= now - self._window_s:
             self._times.popleft()
         self._times.append(now)
@@ -42,37 +42,37 @@ class Recent:
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Why a request is refused, and when to come back."""
+class Rejection:
+    """Status of a rejected request, and when to try again."""
 
     status: int
     retry_after_s: int
 
 
-class Weights:
-    """The request weight used in the current minute, and bans of who does not stop."""
+class WeightLimiter:
+    """Request weight used in the current minute, and bans of clients that go on."""
 
     def __init__(self, limits: ExchangeLimits) -> None:
         self._limits = limits
         self._minute = 0
-        self._refused = 0
+        self._rejected = 0
         self._banned_until = 0.0
         self.used = 0
 
-    def take(self, weight: int, *, now: float) -> Refusal | None:
-        """Use weight; return why not, if there is none left."""
+    def take(self, weight: int, *, now: float) -> Rejection | None:
+        """Use weight; return a rejection if none is left."""
         if now < self._banned_until:
-            return Refusal(418, math.ceil(self._banned_until - now))
-        self._turn(int(now // _MINUTE_S))
+            return Rejection(418, math.ceil(self._banned_until - now))
+        self._start_minute(int(now // _MINUTE_S))
         self.used += weight
         if self.used <= self._limits.weight_per_minute:
             return None
-        self._refused += 1
-        if self._refused > _PATIENCE:
+        self._rejected += 1
+        if self._rejected > _REJECTIONS_BEFORE_BAN:
             self._banned_until = now + self._limits.ban_s
-            return Refusal(418, math.ceil(self._limits.ban_s))
-        return Refusal(429, math.ceil((self._minute + 1) * _MINUTE_S - now))
+            return Rejection(418, math.ceil(self._limits.ban_s))
+        return Rejection(429, math.ceil((self._minute + 1) * _MINUTE_S - now))
 
-    def _turn(self, minute: int) -> None:
+    def _start_minute(self, minute: int) -> None:
         if minute != self._minute:
-            self._minute, self.used, self._refused = minute, 0, 0
+            self._minute, self.used, self._rejected = minute, 0, 0

@@ -1,4 +1,4 @@
-"""One client's stream connection, seen from the exchange."""
+"""One client's stream connection at the server, and the control messages it takes."""
 
 import asyncio
 import contextlib
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 
-from k2lib.simulator.binance.frames import KINDS, PING, Form, frame, shutdown_frame
-from k2lib.simulator.binance.limits import ExchangeLimits, Recent
+from k2lib.simulator.binance.frames import KINDS, PING, FrameFormat, frame, shutdown_frame
+from k2lib.simulator.binance.limits import AttemptLimit, ExchangeLimits
 
 Json = dict[str, Any]
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
@@ -23,42 +23,42 @@ _INT64 = range(-(2**63), 2**63)
 
 @dataclass
 class Subscriptions:
-    """What a connection listens to; `known` has the streams that exist, by symbol."""
+    """Streams of a connection; `by_symbol` has name and kind of those that exist."""
 
     symbols: frozenset[str]
     limit: int
     combined: bool
     names: dict[str, None] = field(default_factory=dict)
-    known: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    by_symbol: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def add(self, names: Iterable[str]) -> None:
-        """Listen to these too.
+        """Subscribe to more streams.
 
         Raises:
-            _Refused: that would be more streams than a connection may have.
+            _ControlError: more streams than a connection may have.
         """
-        wanted = {**self.names, **dict.fromkeys(names)}
-        if len(wanted) > self.limit:
-            raise _Refused(2, f"Invalid request: too many streams, at most {self.limit}")
-        self.names = wanted
+        requested = {**self.names, **dict.fromkeys(names)}
+        if len(requested) > self.limit:
+            raise _ControlError(2, f"Invalid request: too many streams, at most {self.limit}")
+        self.names = requested
         self._resolve()
 
     def remove(self, names: Iterable[str]) -> None:
-        """Listen to these no more."""
-        gone = set(names)
-        self.names = {name: None for name in self.names if name not in gone}
+        """Unsubscribe from streams."""
+        removed = set(names)
+        self.names = {name: None for name in self.names if name not in removed}
         self._resolve()
 
     def _resolve(self) -> None:
-        self.known = {}
+        self.by_symbol = {}
         for name in self.names:
             symbol, _, kind = name.partition("@")
             if symbol.islower() and symbol.upper() in self.symbols and kind in KINDS:
-                self.known.setdefault(symbol.upper(), []).append((name, kind))
+                self.by_symbol.setdefault(symbol.upper(), []).append((name, kind))
 
 
-class _Refused(Exception):
-    """A request that is answered by an error."""
+class _ControlError(Exception):
+    """A control message that is answered by an error."""
 
     def __init__(self, code: int, message: str, *, with_id: bool = False) -> None:
         super().__init__(message)
@@ -66,49 +66,54 @@ class _Refused(Exception):
         self.with_id = with_id
 
 
-def answer(text: str, subscriptions: Subscriptions) -> Json:
-    """Do what a control message asks, and return the reply."""
+def handle_control_message(text: str, subscriptions: Subscriptions) -> Json:
+    """Carry out a control message, and return the reply."""
     request: Any = None
     try:
         request = _parsed(text)
         method = _method(request, text)
-        return {"result": _DO[method](subscriptions, request, text), "id": request.get("id")}
-    except _Refused as refused:
-        known_id = {"id": request.get("id")} if refused.with_id else {}
-        return {**refused.body, **known_id}
+        return {
+            "result": _METHOD_CALLS[method](subscriptions, request, text),
+            "id": request.get("id"),
+        }
+    except _ControlError as exc:
+        request_id = {"id": request.get("id")} if exc.with_id else {}
+        return {**exc.body, **request_id}
 
 
-def too_many(names: list[str], subscriptions: Subscriptions) -> bool:
-    """Tell whether a connection cannot be opened with so many streams; otherwise add them."""
+def subscribe_all(names: list[str], subscriptions: Subscriptions) -> bool:
+    """Subscribe to the streams of an address; return False if they are too many."""
     try:
         subscriptions.add(names)
-    except _Refused:
-        return True
-    return False
+    except _ControlError:
+        return False
+    return True
 
 
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as exc:
-        place = f"line {exc.lineno} column {exc.colno}"
-        raise _Refused(3, f"Invalid JSON: expected value at {place}") from None
+        position = f"line {exc.lineno} column {exc.colno}"
+        raise _ControlError(3, f"Invalid JSON: expected value at {position}") from None
     except RecursionError:
-        raise _Refused(3, "Invalid JSON: recursion limit exceeded at line 1 column 128") from None
+        raise _ControlError(
+            3, "Invalid JSON: recursion limit exceeded at line 1 column 128"
+        ) from None
 
 
 def _method(request: Any, text: str) -> str:
     end = _end(text)
     if not isinstance(request, dict):
-        raise _Refused(2, f"Invalid request: invalid type, expected a request object {end}")
+        raise _ControlError(2, f"Invalid request: invalid type, expected a request object {end}")
     if not _is_id(request.get("id")):
-        raise _Refused(2, "Invalid request: request ID must be an unsigned integer")
+        raise _ControlError(2, "Invalid request: request ID must be an unsigned integer")
     if "method" not in request:
-        raise _Refused(2, f"Invalid request: missing field `method` {end}")
+        raise _ControlError(2, f"Invalid request: missing field `method` {end}")
     if request["method"] not in _METHODS:
         named = ", ".join(f"`{name}`" for name in _METHODS)
         variant = f"unknown variant `{request['method']}`, expected one of {named}"
-        raise _Refused(2, f"Invalid request: {variant} {end}")
+        raise _ControlError(2, f"Invalid request: {variant} {end}")
     return str(request["method"])
 
 
@@ -127,30 +132,30 @@ def _is_id(value: object) -> bool:
 
 def _params(request: Json, text: str) -> list[Any]:
     if "params" not in request:
-        raise _Refused(2, f"Invalid request: missing field `params` {_end(text)}")
+        raise _ControlError(2, f"Invalid request: missing field `params` {_end(text)}")
     params = request["params"]
     if not isinstance(params, list):
-        raise _Refused(2, f"Invalid request: invalid type, expected a sequence {_end(text)}")
+        raise _ControlError(2, f"Invalid request: invalid type, expected a sequence {_end(text)}")
     return params
 
 
 def _streams(request: Json, text: str) -> list[str]:
     params = _params(request, text)
     if not all(isinstance(name, str) for name in params):
-        raise _Refused(2, f"Invalid request: invalid type, expected a string {_end(text)}")
+        raise _ControlError(2, f"Invalid request: invalid type, expected a string {_end(text)}")
     return params
 
 
 def _property(request: Json, text: str, *, values: int) -> list[Any]:
     params = _params(request, text)
     if len(params) > 1 + values:
-        raise _Refused(2, "Invalid request: too many parameters")
+        raise _ControlError(2, "Invalid request: too many parameters")
     if len(params) < 1 + values:
-        raise _Refused(2, "Invalid request: too few parameters")
+        raise _ControlError(2, "Invalid request: too few parameters")
     if not isinstance(params[0], str):
-        raise _Refused(2, "Invalid request: property name must be a string")
+        raise _ControlError(2, "Invalid request: property name must be a string")
     if params[0] != "combined":
-        raise _Refused(0, "Unknown property", with_id=True)
+        raise _ControlError(0, "Unknown property", with_id=True)
     return params
 
 
@@ -169,7 +174,7 @@ def _list(subscriptions: Subscriptions, _request: Json, _text: str) -> list[str]
 def _set(subscriptions: Subscriptions, request: Json, text: str) -> None:
     value = _property(request, text, values=1)[1]
     if not isinstance(value, bool):
-        raise _Refused(1, "Invalid value type: expected Boolean")
+        raise _ControlError(1, "Invalid value type: expected Boolean")
     subscriptions.combined = value
 
 
@@ -178,7 +183,7 @@ def _get(subscriptions: Subscriptions, request: Json, text: str) -> bool:
     return subscriptions.combined
 
 
-_DO: dict[str, Callable[[Subscriptions, Json, str], object]] = {
+_METHOD_CALLS: dict[str, Callable[[Subscriptions, Json, str], object]] = {
     "SUBSCRIBE": _subscribe,
     "UNSUBSCRIBE": _unsubscribe,
     "LIST_SUBSCRIPTIONS": _list,
@@ -186,26 +191,24 @@ _DO: dict[str, Callable[[Subscriptions, Json, str], object]] = {
     "GET_PROPERTY": _get,
 }
 
-
-GOING_AWAY, POLICY, BROKEN = 1001, 1008, 1011
 _CLOSE_WAIT_S = 1.0
 # Linger for no time at all: the close is a reset, and the peer sees it as one.
 _RESET = struct.pack("ii", 1, 0)
 
 
-class Shown(Protocol):
-    """What streams show of one symbol."""
+class FrameSource(Protocol):
+    """Events of one symbol that streams can send as frames."""
 
     @property
     def symbol(self) -> str:
-        """Whose it is."""
+        """Symbol of the events."""
 
-    def frames(self, kind: str, form: Form) -> bytes:
-        """Return the frames of a kind of stream in one form."""
+    def frames(self, kind: str, form: FrameFormat) -> bytes:
+        """Return the frames of a kind of stream in one format."""
 
 
-class Connection:
-    """Where frames go to, and what a client has to do so that they go on."""
+class ServerConnection:
+    """A client's connection: frames to send, pings, and the limits that end it."""
 
     def __init__(
         self,
@@ -227,49 +230,49 @@ class Connection:
         self._ws = ws
         self._transport = transport
         self._limits = limits
-        self._messages = Recent(limits.messages_per_s, 1.0)
+        self._messages = AttemptLimit(limits.messages_per_s, 1.0)
         self._outbox = bytearray()
         self._pings: dict[bytes, float] = {}
         self._pinged_at = now
 
     @property
-    def waiting_bytes(self) -> int:
-        """How much was sent and not yet taken."""
+    def pending_bytes(self) -> int:
+        """Bytes sent that the client has not taken yet."""
         return len(self._outbox) + self._transport.get_write_buffer_size()
 
-    def publish(self, batch: Shown) -> None:
-        """Send what the client listens to."""
-        for name, kind in self.subscriptions.known.get(batch.symbol, ()):
-            form = Form(name if self.subscriptions.combined else None, self.micros)
-            self.send(batch.frames(kind, form))
+    def publish(self, events: FrameSource) -> None:
+        """Send the events of subscribed streams."""
+        for name, kind in self.subscriptions.by_symbol.get(events.symbol, ()):
+            form = FrameFormat(name if self.subscriptions.combined else None, self.micros)
+            self.send(events.frames(kind, form))
 
     def send(self, data: bytes) -> None:
-        """Send frames in order; a client that takes too little for too long is cut off."""
+        """Send frames in order; a client that leaves too many bytes pending is cut off."""
         if self.stalled or not data or self.closing or self._transport.is_closing():
             return
         self._outbox += data
-        if self.waiting_bytes > self._limits.buffer_bytes:
+        if self.pending_bytes > self._limits.buffer_bytes:
             self.reset()
 
-    def flush(self, most: int | None = None) -> None:
-        """Write what waits, all of it or at most so many bytes."""
+    def flush(self, max_bytes: int | None = None) -> None:
+        """Write pending frames, all of them or at most `max_bytes`."""
         if not self._outbox or self._transport.is_closing():
             return
-        if most is None or most >= len(self._outbox):
+        if max_bytes is None or max_bytes >= len(self._outbox):
             self._transport.write(bytes(self._outbox))
             self._outbox.clear()
-        elif most:
-            self._transport.write(bytes(self._outbox[:most]))
-            del self._outbox[:most]
+        elif max_bytes:
+            self._transport.write(bytes(self._outbox[:max_bytes]))
+            del self._outbox[:max_bytes]
 
     def stall(self, until: float | None) -> None:
-        """Go silent and deaf, without letting go of the socket, until a time or until woken."""
+        """Send and read nothing on the open socket, until a time or until `wake`."""
         self.flush()
         self.stalled, self._wakes_at = True, until
         self._transport.pause_reading()
 
     def wake(self, now: float) -> None:
-        """End a stall; what it kept from the client is not made up for."""
+        """End a stall; frames of that time are never sent."""
         if not self.stalled:
             return
         self.stalled = False
@@ -278,35 +281,35 @@ class Connection:
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def took(self, now: float) -> bool:
-        """Count a message from the client, and tell whether it may send so many."""
+    def count_message(self, now: float) -> bool:
+        """Count a message from the client; return whether it is within the limit."""
         return self._messages.allows(now)
 
-    def ponged(self, payload: bytes) -> None:
-        """Take a pong; one without a matching ping does no harm and no good."""
+    def receive_pong(self, payload: bytes) -> None:
+        """Take a pong; one without a matching ping is ignored."""
         if payload in self._pings:
             sent = self._pings[payload]
             self._pings = {name: at for name, at in self._pings.items() if at > sent}
 
-    def tell_shutdown(self, now: float, *, after_s: float) -> None:
-        """Announce the end of this connection, and set its time."""
+    def announce_shutdown(self, now: float, *, after_s: float) -> None:
+        """Announce the end of this connection, and schedule it."""
         self.send(
             shutdown_frame(int(now * 1e6), combined=self.subscriptions.combined, micros=self.micros)
         )
         self.close_at = now + after_s
 
     def upkeep(self, now: float) -> tuple[int, str] | None:
-        """Ping if it is time; return close code and reason if the connection has to end."""
+        """Ping if one is due; return close code and reason if the connection has to end."""
         if self.stalled:
             if self._wakes_at is not None and now >= self._wakes_at:
                 self.wake(now)
             return None
         if self.close_at is not None and now >= self.close_at:
-            return GOING_AWAY, "server shutdown"
+            return WSCloseCode.GOING_AWAY, "server shutdown"
         if now - self.opened_at >= self._limits.life_s:
-            return GOING_AWAY, "connection has reached its longest life"
+            return WSCloseCode.GOING_AWAY, "connection has reached its longest life"
         if any(now - sent > self._limits.pong_within_s for sent in self._pings.values()):
-            return POLICY, "Pong timeout"
+            return WSCloseCode.POLICY_VIOLATION, "Pong timeout"
         self._ping(now)
         return None
 
@@ -318,7 +321,7 @@ class Connection:
         self.send(frame(payload, PING))
 
     def reset(self) -> None:
-        """End the TCP connection by a reset: no close frame, no goodbye."""
+        """End the TCP connection by a reset, without a close frame."""
         self.closing = True
         self._outbox.clear()
         with contextlib.suppress(OSError):
@@ -327,7 +330,7 @@ class Connection:
         self._transport.abort()
 
     async def close(self, code: int, reason: str) -> None:
-        """Send what waits and a close frame, and end the connection with or without the answer."""
+        """Send pending frames and a close frame; end the connection, answered or not."""
         if self.closing:
             return
         self.flush()

@@ -1,4 +1,4 @@
-"""The offline exchange: hosts in a thread of their own, all telling one sequence of trades."""
+"""The offline exchange: hosts that publish the same trades, in a thread of their own."""
 
 import asyncio
 import contextlib
@@ -6,22 +6,17 @@ import dataclasses
 import ssl
 import threading
 import time
-from collections.abc import Callable, Coroutine
-from collections.abc import Sequence as Many
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
-
-from aiohttp import web
 
 from k2lib.errors import ConfigError
 from k2lib.lifecycle import Closing
 from k2lib.simulator.binance.app import application
+from k2lib.simulator.binance.engine import ExchangeEngine, ExchangeHost, check_fault, split_host
 from k2lib.simulator.binance.faults import FaultScript
-from k2lib.simulator.binance.floor import Floor, check
-from k2lib.simulator.binance.host import Host
 from k2lib.simulator.binance.limits import ExchangeLimits
-from k2lib.simulator.binance.listener import ADDRESS
-from k2lib.simulator.binance.market import Book, GroundTruth, Market
-from k2lib.simulator.binance.sequence import US
+from k2lib.simulator.binance.market import GroundTruth, Market, TradeTape
+from k2lib.simulator.binance.trade_generator import US
 
 TICK_S = 0.005
 _T = TypeVar("_T")
@@ -33,20 +28,20 @@ class OfflineExchange(Closing):
     Args:
         rate: trades a second of each symbol.
         port: of the first host, the others follow; 0: free ones.
-        hosts: how many addresses tell the same trades, each with faults of its own.
+        hosts: addresses that publish the same trades, each with faults of its own.
         first_id: id of the first trade; by default ids follow from the time and the rate, so
             that a later exchange of the same seed and rate goes on where this one is.
         ssl_context: a server's, for wss and https.
-        clock: seconds since the epoch; trades, pings, lives and faults all go by it.
-        limits: what else clients may do.
-        script: faults to come: (seconds from now, name, options), where `host` is an option.
+        clock: seconds since the epoch, for trades, pings, connection ages and faults.
+        limits: further limits on clients.
+        script: faults to come: (seconds from now, name, options); `host` is an option.
     Raises:
-        ConfigError: a port is in use, or an argument is not possible.
+        ConfigError: a port is in use, or an argument is invalid.
     """
 
     def __init__(
         self,
-        symbols: Many[str] = ("BTCUSDT", "ETHUSDT"),
+        symbols: Sequence[str] = ("BTCUSDT", "ETHUSDT"),
         *,
         rate: float = 50.0,
         seed: int = 7,
@@ -68,16 +63,17 @@ class OfflineExchange(Closing):
         now_us = int(started * US)
         market = Market(symbols, rate=rate, seed=seed, first_id=first_id, now_us=now_us)
         for _at_s, name, options in script:
-            given = {option: value for option, value in options.items() if option != "host"}
-            check(name, options.get("host"), given, market=market, hosts=hosts)
-        bound = _bound([Host(market, limits, ssl_context=ssl_context) for _ in range(hosts)], port)
-        self._floor = Floor(
+            check_fault(name, *split_host(options), market=market, hosts=hosts)
+        bound = _bind(
+            [ExchangeHost(market, limits, ssl_context=ssl_context) for _ in range(hosts)], port
+        )
+        self._engine = ExchangeEngine(
             market, bound, limits=limits, script=script, clock=clock, started=started
         )
         self.market = market
         tls = "" if ssl_context is None else "s"
-        self.ws_urls = [f"ws{tls}://{ADDRESS}:{host.port}" for host in bound]
-        self.rest_urls = [f"http{tls}://{ADDRESS}:{host.port}" for host in bound]
+        self.ws_urls = [f"ws{tls}://{host.address}" for host in bound]
+        self.rest_urls = [f"http{tls}://{host.address}" for host in bound]
         self._closed = False
         self._error: ConfigError | None = None
         self._ready = threading.Event()
@@ -90,16 +86,16 @@ class OfflineExchange(Closing):
             raise self._error
 
     def fault(self, name: str, *, host: int | None = None, **options: Any) -> None:
-        """Let a fault happen at one host, or at all of them; see `faults.FAULTS`.
+        """Cause a fault at one host, or at all of them; see `faults.FAULTS`.
 
         Raises:
             ConfigError: no such fault, host, symbol or option.
         """
 
-        async def befall() -> None:
-            self._floor.befall(name, host, options)
+        async def inject_fault() -> None:
+            self._engine.inject_fault(name, host, options)
 
-        self._in_thread(befall())
+        self._in_thread(inject_fault())
 
     def truth(self, symbol: str) -> GroundTruth:
         """Return the ids made so far.
@@ -107,17 +103,17 @@ class OfflineExchange(Closing):
         Raises:
             ConfigError: the exchange does not have the symbol.
         """
-        return self.book(symbol).truth()
+        return self.tape(symbol).truth()
 
-    def book(self, symbol: str) -> Book:
+    def tape(self, symbol: str) -> TradeTape:
         """Return a copy of a symbol's trades up to now, for use in any thread.
 
         Raises:
             ConfigError: the exchange does not have the symbol.
         """
 
-        async def copy() -> Book:
-            return self.market.chosen(symbol)[0].copy()
+        async def copy() -> TradeTape:
+            return self.market.tapes_of(symbol)[0].copy()
 
         return self._in_thread(copy())
 
@@ -127,7 +123,7 @@ class OfflineExchange(Closing):
             return
         self._closed = True
         self._thread.join()
-        self._floor.archive.close()
+        self._engine.archive.close()
 
     def _in_thread(self, work: Coroutine[Any, Any, _T]) -> _T:
         if self._closed:
@@ -138,37 +134,29 @@ class OfflineExchange(Closing):
     def _run(self) -> None:
         with contextlib.closing(self._loop):
             asyncio.set_event_loop(self._loop)
-            self._loop.run_until_complete(self._live())
+            self._loop.run_until_complete(self._serve())
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
 
-    async def _live(self) -> None:
+    async def _serve(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             try:
-                for host in self._floor.hosts:
-                    await self._open(host, stack)
+                for host in self._engine.hosts:
+                    await host.serve(application(host, self._engine), stack)
             except ConfigError as exc:
                 self._error = exc
                 return
             finally:
                 self._ready.set()
             while not self._closed:
-                self._floor.tick()
+                self._engine.tick()
                 await asyncio.sleep(TICK_S)
 
-    async def _open(self, host: Host, stack: contextlib.AsyncExitStack) -> None:
-        app = application(host, self._floor)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        stack.push_async_callback(host.end)
-        await host.listen(runner.server)
 
-
-def _bound(hosts: list[Host], port: int) -> list[Host]:
+def _bind(hosts: list[ExchangeHost], port: int) -> list[ExchangeHost]:
     with contextlib.ExitStack() as undo:
         for host in hosts:
             undo.callback(host.unbind)
-        for place, host in enumerate(hosts):
-            host.bind(port + place if port else 0)
+        for number, host in enumerate(hosts):
+            host.bind(port + number if port else 0)
         undo.pop_all()
     return hosts

@@ -1,8 +1,8 @@
-"""The trades of a symbol: what each id is follows from the seed, in any order of asking.
+"""The trades of a symbol: what each id is follows from the seed, in any order of requests.
 
-Ids come in blocks of `BLOCK`; a block holds `ORDERS` aggregates (fills of one taker order at one
-price and time) and takes the same time as any other, so that id and time lead to each other
-without a look at what lies between.
+Ids come in blocks of `BLOCK`; a block holds `AGG_TRADES` aggregate trades (fills of
+one taker order at one price and time) and takes the same time as any other, so that an id gives
+its time, and a time its id, without generating the trades between.
 """
 
 import functools
@@ -12,20 +12,20 @@ from datetime import UTC, datetime
 import numpy as np
 
 from k2lib.simulator.binance.columns import (
+    AggTradeColumns,
     Bools,
     Floats,
     Int64s,
-    Orders,
-    Trades,
+    TradeColumns,
     UInt64s,
-    aggregates,
-    joined,
+    aggregate,
+    concat_trades,
     no_trades,
 )
-from k2lib.simulator.binance.instruments import Instrument, fraction_of, instrument, key_of
+from k2lib.simulator.binance.instruments import SimulatedInstrument, fraction_of, instrument, key_of
 
 BLOCK = 1024
-ORDERS = 640
+AGG_TRADES = 640
 PUBLISHED_AFTER_US = 500
 US = 1_000_000
 
@@ -39,7 +39,7 @@ _KEPT_BLOCKS = 64
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
-class Sequence:
+class TradeGenerator:
     """All trades of one symbol, a pure function of seed, symbol, rate and origin.
 
     Args:
@@ -58,7 +58,7 @@ class Sequence:
         origin_id: int = 0,
         origin_us: int | None = None,
     ) -> None:
-        self.instrument: Instrument = instrument(symbol)
+        self.instrument: SimulatedInstrument = instrument(symbol)
         self.rate = rate
         self._seed = seed
         self._origin_id = origin_id
@@ -73,8 +73,8 @@ class Sequence:
     @classmethod
     def beginning(
         cls, symbol: str, *, rate: float, seed: int, first_id: int, at_us: int
-    ) -> "Sequence":
-        """Return a sequence whose trade `first_id` is the first one after a time."""
+    ) -> "TradeGenerator":
+        """Return a generator whose trade `first_id` is the first one after a time."""
         blocks = -(-first_id // BLOCK)
         return cls(
             symbol,
@@ -84,9 +84,9 @@ class Sequence:
             origin_us=at_us - math.ceil(blocks * BLOCK * US / rate),
         )
 
-    def twin(self) -> "Sequence":
-        """Return the same sequence, for use in another thread."""
-        return Sequence(
+    def copy(self) -> "TradeGenerator":
+        """Return an equal generator, for use in another thread."""
+        return TradeGenerator(
             self.instrument.symbol,
             rate=self.rate,
             seed=self._seed,
@@ -94,37 +94,39 @@ class Sequence:
             origin_us=self._origin_us,
         )
 
-    def trades(self, first: int, end: int) -> Trades:
-        """Return the trades with first ≤ id < end; there are none below 0."""
+    def trades(self, first: int, end: int) -> TradeColumns:
+        """Return the trades with first ≤ id < end; none have an id below 0."""
         first = max(0, first)
         if end <= first:
             return no_trades()
         low = (first - self._origin_id) // BLOCK
         high = (end - 1 - self._origin_id) // BLOCK
-        rows = joined([self._block(number) for number in range(low, high + 1)])
+        rows = concat_trades([self._block(number) for number in range(low, high + 1)])
         begin = first - int(rows.id[0])
         return rows.take(slice(begin, begin + end - first))
 
-    def orders(self, first: int, end: int) -> Orders:
-        """Return the aggregates with first ≤ id < end."""
-        return aggregates(self.trades_of_orders(first, end))
+    def agg_trades(self, first: int, end: int) -> AggTradeColumns:
+        """Return the aggregate trades with first ≤ id < end."""
+        return aggregate(self.trades_of_aggregates(first, end))
 
-    def trades_of_orders(self, first: int, end: int) -> Trades:
-        """Return the trades of the aggregates with first ≤ id < end."""
-        low, high = max(0, first) // ORDERS, max(0, end - 1) // ORDERS
+    def trades_of_aggregates(self, first: int, end: int) -> TradeColumns:
+        """Return the trades of the aggregate trades with first ≤ id < end."""
+        low, high = max(0, first) // AGG_TRADES, max(0, end - 1) // AGG_TRADES
         rows = self.trades(self._block_id(low), self._block_id(high + 1))
-        return rows.take((rows.order >= first) & (rows.order < end))
+        return rows.take((rows.agg_id >= first) & (rows.agg_id < end))
 
     def next_id(self, at_us: int) -> int:
         """Return the first id that is not yet published at a time."""
-        wanted = at_us - PUBLISHED_AFTER_US
-        number = math.floor((wanted - self._origin_us) / self._span_us)
-        if self._start_us(number) > wanted:
+        published_us = at_us - PUBLISHED_AFTER_US
+        number = math.floor((published_us - self._origin_us) / self._span_us)
+        if self._start_us(number) > published_us:
             number -= 1
         if number < 0:
             return max(0, self._origin_id)
         rows = self._block(number)
-        return max(0, int(rows.id[0]) + int(np.searchsorted(rows.time_us, wanted, side="right")))
+        return max(
+            0, int(rows.id[0]) + int(np.searchsorted(rows.time_us, published_us, side="right"))
+        )
 
     def id_at(self, time_us: int) -> int:
         """Return the first id whose trade time is not before a time."""
@@ -136,37 +138,37 @@ class Sequence:
     def _start_us(self, number: int) -> int:
         return self._origin_us + math.ceil(number * self._span_us)
 
-    def _make(self, number: int) -> Trades:
+    def _make(self, number: int) -> TradeColumns:
         starts = self._starts(number)
-        place = np.cumsum(starts) - 1
-        sweeps = self._uniform(1, number, ORDERS) < _SWEEPS
+        agg_index = np.cumsum(starts) - 1
+        sweeps = self._uniform(1, number, AGG_TRADES) < _SWEEPS
         sweeps[0] = False
         buys = self._buys(number, sweeps)
         order_ticks = self._ticks(number, sweeps, buys)
-        return Trades(
+        return TradeColumns(
             self._block_id(number) + np.arange(BLOCK, dtype=np.int64),
-            self._times(number, sweeps)[place],
-            order_ticks[place],
+            self._times(number, sweeps)[agg_index],
+            order_ticks[agg_index],
             self._steps(number),
-            ~buys[place],
-            number * ORDERS + place,
+            ~buys[agg_index],
+            number * AGG_TRADES + agg_index,
         )
 
     def _starts(self, number: int) -> Bools:
         starts = np.zeros(BLOCK, dtype=np.bool_)
         starts[0] = True
-        chosen = np.argpartition(self._uniform(0, number, BLOCK - 1), ORDERS - 1)[: ORDERS - 1]
-        starts[1 + chosen] = True
+        shuffled = np.argpartition(self._uniform(0, number, BLOCK - 1), AGG_TRADES - 1)
+        starts[1 + shuffled[: AGG_TRADES - 1]] = True
         return starts
 
     def _buys(self, number: int, sweeps: Bools) -> Bools:
-        turns = (self._uniform(2, number, ORDERS) < _TURNS) & ~sweeps
+        turns = (self._uniform(2, number, AGG_TRADES) < _TURNS) & ~sweeps
         buys: Bools = (np.cumsum(turns) + number) % 2 == 0
         return buys
 
     def _times(self, number: int, sweeps: Bools) -> Int64s:
-        gaps = -np.log1p(-self._uniform(3, number, ORDERS))
-        quick = self._uniform(4, number, ORDERS) < _QUICK
+        gaps = -np.log1p(-self._uniform(3, number, AGG_TRADES))
+        quick = self._uniform(4, number, AGG_TRADES) < _QUICK
         after = np.cumsum(np.where(sweeps, 0.0, np.where(quick, 0.1 * gaps, 2.3 * gaps)))
         share = after / (after[-1] + 1.0)
         inside: Int64s = (share * (self._span_us - 1)).astype(np.int64)
@@ -174,19 +176,19 @@ class Sequence:
 
     def _ticks(self, number: int, sweeps: Bools, buys: Bools) -> Int64s:
         item = self.instrument
-        places = np.arange(ORDERS)
-        begun = np.maximum.accumulate(np.where(sweeps, 0, places))
+        indices = np.arange(AGG_TRADES)
+        begun = np.maximum.accumulate(np.where(sweeps, 0, indices))
         price = item.price * np.exp(self._path(number)[begun])
         bid = np.floor(price * 10**item.price_decimals).astype(np.int64)
-        depth = places - begun
+        depth = indices - begun
         ticks: Int64s = np.maximum(1, bid + np.where(buys, 1 + depth, -depth))
         return ticks
 
     def _path(self, number: int) -> Floats:
         here, there = self._level(number), self._level(number + 1)
-        walk = np.cumsum(self._normal(5, number, ORDERS))
-        share = np.arange(1, ORDERS + 1) / ORDERS
-        bridge = (walk - share * walk[-1]) * self._drift / math.sqrt(ORDERS)
+        walk = np.cumsum(self._normal(5, number, AGG_TRADES))
+        share = np.arange(1, AGG_TRADES + 1) / AGG_TRADES
+        bridge = (walk - share * walk[-1]) * self._drift / math.sqrt(AGG_TRADES)
         path: Floats = here + (there - here) * share + bridge
         return path
 
