@@ -20,7 +20,7 @@ def notebooks(
 ) -> None:
     """Run the notebooks and write them with an index page, readable without a network."""
     from k2lib.cli.views.terminal import notebook_progress
-    from k2lib.notebook.runner.runs import parse_parameters, run_notebooks
+    from k2lib.notebook.runner import parse_parameters, run_notebooks
 
     with notebook_progress() as on_progress:
         index = run_notebooks(
@@ -43,7 +43,7 @@ def demo(
     from k2lib.cli.views.demo import demo_samples, run_demo
     from k2lib.cli.views.demo_report import print_demo
     from k2lib.cli.views.terminal import load_progress, notebook_progress
-    from k2lib.notebook.runner.runs import run_notebooks
+    from k2lib.notebook.runner import run_notebooks
 
     folder = asx or demo_samples(build)
     with load_progress([folder], times=2) as on_progress:

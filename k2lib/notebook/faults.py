@@ -1,19 +1,58 @@
-"""The faults of an offline exchange, on command or by script; each is told as an event."""
+"""Faults of an offline exchange, by button or by script, and the log of what followed."""
 
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
+import ipywidgets
+import polars as pl
+
+from k2lib.errors import K2Error
 from k2lib.events import Event, OnEvent
 from k2lib.lifecycle import Closing
-from k2lib.simulator import OfflineExchange
+from k2lib.ops.alerts import Alert, Alerts, AlertsThread, Limits
+from k2lib.simulator import FaultScript, OfflineExchange
 
-# Seconds from the beginning, the fault's name, and its options; see the module `faults`.
-Script = Sequence[tuple[float, str, Mapping[str, Any]]]
+# Label of a button, the fault, its options, and the tooltip.
+BUTTONS: Final[tuple[tuple[str, str, Mapping[str, Any], str], ...]] = (
+    ("cut", "cut", {}, "reset every connection"),
+    ("stall", "stall", {"s": 6.0}, "connections stay open and send nothing, 6 s"),
+    ("refuse", "refused", {"s": 3.0, "cut": True}, "every host ends and refuses, 3 s"),
+    ("shutdown", "shutdown", {"s": 2.0}, "serverShutdown, then the end 2 s later"),
+    ("skip ids", "skip", {"n": 25}, "25 trades of each symbol are not sent"),
+    ("void ids", "void", {"n": 10}, "10 ids of each symbol are never made"),
+    ("garbage", "garbage", {"n": 7}, "7 malformed frames"),
+    ("duplicate", "duplicate", {"n": 50}, "50 trades of each symbol are sent twice"),
+    ("reorder", "reorder", {"n": 20}, "20 trades of each symbol are sent in another order"),
+    ("REST down", "rest_missing", {"s": 5.0}, "REST answers 503, 5 s"),
+    ("heal", "heal", {}, "end every fault"),
+)
+MOST_EVENTS: Final = 20_000
+# Emitted many times a second, and counted elsewhere.
+NOT_LOGGED: Final = frozenset(
+    {
+        "batch_read",
+        "feed_lag_measured",
+        "files_written",
+        "frames_received",
+        "queue_measured",
+    }
+)
+ALERT_ROW: Final = {
+    "alert": pl.String,
+    "subject": pl.String,
+    "fired_s": pl.Float64,
+    "resolved_s": pl.Float64,
+    "fired": pl.String,
+    "resolved": pl.String,
+}
 
 
 class Faults(Closing):
-    """Lets faults happen; a script of them plays in a thread of its own."""
+    """Causes faults at an exchange, each reported as an event; a script plays in a thread."""
 
     def __init__(self, exchange: OfflineExchange, *, on_event: OnEvent) -> None:
         self._exchange = exchange
@@ -22,7 +61,7 @@ class Faults(Closing):
         self._thread: threading.Thread | None = None
 
     def cause(self, name: str, **options: Any) -> None:
-        """Let one fault happen now.
+        """Cause one fault now.
 
         Raises:
             ConfigError: no such fault, host, symbol or option.
@@ -30,8 +69,8 @@ class Faults(Closing):
         self._on_event(Event("fault_caused", {"fault": name, "options": dict(options)}))
         self._exchange.fault(name, **options)
 
-    def play(self, script: Script) -> None:
-        """Begin a script, and return; a script that plays already is given up."""
+    def play(self, script: FaultScript) -> None:
+        """Start a script (seconds, fault, options) and return; a script in progress ends."""
         self.close()
         self._stop.clear()
         self._thread = threading.Thread(
@@ -40,16 +79,133 @@ class Faults(Closing):
         self._thread.start()
 
     def close(self) -> None:
-        """End the script, wherever it stands."""
+        """End the script."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
-    def _play(self, script: Script) -> None:
+    def _play(self, script: FaultScript) -> None:
         before_s = 0.0
         for at_s, name, options in sorted(script, key=lambda step: step[0]):
             if self._stop.wait(at_s - before_s):
                 return
             before_s = at_s
             self.cause(name, **options)
+
+
+def fault_buttons(faults: Faults) -> Any:
+    """Return a row of buttons, each of which causes a fault at every host."""
+    text = ipywidgets.HTML()
+    buttons = [_button(faults, text, *button) for button in BUTTONS]
+    flow = ipywidgets.Layout(display="flex", flex_flow="row wrap")
+    return ipywidgets.VBox([ipywidgets.HBox(buttons, layout=flow), text])
+
+
+def _button(
+    faults: Faults, text: Any, label: str, fault: str, options: Mapping[str, Any], tooltip: str
+) -> Any:
+    def on_click(_: Any) -> None:
+        try:
+            faults.cause(fault, **options)
+            text.value = f"{label}: {tooltip}"
+        except K2Error as exc:
+            text.value = str(exc)
+
+    button = ipywidgets.Button(
+        description=label,
+        tooltip=tooltip,
+        button_style="success" if fault == "heal" else "warning",
+        layout=ipywidgets.Layout(width="auto"),
+    )
+    button.on_click(on_click)
+    return button
+
+
+@dataclass(frozen=True)
+class LoggedEvent:
+    """An event, and its time in seconds since the log began."""
+
+    at_s: float
+    event: Event
+
+
+class EventLog(Closing):
+    """A listener that keeps events to be drawn, and checks alerts on them; for any thread.
+
+    Args:
+        limits: of its own alerts, which follow the same rules as those of `K2.watch`.
+        most: how many events are kept, the newest.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        most: int = MOST_EVENTS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._events: deque[LoggedEvent] = deque(maxlen=most)
+        self._alerts: deque[Alert] = deque(maxlen=most)
+        self.began = clock()
+        self.alerts = Alerts(notify=[self._alerts.append], limits=limits, clock=clock)
+        self._thread = AlertsThread(self.alerts, interval_s=0.25)
+
+    def on_event(self, event: Event) -> None:
+        """Keep an event, and let it fire or resolve alerts."""
+        self.alerts.heard(event)
+        if event.name not in NOT_LOGGED:
+            with self._lock:
+                self._events.append(LoggedEvent(self.now_s(), event))
+
+    def now_s(self) -> float:
+        """Return the seconds since the log began."""
+        return self._clock() - self.began
+
+    def events(self, *names: str) -> list[LoggedEvent]:
+        """Return the events of these names in order of arrival; without names, all events."""
+        with self._lock:
+            return [entry for entry in self._events if not names or entry.event.name in names]
+
+    def frame(self, name: str) -> pl.DataFrame:
+        """Return the events of one name in order, a row each: `at_s` and their fields."""
+        rows: list[dict[str, Any]] = [
+            {"at_s": round(entry.at_s, 3), **entry.event.fields} for entry in self.events(name)
+        ]
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def alert_rows(self) -> pl.DataFrame:
+        """Return a row for each alert that fired, in order.
+
+        Returns:
+            alert, subject, fired_s and resolved_s (null while it fires) since the log began, and
+            the alert's summary at either moment.
+        """
+        alerts = list(self._alerts)
+        ends = {_alert_key(alert): alert for alert in alerts if not alert.firing}
+        rows = [
+            _alert_row(alert, ends.get(_alert_key(alert)), self.began)
+            for alert in alerts
+            if alert.firing
+        ]
+        return pl.DataFrame(rows, schema=ALERT_ROW, orient="row")
+
+    def close(self) -> None:
+        """Stop checking alerts."""
+        self._thread.close()
+
+
+def _alert_key(alert: Alert) -> tuple[str, str, Any]:
+    return alert.name, alert.subject, alert.since
+
+
+def _alert_row(
+    fired: Alert, end: Alert | None, began: float
+) -> tuple[str, str, float, float | None, str, str | None]:
+    fired_s = round(fired.since.timestamp() - began, 1)
+    if end is None or end.ended is None:
+        return fired.name, fired.subject, fired_s, None, fired.summary, None
+    resolved_s = round(end.ended.timestamp() - began, 1)
+    return fired.name, fired.subject, fired_s, resolved_s, fired.summary, end.summary

@@ -1,4 +1,4 @@
-"""Plots of a feed's troubles: its hosts over time, and its gaps as they opened and were filled."""
+"""Plots of a feed under faults: its hosts over time, and its gaps as they opened and filled."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from k2lib.notebook.event_log import EventLog, Heard
+from k2lib.events import Event
+from k2lib.notebook.faults import EventLog, LoggedEvent
 from k2lib.query.engine import Engine
 
 SPAN: Final = {
@@ -17,15 +18,15 @@ SPAN: Final = {
     "start_s": pl.Float64,
     "end_s": pl.Float64,
 }
-# What an event says of a lane: the lane's kind, the field with the host, the state, if it is fixed.
-SAYS: Final[Mapping[str, tuple[tuple[str, str, str | None], ...]]] = {
+# By event: the kind of lane, the field with the host, and the state if it is a fixed one.
+LANE_CHANGES: Final[Mapping[str, tuple[tuple[str, str, str | None], ...]]] = {
     "connection_opened": (("connection", "host", "connected"),),
     "connection_lost": (("connection", "host", "none"),),
     "connection_rotated": (("connection", "old", "none"), ("connection", "new", "connected")),
     "breaker_changed": (("breaker", "host", None),),
     "host_banned": (("breaker", "host", "banned"),),
 }
-AT_FIRST: Final = {"connection": "none", "breaker": "closed"}
+FIRST_STATE: Final = {"connection": "none", "breaker": "closed"}
 
 
 def lane(host: str, kind: str) -> str:
@@ -33,72 +34,79 @@ def lane(host: str, kind: str) -> str:
     return f"{urlsplit(host).netloc} {kind}"
 
 
-def spans(heard: Iterable[Heard], hosts: Iterable[str], *, until_s: float) -> pl.DataFrame:
-    """Return how long each host's connection and breaker were in which state.
+def spans(entries: Iterable[LoggedEvent], hosts: Iterable[str], *, until_s: float) -> pl.DataFrame:
+    """Return the states of each host's connection and breaker over time.
 
     Args:
         hosts: URLs, in the order in which they are preferred.
         until_s: when the last spans end.
     Returns:
-        A row a span: lane, state, start_s, end_s; the lanes in the order of the hosts.
+        A row per span: lane, state, start_s, end_s; the lanes in the order of the hosts.
     """
-    lanes = [lane(host, kind) for host in hosts for kind in AT_FIRST]
+    lanes = [lane(host, kind) for host in hosts for kind in FIRST_STATE]
     changes: dict[str, list[tuple[float, str]]] = {
-        name: [(0.0, AT_FIRST[name.rpartition(" ")[2]])] for name in lanes
+        name: [(0.0, FIRST_STATE[name.rpartition(" ")[2]])] for name in lanes
     }
-    for at_s, name, state in _changes(heard):
-        for of in changes if name is None else [name]:
-            if of in changes and (name is not None or of.endswith("connection")):
-                changes[of].append((at_s, state))
+    connections = [name for name in lanes if name.endswith("connection")]
+    for at_s, lane_name, state in _changes(entries):
+        for name in connections if lane_name is None else [lane_name]:
+            if name in changes:
+                changes[name].append((at_s, state))
     rows = [row for name in lanes for row in _rows(name, changes[name], until_s)]
     return pl.DataFrame(rows, schema=SPAN, orient="row")
 
 
-def waits(heard: Iterable[Heard]) -> pl.DataFrame:
-    """Return the waits between attempts: at_s, delay_s and reason, a row each, in order."""
+def waits(entries: Iterable[LoggedEvent]) -> pl.DataFrame:
+    """Return a row per wait between attempts, in order: at_s, delay_s and reason."""
     rows = [
-        (one.at_s, one.event.fields["delay_s"], one.event.fields["reason"])
-        for one in heard
-        if one.event.name == "reconnect_waiting"
+        (at_s, event.fields["delay_s"], event.fields["reason"])
+        for at_s, event in _of("reconnect_waiting", entries)
     ]
     schema = {"at_s": pl.Float64, "delay_s": pl.Float64, "reason": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def refusals(heard: Iterable[Heard]) -> pl.DataFrame:
-    """Return the attempts that failed: at_s, lane and reason, a row each, in order."""
+def refusals(entries: Iterable[LoggedEvent]) -> pl.DataFrame:
+    """Return a row per failed attempt, in order: at_s, lane and reason."""
     rows = [
-        (one.at_s, lane(str(one.event.fields["host"]), "connection"), one.event.fields["reason"])
-        for one in heard
-        if one.event.name == "connection_refused"
+        (
+            entry.at_s,
+            lane(str(entry.event.fields["host"]), "connection"),
+            entry.event.fields["reason"],
+        )
+        for entry in entries
+        if entry.event.name == "connection_refused"
     ]
     schema = {"at_s": pl.Float64, "lane": pl.String, "reason": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def faults(heard: Iterable[Heard]) -> pl.DataFrame:
-    """Return the faults that were caused: at_s, fault and its options, a row each, in order."""
+def faults_caused(entries: Iterable[LoggedEvent]) -> pl.DataFrame:
+    """Return a row per fault caused, in order: at_s, fault and its options."""
     rows = [
-        (round(one.at_s, 1), one.event.fields["fault"], _options(one.event.fields["options"]))
-        for one in heard
-        if one.event.name == "fault_caused"
+        (round(at_s, 1), event.fields["fault"], _options(event.fields["options"]))
+        for at_s, event in _of("fault_caused", entries)
     ]
     schema = {"at_s": pl.Float64, "fault": pl.String, "options": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _of(name: str, entries: Iterable[LoggedEvent]) -> Iterator[tuple[float, Event]]:
+    return ((entry.at_s, entry.event) for entry in entries if entry.event.name == name)
 
 
 def _options(options: Any) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
-def _changes(heard: Iterable[Heard]) -> Iterator[tuple[float, str | None, str]]:
-    """Yield (when, lane, state); without a lane it is every connection's."""
-    for one in heard:
-        if one.event.name in ("feed_stopped", "feed_failed"):
-            yield one.at_s, None, "none"
-        for kind, field, state in SAYS.get(one.event.name, ()):
-            host = str(one.event.fields[field])
-            yield one.at_s, lane(host, kind), state or str(one.event.fields["state"])
+def _changes(entries: Iterable[LoggedEvent]) -> Iterator[tuple[float, str | None, str]]:
+    """Yield time, lane and new state; lane None means every connection."""
+    for entry in entries:
+        if entry.event.name in ("feed_stopped", "feed_failed"):
+            yield entry.at_s, None, "none"
+        for kind, field, state in LANE_CHANGES.get(entry.event.name, ()):
+            host = str(entry.event.fields[field])
+            yield entry.at_s, lane(host, kind), state or str(entry.event.fields["state"])
 
 
 def _rows(
@@ -117,12 +125,12 @@ STATES: Final = {
     "half_open": ("breaker half open", "#edae49"),
     "banned": ("banned", "#5c1a25"),
 }
-CAME: Final = {"live": "#4c78a8", "filled from REST": "#f58518"}
-# Trades of one symbol as they came; a trade in a gap that is closed was asked for.
+ORIGINS: Final = {"live": "#4c78a8", "filled from REST": "#f58518"}
+# Trades of one symbol with their origin: a trade inside a closed gap was requested from REST.
 ARRIVALS: Final = """
     SELECT source_sequence AS id, epoch_us(timestamp) / 1e6 AS event_s,
-        epoch_us(ingestion_timestamp) / 1e6 AS came_s,
-        CASE WHEN from_id IS NULL THEN 'live' ELSE 'filled from REST' END AS how
+        epoch_us(ingestion_timestamp) / 1e6 AS arrived_s,
+        CASE WHEN from_id IS NULL THEN 'live' ELSE 'filled from REST' END AS origin
     FROM lake.trades_v2 AS trades LEFT JOIN gaps ON gaps.exchange = trades.exchange
         AND gaps.symbol = trades.symbol AND source_sequence BETWEEN from_id AND to_id
     WHERE trades.exchange = ? AND trades.symbol = ? AND trades.ingestion_timestamp >= ?
@@ -130,17 +138,17 @@ ARRIVALS: Final = """
 
 
 def draw_hosts(log: EventLog, hosts: list[str]) -> go.Figure:
-    """Draw each host's connection and breaker over time, the waits, and the faults that began it.
+    """Draw each host's connection and breaker over time, the waits, and the faults caused.
 
     Args:
         hosts: URLs, in the order in which they are preferred.
     """
-    heard, until_s = log.events(), log.now_s()
+    entries, until_s = log.events(), log.now_s()
     figure = make_subplots(
         rows=2, shared_xaxes=True, row_heights=[0.68, 0.32], vertical_spacing=0.07
     )
-    _draw_spans(figure, spans(heard, hosts, until_s=until_s))
-    refused = refusals(heard)
+    _draw_spans(figure, spans(entries, hosts, until_s=until_s))
+    refused = refusals(entries)
     figure.add_scatter(
         x=refused["at_s"],
         y=refused["lane"],
@@ -150,8 +158,8 @@ def draw_hosts(log: EventLog, hosts: list[str]) -> go.Figure:
         row=1,
         col=1,
     )
-    _draw_waits(figure, waits(heard))
-    _mark_faults(figure, faults(heard))
+    _draw_waits(figure, waits(entries))
+    _mark_faults(figure, faults_caused(entries))
     figure.update_layout(
         title="Hosts, breakers and back-off",
         template="plotly_white",
@@ -168,25 +176,25 @@ def draw_hosts(log: EventLog, hosts: list[str]) -> go.Figure:
 
 
 def draw_gaps(engine: Engine, log: EventLog, *, exchange: str, symbol: str) -> go.Figure:
-    """Draw when each trade id came: live ids rise, a gap is a step that REST fills later."""
+    """Draw when each trade id arrived: live ids rise, a gap is a step that REST fills later."""
     since = pl.from_epoch(pl.Series([int(log.began * 1e6)]), time_unit="us").dt.replace_time_zone(
         "UTC"
     )
-    came = engine.sql(ARRIVALS, [exchange, symbol, since[0]])
-    first_id = int(came["id"][0]) if len(came) else 0
+    trades = engine.sql(ARRIVALS, [exchange, symbol, since[0]])
+    first_id = int(trades["id"][0]) if len(trades) else 0
     figure = go.Figure()
     _shade_gaps(figure, log, symbol, first_id)
-    for how, color in CAME.items():
-        rows = came.filter(pl.col("how") == how)
+    for origin, color in ORIGINS.items():
+        rows = trades.filter(pl.col("origin") == origin)
         figure.add_scattergl(
-            x=rows["came_s"] - log.began,
+            x=rows["arrived_s"] - log.began,
             y=rows["id"] - first_id,
             mode="markers",
-            marker={"size": 4 if how == "live" else 5, "color": color},
-            name=f"{how} ({len(rows):,})",
+            marker={"size": 4 if origin == "live" else 5, "color": color},
+            name=f"{origin} ({len(rows):,})",
         )
     return figure.update_layout(
-        title=f"{symbol}: every trade id, and when it came; shaded: a gap, from noticed to closed",
+        title=f"{symbol}: every trade id by time of arrival; shaded: a gap, from noticed to closed",
         template="plotly_white",
         xaxis_title="seconds since the start",
         yaxis_title=f"trade id, from {first_id:,}",
@@ -195,10 +203,9 @@ def draw_gaps(engine: Engine, log: EventLog, *, exchange: str, symbol: str) -> g
 
 
 def _draw_spans(figure: go.Figure, table: pl.DataFrame) -> None:
-    # Every lane is named first, so that lanes stand in this order whatever their states.
+    # Empty bars first: they fix the order of the lanes, whatever their states.
     lanes = table["lane"].unique(maintain_order=True)
-    nothing = [0.0] * len(lanes)
-    figure.add_bar(x=nothing, y=lanes, orientation="h", showlegend=False, row=1, col=1)
+    figure.add_bar(x=[0.0] * len(lanes), y=lanes, orientation="h", showlegend=False, row=1, col=1)
     for state, (name, color) in STATES.items():
         rows = table.filter(pl.col("state") == state)
         if len(rows):
@@ -244,26 +251,26 @@ def _mark_faults(figure: go.Figure, table: pl.DataFrame) -> None:
 
 
 def _shade_gaps(figure: go.Figure, log: EventLog, symbol: str, first_id: int) -> None:
-    noticed = {one.event.fields["gap_id"]: one.at_s for one in log.events("gap_noticed")}
-    for one in log.events("gap_closed"):
-        of: dict[str, Any] = dict(one.event.fields)
-        if of["symbol"] != symbol or of["gap_id"] not in noticed:
+    opened_s = {entry.event.fields["gap_id"]: entry.at_s for entry in log.events("gap_noticed")}
+    for entry in log.events("gap_closed"):
+        gap: dict[str, Any] = dict(entry.event.fields)
+        if gap["symbol"] != symbol or gap["gap_id"] not in opened_s:
             continue
-        color = "#d1495b" if of["absent"] else "#f58518"
+        color = "#d1495b" if gap["absent"] else "#f58518"
         figure.add_shape(
             type="rect",
-            x0=noticed[of["gap_id"]],
-            x1=one.at_s,
-            y0=of["from_id"] - first_id,
-            y1=of["to_id"] - first_id,
+            x0=opened_s[gap["gap_id"]],
+            x1=entry.at_s,
+            y0=gap["from_id"] - first_id,
+            y1=gap["to_id"] - first_id,
             fillcolor=color,
             opacity=0.3,
             line={"color": color, "width": 2},
         )
         figure.add_annotation(
-            x=one.at_s,
-            y=(of["from_id"] + of["to_id"]) / 2 - first_id,
-            text=_said(of),
+            x=entry.at_s,
+            y=(gap["from_id"] + gap["to_id"]) / 2 - first_id,
+            text=_gap_text(gap),
             xanchor="left",
             xshift=6,
             showarrow=False,
@@ -271,7 +278,7 @@ def _shade_gaps(figure: go.Figure, log: EventLog, symbol: str, first_id: int) ->
         )
 
 
-def _said(of: dict[str, Any]) -> str:
-    if of["absent"]:
-        return f"{of['absent']} ids that the venue never made"
-    return f"{of['filled']} ids filled"
+def _gap_text(gap: dict[str, Any]) -> str:
+    if gap["absent"]:
+        return f"{gap['absent']} ids that the venue never made"
+    return f"{gap['filled']} ids filled"

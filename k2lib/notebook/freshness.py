@@ -1,26 +1,34 @@
-"""How old answers are: the newest trade in each, with what only Kafka has and without."""
+"""How old answers are: the age of the newest trade, read with Kafka's tail and without.
 
+`FreshnessView` queries both several times a second, and leaves a figure once it is over.
+"""
+
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import ipywidgets
 import polars as pl
+from IPython.display import display
+from plotly.graph_objects import FigureWidget
 
+from k2lib.notebook.live_figure import plotly_output
 from k2lib.query.answer import CompleteTo
 from k2lib.query.engine import Engine
 
 HYBRID: Final = "lake and Kafka"
 LAKE: Final = "lake alone"
-# Whether an answer of this kind has the tail.
-KINDS: Final = {HYBRID: True, LAKE: False}
-ASKED: Final = """
+# By kind of answer, whether it reads the tail.
+READS_TAIL: Final = {HYBRID: True, LAKE: False}
+QUERY: Final = """
     SELECT count(*) AS trades, count(DISTINCT source_sequence) AS ids,
         min(source_sequence) AS first_id, max(source_sequence) AS last_id,
         epoch_us(max(timestamp)) / 1e6 AS newest_s
     FROM trades_v2 WHERE exchange = ? AND symbol = ?"""
-LOOK: Final[Mapping[str, pl.DataType | type[pl.DataType]]] = {
+SAMPLE_ROW: Final[Mapping[str, pl.DataType | type[pl.DataType]]] = {
     "at_s": pl.Float64,
     "answer": pl.String,
     "took_ms": pl.Float64,
@@ -31,16 +39,22 @@ LOOK: Final[Mapping[str, pl.DataType | type[pl.DataType]]] = {
     "age_ms": pl.Float64,
     "complete_to": pl.Datetime("us", "UTC"),
 }
+FRAME_S: Final = 0.3
+WINDOW_S: Final = 60.0
+SHORTEST_S: Final = 5.0
+COLORS: Final = {HYBRID: "#2a9d5c", LAKE: "#f58518"}
+AGES_MS: Final = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
 
 
 @dataclass(frozen=True)
-class Look:
-    """One answer about an instrument.
+class FreshnessSample:
+    """One measured answer about an instrument.
 
     Attributes:
-        at_s: when it was there, in seconds since the epoch.
-        took_ms: from the question on.
-        contiguous: its ids have no hole and none is there twice: count = last - first + 1.
+        at_s: when the answer was there, in seconds since the epoch.
+        answer: `HYBRID` or `LAKE`.
+        took_ms: duration of the query.
+        contiguous: its ids have no hole and no id is there twice: count = last - first + 1.
         age_ms: from the event time of its newest trade to `at_s`; None without a trade.
     """
 
@@ -55,75 +69,75 @@ class Look:
     complete_to: CompleteTo
 
 
-def look(
+def measure_freshness(
     engine: Engine,
     symbol: str,
     *,
     exchange: str,
     answer: str = HYBRID,
     clock: Callable[[], float] = time.time,
-) -> Look:
-    """Ask for all trades of an instrument, and see how old the newest one is by then.
+) -> FreshnessSample:
+    """Query all trades of an instrument, and measure how old the newest one is by then.
 
     Args:
         answer: `HYBRID` or `LAKE`.
-        clock: seconds since the epoch, as the venue's clock has them.
+        clock: seconds since the epoch, comparable with the venue's clock.
     """
-    asked_s = clock()
-    told = engine.run_sql(ASKED, [exchange, symbol], tail=KINDS[answer])
+    began_s = clock()
+    result = engine.run_sql(QUERY, [exchange, symbol], tail=READS_TAIL[answer])
     at_s = clock()
-    trades, ids, first_id, last_id, newest_s = told.frame.row(0)
-    return Look(
+    trades, ids, first_id, last_id, newest_s = result.frame.row(0)
+    return FreshnessSample(
         at_s=at_s,
         answer=answer,
-        took_ms=(at_s - asked_s) * 1000,
+        took_ms=(at_s - began_s) * 1000,
         trades=trades,
         first_id=first_id,
         last_id=last_id,
         contiguous=trades == ids == (0 if first_id is None else last_id - first_id + 1),
         age_ms=None if newest_s is None else (at_s - newest_s) * 1000,
-        complete_to=told.complete_to["trades_v2"],
+        complete_to=result.complete_to["trades_v2"],
     )
 
 
-class Looks:
-    """The last `length` looks at each kind of answer."""
+class FreshnessHistory:
+    """The last `length` samples of each kind of answer."""
 
     def __init__(self, *, length: int) -> None:
-        self._looks = {answer: deque[Look](maxlen=length) for answer in KINDS}
+        self._samples = {answer: deque[FreshnessSample](maxlen=length) for answer in READS_TAIL}
         self._began_s: float | None = None
         self._until_s = 0.0
 
-    def add(self, one: Look) -> None:
-        """Take a look."""
-        self._began_s = one.at_s if self._began_s is None else self._began_s
-        self._until_s = one.at_s
-        self._looks[one.answer].append(one)
+    def add(self, sample: FreshnessSample) -> None:
+        """Add a sample."""
+        self._began_s = sample.at_s if self._began_s is None else self._began_s
+        self._until_s = sample.at_s
+        self._samples[sample.answer].append(sample)
 
     def ages(self, answer: str) -> tuple[list[float], list[float | None]]:
-        """Return when one kind of answer was there, in seconds from the first on, and its ages."""
-        began_s, looks = self._began_s or 0.0, self._looks[answer]
-        return [one.at_s - began_s for one in looks], [one.age_ms for one in looks]
+        """Return the times of one kind of answer, in seconds since the first one, and its ages."""
+        began_s, samples = self._began_s or 0.0, self._samples[answer]
+        return [sample.at_s - began_s for sample in samples], [sample.age_ms for sample in samples]
 
     def until_s(self) -> float:
-        """Return when the newest answer was there, in seconds from the first on."""
+        """Return the time of the newest sample, in seconds since the first one."""
         return self._until_s - (self._began_s or 0.0)
 
     def frame(self) -> pl.DataFrame:
-        """Return a row a look, in order of time, with the columns of `LOOK`."""
-        looks = [one for kept in self._looks.values() for one in kept]
-        return pl.DataFrame([_row(one) for one in looks], schema=LOOK).sort("at_s")
+        """Return a row per sample, in order of time, with the columns of `SAMPLE_ROW`."""
+        rows = [_row(sample) for samples in self._samples.values() for sample in samples]
+        return pl.DataFrame(rows, schema=SAMPLE_ROW).sort("at_s")
 
     def table(self) -> pl.DataFrame:
-        """Sum up each kind of answer.
+        """Summarise each kind of answer.
 
         Returns:
-            A row a kind: answers, contiguous (how many of them are), trades (in the newest one),
-            took_ms (median), and the median and the highest age of the newest trade.
+            A row per kind: answer, answers, contiguous (how many of them are), trades (in the
+            newest one), took_ms (median), and the median and the highest age of the newest trade.
         """
         age = pl.col("age_ms")
-        summed = self.frame().group_by("answer", maintain_order=True)
-        return summed.agg(
+        by_answer = self.frame().group_by("answer", maintain_order=True)
+        return by_answer.agg(
             answers=pl.len().cast(pl.Int64),
             contiguous=pl.col("contiguous").sum().cast(pl.Int64),
             trades=pl.col("trades").last(),
@@ -133,5 +147,101 @@ class Looks:
         ).sort("answer", descending=True)
 
 
-def _row(one: Look) -> dict[str, object]:
-    return {name: getattr(one, name) for name in LOOK} | {"complete_to": one.complete_to.time}
+def _row(sample: FreshnessSample) -> dict[str, object]:
+    columns = {name: getattr(sample, name) for name in SAMPLE_ROW}
+    return columns | {"complete_to": sample.complete_to.time}
+
+
+class FreshnessView:
+    """Queries an instrument's trades with Kafka's tail and without, and draws their ages.
+
+    Args:
+        frame_s: seconds from one pair of queries to the next; a pair is one frame.
+        window_s: how many seconds the figure and the table keep.
+        clock: seconds since the epoch, comparable with the venue's clock.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        symbol: str,
+        *,
+        exchange: str,
+        frame_s: float = FRAME_S,
+        window_s: float = WINDOW_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._engine = engine
+        self._symbol = symbol
+        self._exchange = exchange
+        self._frame_s = frame_s
+        self._window_s = window_s
+        self._clock = clock
+        self.history = FreshnessHistory(length=round(window_s / frame_s))
+        self.figure = _figure(f"{symbol} at {exchange}")
+
+    async def run(self, seconds: float) -> None:
+        """Display the view, query and draw for so long, then leave a static figure in its place.
+
+        It is awaited and queries in a thread, so that the kernel serves the browser meanwhile.
+        """
+        box = ipywidgets.VBox([self.figure])
+        handle = display(box, display_id=True)  # type: ignore[no-untyped-call]
+        until = time.monotonic() + seconds
+        try:
+            while (began := time.monotonic()) < until:
+                await asyncio.to_thread(self.sample)
+                self.draw()
+                await asyncio.sleep(began + self._frame_s - time.monotonic())
+        finally:
+            if handle is not None:
+                handle.update(plotly_output(self.figure), raw=True)
+            box.close()
+
+    def sample(self) -> None:
+        """Measure each kind of answer once."""
+        for answer in READS_TAIL:
+            sample = measure_freshness(
+                self._engine,
+                self._symbol,
+                exchange=self._exchange,
+                answer=answer,
+                clock=self._clock,
+            )
+            self.history.add(sample)
+
+    def draw(self) -> None:
+        """Bring the figure up to date, as one message to the browser."""
+        until_s = self.history.until_s()
+        with self.figure.batch_update():
+            for trace, answer in zip(self.figure.data, READS_TAIL, strict=True):
+                trace.x, trace.y = self.history.ages(answer)
+            since_s = max(0.0, until_s - self._window_s)
+            self.figure.layout.xaxis.range = [since_s, max(until_s, SHORTEST_S)]
+
+    def table(self) -> pl.DataFrame:
+        """Return a row per kind of answer; see `FreshnessHistory.table`."""
+        return self.history.table()
+
+
+def _figure(instrument: str) -> Any:
+    figure = FigureWidget()
+    for answer, color in COLORS.items():
+        line = {"color": color, "width": 1.8}
+        figure.add_scatter(mode="lines", name=answer, line=line, connectgaps=False)
+    figure.update_layout(
+        title=f"{instrument}: age of the newest trade in an answer",
+        template="plotly_white",
+        width=960,
+        height=420,
+        xaxis_title="seconds since the first answer",
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+        uirevision="live",
+    )
+    figure.update_yaxes(
+        title="age, ms (logarithmic)",
+        type="log",
+        tickvals=AGES_MS,
+        ticktext=[f"{age:,}" for age in AGES_MS],
+    )
+    return figure

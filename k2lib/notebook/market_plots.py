@@ -15,7 +15,7 @@ PRICES: Final = ("open", "high", "low", "close")
 
 @dataclass(frozen=True)
 class Panel:
-    """Bars of one instrument, as `k2.bars` returns them, and what to write beside them.
+    """Bars of one instrument, as `k2.bars` returns them, with title and units.
 
     Attributes:
         price: the unit of the prices, for example AUD.
@@ -67,10 +67,10 @@ def draw_bars(title: str, *panels: Panel) -> go.Figure:
 
 
 def _draw_panel(figure: go.Figure, panel: Panel, col: int) -> None:
-    drawn = floats(panel.bars).with_columns(local_start(panel.bars))
-    prices = {name: drawn[name] for name in PRICES}
-    figure.add_candlestick(x=drawn["start"], **prices, row=1, col=col)
-    figure.add_bar(x=drawn["start"], y=drawn["volume"], marker_color="slategray", row=2, col=col)
+    bars = floats(panel.bars).with_columns(local_start(panel.bars))
+    prices = {name: bars[name] for name in PRICES}
+    figure.add_candlestick(x=bars["start"], **prices, row=1, col=col)
+    figure.add_bar(x=bars["start"], y=bars["volume"], marker_color="slategray", row=2, col=col)
     key = zone(panel.bars["exchange"][0] if len(panel.bars) else "").key
     figure.update_yaxes(title=f"price, {panel.price}", tickformat=",", row=1, col=col)
     figure.update_yaxes(title=f"volume, {panel.volume}", row=2, col=col)
@@ -84,7 +84,7 @@ def flow(signed: pl.DataFrame, every: str | timedelta) -> pl.DataFrame:
     Args:
         signed: trades with spread_bps and sign, as `k2lib.analytics` adds them.
     Returns:
-        A row an interval with a trade: time (by the venue's clock), trades, spread_bps (mean of
+        A row per interval with a trade: time (by the venue's clock), trades, spread_bps (mean of
         the trades with a quote of both sides), bought (share of buys among the trades with a
         sign).
     """

@@ -1,6 +1,6 @@
 """The venue of a demo or a notebook: the real one where it can be reached, else the offline one.
 
-A production feed never chooses like this: it takes the venue it is told, or fails.
+A production feed never chooses like this: it takes the configured venue, or fails.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ OFFLINE: Final = "BINANCE_SIM"
 
 
 class ChosenVenue(Closing):
-    """A venue, in one line why it is this one, and the offline exchange where it is that."""
+    """A venue, the reason for it in one line, and the offline exchange if it is that one."""
 
     def __init__(self, venue: Venue, reason: str, exchange: OfflineExchange | None = None) -> None:
         self.venue = venue
@@ -30,7 +30,7 @@ class ChosenVenue(Closing):
         return f"{self.venue.exchange}: {self.reason}"
 
     def close(self) -> None:
-        """End the offline exchange; the real one goes on without us."""
+        """End the offline exchange, if there is one."""
         if self.exchange is not None:
             self.exchange.close()
 
@@ -52,7 +52,7 @@ def reachable_venue(
         within_s: how long each of its hosts may take.
     """
     if offline:
-        return _offline(symbols, rate, "the offline exchange, as asked for")
+        return _offline(symbols, rate, "the offline exchange, as requested")
     real = venue or binance()
     refusals = []
     for url in real.rest_urls:
@@ -60,14 +60,12 @@ def reachable_venue(
         if refusal is None:
             return ChosenVenue(real, f"the real venue, which answers at {url}")
         refusals.append(f"{url}: {refusal}")
-    told = "; ".join(refusals)
-    return _offline(
-        symbols, rate, f"the offline exchange, as the real one is out of reach ({told})"
-    )
+    reason = f"the offline exchange, as the real one is out of reach ({'; '.join(refusals)})"
+    return _offline(symbols, rate, reason)
 
 
 def offline_venue(exchange: OfflineExchange) -> Venue:
-    """Return where an offline exchange is reached, under its own name."""
+    """Return an offline exchange as a venue: its addresses, under its own name."""
     return replace(binance(exchange.ws_urls, exchange.rest_urls), exchange=OFFLINE)
 
 
@@ -77,7 +75,7 @@ def _offline(symbols: Sequence[str], rate: float, reason: str) -> ChosenVenue:
 
 
 def _refusal(venue: Venue, url: str, within_s: float) -> str | None:
-    """Say why a host does not serve us; None where it does."""
+    """Return why a host does not answer; None where it does."""
     try:
         reply = httpx2.get(f"{url}/api/v3/ping", timeout=within_s, verify=venue.tls)
     except httpx2.TransportError as exc:

@@ -29,7 +29,7 @@ from playwright.sync_api import (
 from support.paths import ROOT
 from support.waiting import wait_until
 
-from k2lib.notebook.runner.runs import notebooks_folder
+from k2lib.notebook.runner import notebooks_folder
 
 SHOT = ROOT / "build" / "live-widget.png"
 CHROMIUM = "/usr/bin/chromium"

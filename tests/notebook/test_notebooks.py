@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from k2lib.cli import app
 from k2lib.errors import ConfigError, K2Error
-from k2lib.notebook.runner.runs import (
+from k2lib.notebook.runner import (
     known_parameters,
     parse_parameters,
     run_notebooks,

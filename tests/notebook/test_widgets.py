@@ -18,14 +18,24 @@ from k2lib.errors import TransientError
 from k2lib.events import Event
 from k2lib.feed.status import FeedStatus, HostStatus, SymbolStatus, TapeRow
 from k2lib.notebook import feed_plots
-from k2lib.notebook.accounts import account, wait_until_healed
-from k2lib.notebook.event_log import EventLog, Heard
-from k2lib.notebook.faults import Faults
+from k2lib.notebook.faults import BUTTONS, EventLog, Faults, LoggedEvent, fault_buttons
 from k2lib.notebook.feed_plots import draw_gaps, draw_hosts
+from k2lib.notebook.live_figure import (
+    AMBER,
+    GREEN,
+    RED,
+    TAPE_ROWS,
+    FeedHistory,
+    alerts_html,
+    draw,
+    live_figure,
+    panels,
+    status_html,
+    tape_html,
+)
+from k2lib.notebook.live_view import LiveView
+from k2lib.notebook.measurements import compare_ids, wait_until_healed
 from k2lib.notebook.venue import OFFLINE, offline_venue, reachable_venue
-from k2lib.notebook.widgets import LiveView, fault_buttons, live_text
-from k2lib.notebook.widgets.fault_buttons import BUTTONS
-from k2lib.notebook.widgets.live_figure import History, draw, live_figure, panels
 from k2lib.ops.alerts import Alert, Limits
 from k2lib.simulator import GroundTruth, OfflineExchange
 from k2lib.venues.binance.hosts import binance
@@ -62,12 +72,12 @@ def _status(*symbols: SymbolStatus, state: str = "live", after_s: float = 0) -> 
     )
 
 
-def _heard(*events: tuple[float, str, dict[str, object]]) -> list[Heard]:
-    return [Heard(at_s, Event(name, fields)) for at_s, name, fields in events]
+def _entries(*events: tuple[float, str, dict[str, object]]) -> list[LoggedEvent]:
+    return [LoggedEvent(at_s, Event(name, fields)) for at_s, name, fields in events]
 
 
 def test_a_history_has_a_fixed_length() -> None:
-    history = History(["BTCUSDT"], length=3)
+    history = FeedHistory(["BTCUSDT"], length=3)
     for n in range(10):
         history.add(_status(_symbol(trades=n + 1), after_s=n))
     assert len(history) == len(history.times_ms()) == 3
@@ -75,14 +85,14 @@ def test_a_history_has_a_fixed_length() -> None:
 
 
 def test_a_symbol_has_no_lag_while_nothing_comes() -> None:
-    history = History(["BTCUSDT"], length=3)
+    history = FeedHistory(["BTCUSDT"], length=3)
     for trades in (0, 1, 1):
         history.add(_status(_symbol(trades=trades)))
     assert list(np.isnan(history.series("BTCUSDT", "lag_ms"))) == [True, False, True]
 
 
 def test_a_frame_moves_every_line_and_the_window() -> None:
-    history = History(["BTCUSDT"], length=200)
+    history = FeedHistory(["BTCUSDT"], length=200)
     figure = live_figure(OFFLINE, {"BTCUSDT": "USDT"})
     for n in range(100):
         history.add(_status(_symbol(trades=n + 1), after_s=n))
@@ -101,41 +111,41 @@ def test_a_figure_has_room_for_four_symbols() -> None:
 
 @pytest.mark.parametrize(
     ("state", "color", "told"),
-    [("live", live_text.GREEN, "live"), ("waiting", live_text.AMBER, "waiting 1.5 s: cut")],
+    [("live", GREEN, "live"), ("waiting", AMBER, "waiting 1.5 s: cut")],
 )
 def test_the_lamp_has_the_colour_of_the_state(state: str, color: str, told: str) -> None:
-    html = live_text.lamp(_status(_symbol(), state=state))
+    html = status_html(_status(_symbol(), state=state))
     assert f'k2-lamp" style="color:{color}' in html and f">{told}<" in html
     assert "breaker half open" in html
 
 
 def test_the_lamp_shows_a_problem_as_text_not_as_markup() -> None:
-    html = live_text.lamp(_status(_symbol()), problem="<b>no</b>")
-    assert "&lt;b&gt;no" in html and f"color:{live_text.RED}" in html
+    html = status_html(_status(_symbol()), problem="<b>no</b>")
+    assert "&lt;b&gt;no" in html and f"color:{RED}" in html
 
 
 def test_the_tape_has_the_newest_trades_of_all_symbols_first() -> None:
-    html = live_text.tape([_symbol(trades=30), _symbol("ETHUSDT", trades=40, price="3400")])
+    html = tape_html([_symbol(trades=30), _symbol("ETHUSDT", trades=40, price="3400")])
     rows = html.split("<tr>")[1:]
-    assert len(rows) == live_text.TAPE_ROWS and "12:00:39.000" in rows[0] and "3,439" in rows[0]
+    assert len(rows) == TAPE_ROWS and "12:00:39.000" in rows[0] and "3,439" in rows[0]
     assert "65,029" in html
 
 
 def test_alerts_that_fire_are_told() -> None:
     alert = Alert("stream_stale", "BTCUSDT", firing=True, since=NOON, summary="no trade")
-    assert "<b>stream stale BTCUSDT</b> since 12:00:00" in live_text.alert_list([alert])
-    assert "no alert fires" in live_text.alert_list([])
+    assert "<b>stream stale BTCUSDT</b> since 12:00:00" in alerts_html([alert])
+    assert "no alert fires" in alerts_html([])
 
 
 def test_spans_follow_connections_and_breakers_until_the_end() -> None:
-    heard = _heard(
+    entries = _entries(
         (1.0, "connection_opened", {"host": HOSTS[0]}),
         (2.0, "connection_lost", {"host": HOSTS[0], "reason": "cut"}),
         (2.0, "breaker_changed", {"host": HOSTS[0], "state": "open"}),
         (3.0, "connection_opened", {"host": HOSTS[1]}),
         (9.0, "feed_stopped", {"reason": "closed"}),
     )
-    found = feed_plots.spans(heard, HOSTS, until_s=10.0)
+    found = feed_plots.spans(entries, HOSTS, until_s=10.0)
     kept = found.filter(~found["state"].is_in(["none", "closed"])).rows()
     assert kept == [
         ("127.0.0.1:1 connection", "connected", 1.0, 2.0),
@@ -145,12 +155,12 @@ def test_spans_follow_connections_and_breakers_until_the_end() -> None:
 
 
 def test_a_rotation_ends_one_connection_and_not_the_other() -> None:
-    heard = _heard(
+    entries = _entries(
         (1.0, "connection_opened", {"host": HOSTS[0]}),
         (2.0, "connection_opened", {"host": HOSTS[1]}),
         (2.5, "connection_rotated", {"old": HOSTS[0], "new": HOSTS[1], "reason": "silent"}),
     )
-    found = feed_plots.spans(heard, HOSTS, until_s=4.0).filter(state="connected")
+    found = feed_plots.spans(entries, HOSTS, until_s=4.0).filter(state="connected")
     ends = dict(found.select("lane", "end_s").iter_rows())
     assert ends == {"127.0.0.1:1 connection": 2.5, "127.0.0.1:2 connection": 4.0}
 
@@ -159,7 +169,7 @@ def test_a_log_tells_when_alerts_fired_and_were_resolved() -> None:
     now = [100.0]
     with EventLog(limits=Limits(quiet_s=4.0), clock=lambda: now[0]) as log:
         now[0] = 101.0
-        log.heard(Event("frames_refused", {"reason": "not_json", "count": 3}))
+        log.on_event(Event("frames_refused", {"reason": "not_json", "count": 3}))
         now[0] = 106.0
         log.alerts.check()
         [row] = log.alert_rows().rows(named=True)
@@ -169,8 +179,8 @@ def test_a_log_tells_when_alerts_fired_and_were_resolved() -> None:
 def test_a_log_keeps_the_newest_events_and_not_the_noise() -> None:
     with EventLog(most=2) as log:
         for n in range(5):
-            log.heard(Event("reconnect_waiting", {"delay_s": float(n), "reason": "x"}))
-            log.heard(Event("frames_received", {"symbol": "BTCUSDT"}))
+            log.on_event(Event("reconnect_waiting", {"delay_s": float(n), "reason": "x"}))
+            log.on_event(Event("frames_received", {"symbol": "BTCUSDT"}))
     assert log.frame("reconnect_waiting")["delay_s"].to_list() == [3.0, 4.0]
 
 
@@ -200,7 +210,7 @@ class Healed:
 
 def absent_ids(log: EventLog) -> list[int]:
     """Return how many ids the venue did not have, of each gap that closed."""
-    return [one.event.fields["absent"] for one in log.events("gap_closed")]
+    return [entry.event.fields["absent"] for entry in log.events("gap_closed")]
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +220,8 @@ def healed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Healed]:
     with (
         EventLog() as log,
         OfflineExchange(["BTCUSDT"], rate=200, hosts=2) as exchange,
-        K2.open(home=home, commit_interval_s=0.5, on_event=log.heard) as k2,
-        Faults(exchange, on_event=log.heard) as faults,
+        K2.open(home=home, commit_interval_s=0.5, on_event=log.on_event) as k2,
+        Faults(exchange, on_event=log.on_event) as faults,
     ):
         open_feed = partial(k2.feed, ["BTCUSDT"], venue=offline_venue(exchange))
         with LiveView(open_feed, alerts=log.alerts, below=fault_buttons(faults)) as view:
@@ -230,7 +240,7 @@ def healed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Healed]:
             asyncio.run(view.wait(0.5))
             view.stop()
             k2.pipeline.settle()
-            accounts = account(k2.engine, truth, exchange=OFFLINE)
+            accounts = compare_ids(k2.engine, truth, exchange=OFFLINE)
             yield Healed(k2, log, view, accounts)
 
 
@@ -246,7 +256,7 @@ def test_an_id_that_is_not_in_the_lake_does_not_pass(healed: Healed) -> None:
     k2 = healed.k2
     last = k2.contiguity()["last_id"][0]
     more = {"BTCUSDT": GroundTruth(0, last + 10, frozenset())}
-    [row] = account(k2.engine, more, exchange=OFFLINE).rows(named=True)
+    [row] = compare_ids(k2.engine, more, exchange=OFFLINE).rows(named=True)
     assert row["made"] - row["in_lake"] == 15
     wanted, alerts = {"BTCUSDT": last + 10}, healed.log.alerts
     with pytest.raises(TransientError, match=rf"not healed .* \[\('BTCUSDT', {last}, 0\)\]"):

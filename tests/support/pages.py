@@ -2,7 +2,7 @@
 
 import re
 
-from k2lib.notebook.runner.runs import notebooks_folder
+from k2lib.notebook.runner import notebooks_folder
 
 KEPT = sorted(notebooks_folder().glob("[!.]*.ipynb"))
 FROM_THE_NET = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(["']?https?:""")

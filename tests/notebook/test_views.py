@@ -1,4 +1,4 @@
-"""What notebooks show of reading: ages of answers, snapshots by a slider, bars, flow, replays."""
+"""Views of reading: freshness of answers, snapshots by a slider, bars, flow, replays."""
 
 import asyncio
 import json
@@ -18,22 +18,29 @@ from support.waiting import wait_until
 
 from k2lib import K2
 from k2lib.errors import NotFoundError, QueryError
-from k2lib.notebook.freshness import HYBRID, LAKE, Look, Looks, look
+from k2lib.notebook.freshness import (
+    HYBRID,
+    LAKE,
+    FreshnessHistory,
+    FreshnessSample,
+    FreshnessView,
+    measure_freshness,
+)
+from k2lib.notebook.live_figure import PLOTLY, plotly_output
 from k2lib.notebook.market_plots import Panel, draw_bars, draw_flow, flow
-from k2lib.notebook.query_plan import planned
-from k2lib.notebook.replaying import arrivals, speed_of
-from k2lib.notebook.runner.pages import write_page
-from k2lib.notebook.snapshot_history import past
+from k2lib.notebook.measurements import arrival_times, plan_scans, replay_speed
+from k2lib.notebook.pages import write_page
+from k2lib.notebook.snapshots import SnapshotsView, read_instrument
 from k2lib.notebook.venue import OFFLINE, offline_venue
-from k2lib.notebook.widgets import FreshnessView, SnapshotsView
-from k2lib.notebook.widgets.pictures import PLOTLY, picture
 from k2lib.query.answer import CompleteTo
 from k2lib.schema.calendar import zone
 from k2lib.simulator import OfflineExchange
 
 
-def _look(at_s: float, answer: str = HYBRID, *, age_ms: float | None = 20.0) -> Look:
-    return Look(at_s, answer, 5.0, 10, 1, 10, True, age_ms, CompleteTo("trades_v2", time=NOON))
+def _sample(at_s: float, answer: str = HYBRID, *, age_ms: float | None = 20.0) -> FreshnessSample:
+    return FreshnessSample(
+        at_s, answer, 5.0, 10, 1, 10, True, age_ms, CompleteTo("trades_v2", time=NOON)
+    )
 
 
 def _counted(*ids: int) -> list[dict[str, object]]:
@@ -59,74 +66,76 @@ def test_an_answer_is_contiguous_if_no_id_is_missing_or_twice(
 ) -> None:
     append(catalog_in(tmp_path), _counted(*ids))
     with K2.open(home=tmp_path) as k2:
-        seen = look(k2.engine, "BHP", exchange="ASX", answer=LAKE)
-    assert (seen.trades, seen.contiguous) == (len(ids), contiguous)
+        found = measure_freshness(k2.engine, "BHP", exchange="ASX", answer=LAKE)
+    assert (found.trades, found.contiguous) == (len(ids), contiguous)
 
 
 def test_the_age_is_that_of_the_newest_trade_once_the_answer_is_there(lake: K2) -> None:
     clock = FakeClock(at(125).timestamp())
-    seen = look(lake.engine, "BHP", exchange="ASX", answer=LAKE, clock=clock)
-    assert seen.age_ms == pytest.approx(3_000) and seen.took_ms == 0
-    assert seen.complete_to.time == at(200)
+    found = measure_freshness(lake.engine, "BHP", exchange="ASX", answer=LAKE, clock=clock)
+    assert found.age_ms == pytest.approx(3_000) and found.took_ms == 0
+    assert found.complete_to.time == at(200)
 
 
 def test_an_answer_without_a_trade_has_no_age(lake: K2) -> None:
-    seen = look(lake.engine, "XYZ", exchange="ASX", answer=LAKE)
-    assert (seen.trades, seen.age_ms, seen.first_id) == (0, None, None)
+    found = measure_freshness(lake.engine, "XYZ", exchange="ASX", answer=LAKE)
+    assert (found.trades, found.age_ms, found.first_id) == (0, None, None)
 
 
-def test_looks_are_kept_in_a_fixed_length_and_counted_from_the_first() -> None:
-    looks = Looks(length=2)
+def test_samples_are_kept_in_a_fixed_length_and_counted_from_the_first() -> None:
+    history = FreshnessHistory(length=2)
     for n in range(5):
-        looks.add(_look(100.0 + n, age_ms=n))
-    assert looks.ages(HYBRID) == ([3.0, 4.0], [3, 4]) and looks.ages(LAKE) == ([], [])
-    assert looks.until_s() == 4.0 and looks.frame().height == 2
+        history.add(_sample(100.0 + n, age_ms=n))
+    assert history.ages(HYBRID) == ([3.0, 4.0], [3, 4]) and history.ages(LAKE) == ([], [])
+    assert history.until_s() == 4.0 and history.frame().height == 2
 
 
-def test_looks_are_summed_up_by_answer() -> None:
-    looks = Looks(length=9)
+def test_samples_are_summed_up_by_answer() -> None:
+    history = FreshnessHistory(length=9)
     for n, age_ms in enumerate([None, 1_000.0, 2_000.0, 6_000.0]):
-        looks.add(_look(n, age_ms=20.0))
-        looks.add(_look(n, LAKE, age_ms=age_ms))
-    shown = looks.table().select("answer", "answers", "contiguous", "age_median_ms", "age_most_ms")
+        history.add(_sample(n, age_ms=20.0))
+        history.add(_sample(n, LAKE, age_ms=age_ms))
+    shown = history.table().select(
+        "answer", "answers", "contiguous", "age_median_ms", "age_most_ms"
+    )
     assert sorted(shown.rows()) == [(LAKE, 4, 4, 2_000.0, 6_000.0), (HYBRID, 4, 4, 20.0, 20.0)]
 
 
 def test_a_frame_moves_both_lines_and_the_window(lake: K2) -> None:
     view = FreshnessView(lake.engine, "BHP", exchange="ASX", window_s=10, clock=lambda: 0.0)
     for n in range(30):
-        view.looks.add(_look(float(n)))
-        view.looks.add(_look(n + 0.5, LAKE, age_ms=None))
+        view.history.add(_sample(float(n)))
+        view.history.add(_sample(n + 0.5, LAKE, age_ms=None))
     view.draw()
-    told = picture(view._figure)[PLOTLY]
-    assert [trace["name"] for trace in told["data"]] == [HYBRID, LAKE]
-    assert told["layout"]["xaxis"]["range"] == [19.5, 29.5]
+    shown = plotly_output(view.figure)[PLOTLY]
+    assert [trace["name"] for trace in shown["data"]] == [HYBRID, LAKE]
+    assert shown["layout"]["xaxis"]["range"] == [19.5, 29.5]
 
 
 def test_a_view_ends_by_itself_and_leaves_a_table(lake: K2) -> None:
     view = FreshnessView(lake.engine, "BHP", exchange="ASX", frame_s=0.01)
     asyncio.run(view.run(0.2))
-    told = view.table()
-    assert set(told["answer"]) == {HYBRID, LAKE} and told["answers"].min() >= 1
-    assert told["contiguous"].sum() == 0, "without ids nothing is shown to be whole"
+    shown = view.table()
+    assert set(shown["answer"]) == {HYBRID, LAKE} and shown["answers"].min() >= 1
+    assert shown["contiguous"].sum() == 0, "without ids nothing is shown to be whole"
 
 
 def test_a_snapshot_has_the_bars_and_the_newest_trade_of_its_time(lake: K2) -> None:
     older = lake.snapshots().row(-1, named=True)
-    seen = past(lake, older, "BHP", exchange="ASX")
-    assert (seen.newest, seen.trades, seen.currency) == (at(61), 2, "AUD")
-    assert seen.bars is not None and seen.bars.height == 2
-    assert past(lake, older, "MWR", exchange="ASX").row()["bars"] == 0
+    found = read_instrument(lake, older, "BHP", exchange="ASX")
+    assert (found.newest, found.trades, found.currency) == (at(61), 2, "AUD")
+    assert found.bars is not None and found.bars.height == 2
+    assert read_instrument(lake, older, "MWR", exchange="ASX").row()["bars"] == 0
 
 
-def test_a_snapshot_that_is_not_kept_is_an_error_and_not_an_empty_past(lake: K2) -> None:
+def test_a_snapshot_that_is_not_kept_is_an_error_and_not_an_empty_instrument(lake: K2) -> None:
     with pytest.raises(NotFoundError, match="keeps no such snapshot"):
-        past(lake, {"snapshot_id": 1}, "BHP", exchange="ASX")
+        read_instrument(lake, {"snapshot_id": 1}, "BHP", exchange="ASX")
 
 
-def test_a_past_can_be_that_of_one_day(lake: K2) -> None:
+def test_an_instrument_can_be_read_of_one_day(lake: K2) -> None:
     newest = lake.snapshots().row(0, named=True)
-    another = past(lake, newest, "BHP", exchange="ASX", day=date(2014, 3, 11))
+    another = read_instrument(lake, newest, "BHP", exchange="ASX", day=date(2014, 3, 11))
     assert another.trades == 0 and another.newest == at(122)
 
 
@@ -145,9 +154,9 @@ def test_the_slider_empties_the_figure_where_the_instrument_was_not_there(lake: 
 
 
 def test_the_table_of_the_slider_has_every_snapshot_the_oldest_first(lake: K2) -> None:
-    told = SnapshotsView(lake, "BHP", exchange="ASX").table()
-    assert told.select("rows_total", "trades", "bars").rows() == [(2, 2, 2), (4, 3, 3)]
-    assert told["snapshot_id"].to_list() == lake.snapshots()["snapshot_id"].to_list()[::-1]
+    shown = SnapshotsView(lake, "BHP", exchange="ASX").table()
+    assert shown.select("rows_total", "trades", "bars").rows() == [(2, 2, 2), (4, 3, 3)]
+    assert shown["snapshot_id"].to_list() == lake.snapshots()["snapshot_id"].to_list()[::-1]
 
 
 def test_the_slider_needs_trades(tmp_path: Path) -> None:
@@ -155,15 +164,15 @@ def test_the_slider_needs_trades(tmp_path: Path) -> None:
         SnapshotsView(empty, "BHP", exchange="ASX")
 
 
-def test_a_picture_is_what_json_can_say(lake: K2) -> None:
-    told = picture(SnapshotsView(lake, "BHP", exchange="ASX").figure)
-    assert json.loads(json.dumps(told)) == told
+def test_a_plotly_output_is_plain_json(lake: K2) -> None:
+    shown = plotly_output(SnapshotsView(lake, "BHP", exchange="ASX").figure)
+    assert json.loads(json.dumps(shown)) == shown
 
 
-def test_a_page_shows_the_picture_of_what_is_a_widget_too(tmp_path: Path, lake: K2) -> None:
-    told = picture(SnapshotsView(lake, "BHP", exchange="ASX").figure)
+def test_a_page_shows_the_plot_of_what_is_a_widget_too(tmp_path: Path, lake: K2) -> None:
+    shown = plotly_output(SnapshotsView(lake, "BHP", exchange="ASX").figure)
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1", "version_major": 2}}
-    output = nbformat.v4.new_output("display_data", {**widget, **told})
+    output = nbformat.v4.new_output("display_data", {**widget, **shown})
     cells = [nbformat.v4.new_markdown_cell("# Page"), nbformat.v4.new_code_cell(outputs=[output])]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "page.ipynb")
     page = write_page(tmp_path / "page.ipynb").read_text()
@@ -172,8 +181,8 @@ def test_a_page_shows_the_picture_of_what_is_a_widget_too(tmp_path: Path, lake: 
 
 def test_a_plan_counts_the_files_that_a_question_needs(lake: K2) -> None:
     table = lake.table("trades_v2")
-    told = planned(table, {"all": None, "few": "symbol = 'MWR'", "none": "symbol = 'ZZZ'"})
-    assert told.select("question", "files", "rows").rows() == [
+    shown = plan_scans(table, {"all": None, "few": "symbol = 'MWR'", "none": "symbol = 'ZZZ'"})
+    assert shown.select("query", "files", "rows").rows() == [
         ("all", 2, 4),
         ("few", 1, 2),
         ("none", 0, 0),
@@ -204,7 +213,7 @@ def test_flow_counts_signed_trades_by_interval_and_means_spreads_that_there_are(
 
 @dataclass
 class Event:
-    """What a replay gives, as far as `arrivals` needs it."""
+    """An event of a replay with the one field that `arrival_times` reads."""
 
     timestamp: datetime
 
@@ -217,13 +226,18 @@ def test_arrivals_have_both_clocks_from_the_first_event_on() -> None:
             clock.now = 1000.0 + seconds / 600
             yield Event(at(seconds))
 
-    came = arrivals(events(), clock=clock)
-    assert came["event_s"].to_list() == [0, 60, 600] and came["kind"].unique().item() == "event"
-    assert came["wall_s"].to_list() == pytest.approx([0, 0.1, 1]) and speed_of(came) == 600
+    arrivals = arrival_times(events(), clock=clock)
+    assert (
+        arrivals["event_s"].to_list() == [0, 60, 600]
+        and arrivals["kind"].unique().item() == "event"
+    )
+    assert (
+        arrivals["wall_s"].to_list() == pytest.approx([0, 0.1, 1]) and replay_speed(arrivals) == 600
+    )
 
 
-def test_a_replay_of_nothing_has_no_arrivals() -> None:
-    assert arrivals([]).is_empty() and arrivals([]).columns[-1] == "wall_s"
+def test_a_replay_of_nothing_has_no_arrival_times() -> None:
+    assert arrival_times([]).is_empty() and arrival_times([]).columns[-1] == "wall_s"
 
 
 @pytest.mark.slow
@@ -233,15 +247,17 @@ def test_answers_with_the_tail_are_whole_and_younger_than_the_lakes(tmp_path: Pa
         K2.open(home=tmp_path / "home", commit_interval_s=2.0) as k2,
     ):
         k2.feed(["BTCUSDT"], venue=offline_venue(exchange))
-        wait_until(lambda: look(k2.engine, "BTCUSDT", exchange=OFFLINE, answer=LAKE).trades)
+        wait_until(
+            lambda: measure_freshness(k2.engine, "BTCUSDT", exchange=OFFLINE, answer=LAKE).trades
+        )
         view = FreshnessView(k2.engine, "BTCUSDT", exchange=OFFLINE, frame_s=0.1)
         asyncio.run(view.run(5.0))
         # The machine may pause during some answers, not during most.
-        wait_until(lambda: view.ask() or median_age_ms(view, HYBRID) < median_age_ms(view, LAKE))
-        hybrid = view.looks.frame().filter(answer=HYBRID)
+        wait_until(lambda: view.sample() or median_age_ms(view, HYBRID) < median_age_ms(view, LAKE))
+        hybrid = view.history.frame().filter(answer=HYBRID)
     assert hybrid["contiguous"].all() and hybrid["trades"].is_sorted()
 
 
 def median_age_ms(view: FreshnessView, answer: str) -> float:
-    _, ages = view.looks.ages(answer)
+    _, ages = view.history.ages(answer)
     return statistics.median(one for one in ages if one is not None)

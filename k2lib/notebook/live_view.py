@@ -1,4 +1,4 @@
-"""The live view of a feed: alive in JupyterLab, and a picture once its time is over."""
+"""The live view of a feed: alive in JupyterLab, a static figure once its time is over."""
 
 import asyncio
 import threading
@@ -14,16 +14,22 @@ from k2lib.errors import K2Error
 from k2lib.feed.feed import Feed
 from k2lib.feed.status import FeedStatus
 from k2lib.lifecycle import Closing
-from k2lib.notebook.widgets import live_text
-from k2lib.notebook.widgets.live_figure import History, draw, live_figure
+from k2lib.notebook.live_figure import (
+    FeedHistory,
+    alerts_html,
+    draw,
+    live_figure,
+    plotly_output,
+    status_html,
+    tape_html,
+)
 from k2lib.ops.alerts import Alerts
 
 FRAME_S: Final = 0.4
-# A browser that is slow, or not there, gets a frame at least this often.
+# A browser that is slow or gone gets a frame at least this often.
 LATE_S: Final = 2.0
-LOOK_S: Final = 0.1
+POLL_S: Final = 0.1
 WINDOW_S: Final = 60.0
-PLOTLY: Final = "application/vnd.plotly.v1+json"
 
 
 class LiveView(Closing):
@@ -63,8 +69,8 @@ class LiveView(Closing):
         self._problem = ""
         self.feed = open_feed()
         symbols = list(self.feed.instruments)
-        self._history = History(symbols, length=round(window_s / frame_s))
-        quotes = {symbol: of.quote_asset for symbol, of in self.feed.instruments.items()}
+        self._history = FeedHistory(symbols, length=round(window_s / frame_s))
+        quotes = {name: one.quote_asset for name, one in self.feed.instruments.items()}
         self._figure = live_figure(self.feed.venue.exchange, quotes)
         self._widget = self._lay_out(below)
 
@@ -72,35 +78,30 @@ class LiveView(Closing):
         return f"live view of the {self.feed}"
 
     def show(self) -> None:
-        """Put the view into the notebook; it is alive until `wait` has waited, or `close`."""
+        """Display the view; it is alive until the end of `wait`, or until `close`."""
         self._handle = display(self._widget, display_id=True)  # type: ignore[no-untyped-call]
         self._thread = threading.Thread(target=self._run, name="live-view", daemon=True)
         self._thread.start()
 
     async def wait(self, seconds: float) -> None:
-        """Wait while the view lives, then leave its picture in its place; the feed goes on.
+        """Wait while the view is alive, then leave a static figure in its place; the feed goes on.
 
-        The button "go on" ends the wait early. It is awaited, because a kernel hears no button
-        while a cell runs that is not.
+        The button "go on" ends the wait early. It is awaited, because a kernel handles no button
+        while another cell blocks it.
         """
         until = time.monotonic() + seconds
         try:
             while not self._over.is_set() and time.monotonic() < until:
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(POLL_S)
         finally:
-            self._leave_picture()
+            self._leave_figure()
 
     def status(self) -> FeedStatus:
-        """Return where the feed stands."""
+        """Return the feed's status."""
         return self.feed.status()
 
-    def picture(self) -> dict[str, Any]:
-        """Return the figure as it is now, as plotly's own kind of output."""
-        figure = self._figure.to_plotly_json()
-        return {PLOTLY: {"data": figure["data"], "layout": figure["layout"]}}
-
     def table(self) -> pl.DataFrame:
-        """Return what the view shows of each symbol, counted since the feed's last start."""
+        """Return a row per symbol with what the view shows, counted since the feed's last start."""
         rows = [
             {
                 "symbol": one.symbol,
@@ -132,7 +133,7 @@ class LiveView(Closing):
         return pl.DataFrame(trades).sort("timestamp", descending=True).head(rows)
 
     def start(self) -> None:
-        """Start a feed, if none runs; what was missed meanwhile is a gap, and is filled.
+        """Start a feed if none runs; trades missed in between are a gap, and are filled.
 
         Raises:
             K2Error: the feed cannot be started.
@@ -153,11 +154,11 @@ class LiveView(Closing):
         self._widget.close()
         self.stop()
 
-    def _leave_picture(self) -> None:
+    def _leave_figure(self) -> None:
         self._end_frames()
         self._draw()
         if self._handle is not None:
-            self._handle.update(self.picture(), raw=True)  # type: ignore[no-untyped-call]
+            self._handle.update(plotly_output(self._figure), raw=True)  # type: ignore[no-untyped-call]
         self._widget.close()
 
     def _end_frames(self) -> None:
@@ -175,14 +176,14 @@ class LiveView(Closing):
         self._history.add(status)
         if self._drawn.is_set() or time.monotonic() - self._drawn_at > LATE_S:
             self._draw()
-        self._lamp.value = live_text.lamp(status, problem=self._problem)
-        self._tape.value = live_text.tape(status.symbols)
-        self._firing.value = live_text.alert_list(self._alerts.firing if self._alerts else ())
+        self._status.value = status_html(status, problem=self._problem)
+        self._tape.value = tape_html(status.symbols)
+        self._firing.value = alerts_html(self._alerts.firing if self._alerts else ())
         runs = status.state not in ("stopped", "failed")
         self._start.disabled, self._stop.disabled = runs, not runs
 
     def _draw(self) -> None:
-        """Draw a frame, and learn when the browser has drawn it: frames must not queue up."""
+        """Draw a frame, and note when the browser has drawn it: frames must not queue up."""
         self._drawn.clear()
         self._drawn_at = time.monotonic()
         exchange = self.feed.venue.exchange
@@ -190,7 +191,7 @@ class LiveView(Closing):
         self._figure.on_edits_completed(self._drawn.set)
 
     def _lay_out(self, below: Any) -> Any:
-        self._lamp, self._tape, self._firing = (ipywidgets.HTML() for _ in range(3))
+        self._status, self._tape, self._firing = (ipywidgets.HTML() for _ in range(3))
         self._start = self._button("start", "play", self.start)
         self._stop = self._button("stop", "stop", self.stop)
         go_on = self._button("go on", "forward", self._over.set)
@@ -198,18 +199,18 @@ class LiveView(Closing):
         half = ipywidgets.Layout(width="50%")
         self._tape.layout = self._firing.layout = half
         texts = ipywidgets.HBox([self._tape, self._firing])
-        parts = [buttons, self._lamp, self._figure, texts]
+        parts = [buttons, self._status, self._figure, texts]
         return ipywidgets.VBox(parts if below is None else [below, *parts])
 
-    def _button(self, name: str, icon: str, job: Callable[[], None]) -> Any:
+    def _button(self, name: str, icon: str, action: Callable[[], None]) -> Any:
         button = ipywidgets.Button(description=name, icon=icon)
-        button.on_click(lambda _: self._press(job))
+        button.on_click(lambda _: self._press(action))
         return button
 
-    def _press(self, job: Callable[[], None]) -> None:
-        """Do what a button says; what goes wrong is shown by the lamp."""
+    def _press(self, action: Callable[[], None]) -> None:
+        """Run the action of a button; an error is shown beside the lamp."""
         self._problem = ""
         try:
-            job()
+            action()
         except K2Error as exc:
             self._problem = str(exc)

@@ -1,4 +1,4 @@
-"""Pages of executed notebooks: readable without a network, plots alive."""
+"""HTML pages of executed notebooks: readable without a network, with interactive plots."""
 
 import base64
 import importlib.util
@@ -27,7 +27,7 @@ METADATA: Final = {
 
 
 def check_png() -> None:
-    """Look whether plots can be drawn as PNG.
+    """Check that plots can be drawn as PNG.
 
     Raises:
         ConfigError: kaleido or Chromium is missing; the message says how to get it.
@@ -48,7 +48,7 @@ def rewrite(source: Path, executed: Path) -> None:
     for cell, ran in zip(before.cells, after.cells, strict=True):
         if cell.cell_type == "code":
             cell.execution_count = ran.execution_count
-            cell.outputs = [_kept(output) for output in ran.outputs]
+            cell.outputs = [_with_png(output) for output in ran.outputs]
     before.metadata = nbformat.from_dict(METADATA)
     nbformat.write(before, source)
 
@@ -59,18 +59,16 @@ def figures(notebook: NotebookNode) -> list[NotebookNode]:
     return [output for output in outputs if FIGURE in output.get("data", {})]
 
 
-def _kept(output: NotebookNode) -> NotebookNode:
+def _with_png(output: NotebookNode) -> NotebookNode:
     if FIGURE in output.get("data", {}):
         output.data = NotebookNode({"image/png": _png(output.data[FIGURE])})
     return output
 
 
 def _png(figure: dict[str, Any]) -> str:
-    import plotly.io
-
-    size = {name: figure["layout"].get(name, usual) for name, usual in PNG_SIZE.items()}
-    drawn = {"data": figure["data"], "layout": figure["layout"]}
-    png = plotly.io.to_image(drawn, format="png", validate=False, **size)
+    size = {name: figure["layout"].get(name, default) for name, default in PNG_SIZE.items()}
+    plot = {"data": figure["data"], "layout": figure["layout"]}
+    png = plotly.io.to_image(plot, format="png", validate=False, **size)
     return base64.b64encode(png).decode()
 
 
@@ -128,7 +126,7 @@ ITEM: Final = """<li><a href="{name}.html">{title}</a>
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexEntry:
     """One line of the index page."""
 
     name: str
@@ -149,7 +147,7 @@ def write_page(executed: Path) -> Path:
         page_part = plotly.io.to_html(
             output.data[FIGURE], include_plotlyjs=False, full_html=False, validate=False
         )
-        # Alone: what is a widget too would be shown as one, which no page can bring to life.
+        # Only the plot: a page would show the widget instead, which needs a kernel.
         output.data = NotebookNode({"text/html": page_part})
     text, _ = HTMLExporter(raw_template=TEMPLATE).from_notebook_node(notebook)
     page = executed.with_suffix(".html")
@@ -166,11 +164,11 @@ def write_index(folder: Path) -> Path:
     return index
 
 
-def _entry(path: Path, notebook: NotebookNode) -> Entry:
-    told = next(c.source for c in notebook.cells if c.source.startswith("# "))
-    title, _, rest = told.partition("\n")
+def _entry(path: Path, notebook: NotebookNode) -> IndexEntry:
+    heading = next(cell.source for cell in notebook.cells if cell.source.startswith("# "))
+    title, _, rest = heading.partition("\n")
     run = notebook.metadata.get("papermill", {})
-    return Entry(
+    return IndexEntry(
         name=path.stem,
         title=title.removeprefix("# ").strip(),
         claim=rest.strip().partition("\n\n")[0].replace("`", "").replace("**", ""),
@@ -179,7 +177,7 @@ def _entry(path: Path, notebook: NotebookNode) -> Entry:
     )
 
 
-def _item(entry: Entry) -> str:
+def _item(entry: IndexEntry) -> str:
     return ITEM.format(
         name=entry.name,
         title=escape(entry.title),

@@ -1,1 +1,0 @@
-"""Notebooks run by papermill, and the pages made of them."""
