@@ -19,6 +19,7 @@ import httpx2
 import pytest
 import trustme
 from support.live import streams
+from support.ports import refusing_port
 from support.redis_server import RedisServer
 from support.waiting import wait_until
 
@@ -95,14 +96,6 @@ def said(err: str) -> list[str]:
     """Return the lines that are neither about the home nor the error."""
     lines = (line for line in err.splitlines() if not line.startswith(("k2: ", "K2: ")))
     return [line for line in lines if line.strip()]
-
-
-@contextmanager
-def nobody() -> Iterator[int]:
-    """Yield a port at which nobody listens, and nobody else can."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield int(held.getsockname()[1])
 
 
 def assert_contiguous(report: dict[str, Any]) -> None:
@@ -203,7 +196,7 @@ def test_an_unknown_symbol_is_told_with_those_near_it(run: Run, exchange: Offlin
 
 
 def test_a_refused_connection_names_the_host_and_offline_and_simulates_nothing(run: Run) -> None:
-    with nobody() as port:
+    with refusing_port() as port:
         urls = {"K2_BINANCE_WS_URLS": f"ws://127.0.0.1:{port}"}
         urls["K2_BINANCE_REST_URLS"] = f"http://127.0.0.1:{port}"
         code, out, err = run(*STREAM, **urls)
@@ -214,7 +207,7 @@ def test_a_refused_connection_names_the_host_and_offline_and_simulates_nothing(r
 
 
 def test_a_symbol_that_only_the_venue_knows_is_told_with_why_it_was_not_asked(run: Run) -> None:
-    with nobody() as port:
+    with refusing_port() as port:
         urls = {"K2_BINANCE_WS_URLS": f"ws://127.0.0.1:{port}"}
         urls["K2_BINANCE_REST_URLS"] = f"http://127.0.0.1:{port}"
         code, _, err = run(*STREAM, "--symbols", "WIFUSDT", **urls)
@@ -290,7 +283,7 @@ def test_a_check_names_the_host_that_is_not_reached_and_why(
     run: Run, exchange: OfflineExchange
 ) -> None:
     urls = settings_of(exchange)
-    with nobody() as port:
+    with refusing_port() as port:
         urls["K2_BINANCE_WS_URLS"] += f",ws://127.0.0.1:{port}"
         code, out, err = run(*STREAM, "--check", **urls)
     (failed,) = [line for line in out.splitlines() if line.startswith("FAILED")]

@@ -15,7 +15,6 @@ from support.stream_hosts import (
     Refuse,
     Script,
     StreamHost,
-    Tls,
     closes_1001,
     closes_at_once,
     gives_trades,
@@ -28,6 +27,7 @@ from support.stream_hosts import (
     trade_frame,
     until,
 )
+from support.tls import Tls
 
 from k2lib.errors import TransientError
 from k2lib.feed.connections import Inbox

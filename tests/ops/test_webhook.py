@@ -6,8 +6,9 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from support.ports import refusing_port, silent_port
 from support.waiting import wait_until
-from support.webhook_receiver import Receiver, refusing, silent
+from support.webhook_receiver import Receiver
 
 from k2lib.errors import ConfigError
 from k2lib.ops.alerts import Alert
@@ -111,9 +112,9 @@ def test_closing_waits_for_the_answer_that_is_on_its_way() -> None:
 def test_a_receiver_that_is_down_makes_nobody_wait_and_what_is_lost_is_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with refusing() as url:
+    with refusing_port() as port:
         began = time.monotonic()
-        with Webhook(url, limit=10) as webhook:
+        with Webhook(f"http://127.0.0.1:{port}/hook", limit=10) as webhook:
             for _ in range(1000):
                 webhook(FIRING)
             assert webhook.dropped == 990
@@ -122,9 +123,9 @@ def test_a_receiver_that_is_down_makes_nobody_wait_and_what_is_lost_is_counted(
 
 
 def test_a_receiver_that_never_answers_makes_nobody_wait() -> None:
-    with silent() as url:
+    with silent_port() as port:
         began = time.monotonic()
-        with Webhook(url, timeout_s=300, close_s=0.1) as webhook:
+        with Webhook(f"http://127.0.0.1:{port}/hook", timeout_s=300, close_s=0.1) as webhook:
             webhook(FIRING)
         assert time.monotonic() - began < 60
     assert webhook.dropped == 1

@@ -1,5 +1,6 @@
 """The streams of the offline exchange, as a plain WebSocket client sees them."""
 
+import asyncio
 import json
 import socket
 import ssl
@@ -9,9 +10,10 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
-import trustme
 from support.exchange_clients import (
+    PATIENCE_S,
     START,
     SetClock,
     asked,
@@ -24,8 +26,10 @@ from support.exchange_clients import (
     stream,
     trade_ids,
 )
+from support.tls import Tls
 from support.waiting import wait_until
-from websockets.exceptions import InvalidStatus
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from k2lib.simulator import OfflineExchange
 from k2lib.simulator.binance.limits import ExchangeLimits
@@ -280,19 +284,28 @@ def test_hosts_tell_one_sequence(clock: SetClock) -> None:
 
 
 def test_streams_and_rest_run_over_tls() -> None:
-    authority = trustme.CA()
-    server, client = (
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH),
-        ssl.create_default_context(),
-    )
-    authority.issue_cert("127.0.0.1").configure_cert(server)
-    authority.configure_trust(client)
-    with OfflineExchange(rate=200.0, ssl_context=server) as exchange:
+    tls = Tls()
+    with OfflineExchange(rate=200.0, ssl_context=tls.server()) as exchange:
         assert exchange.ws_urls[0].startswith("wss://127.0.0.1:")
-        with stream(exchange, tls=client) as ws:
-            assert len(trade_ids(ws, 20)) == 20
-            exchange.fault("cut")
-            assert rest_of_frames(ws)[1].rcvd is None
+        ids, end = asyncio.run(_ids_until_a_cut(exchange, tls.client()))
+        url = f"{exchange.rest_urls[0]}/api/v3/ping"
+        assert httpx2.get(url, verify=tls.client(), timeout=PATIENCE_S).status_code == 200
+    assert len(ids) >= 20 and consecutive(ids)
+    assert end.rcvd is None
+
+
+async def _ids_until_a_cut(
+    exchange: OfflineExchange, tls: ssl.SSLContext
+) -> tuple[list[int], ConnectionClosed]:
+    url, ids = f"{exchange.ws_urls[0]}/ws/btcusdt@trade", list[int]()
+    async with asyncio.timeout(PATIENCE_S), connect(url, ssl=tls, close_timeout=0.2) as ws:
+        try:
+            while True:
+                ids.append(json.loads(await ws.recv())["t"])
+                if len(ids) == 20:
+                    exchange.fault("cut")
+        except ConnectionClosed as end:
+            return ids, end
 
 
 def test_the_upgrade_says_which_exchange_it_is(exchange: OfflineExchange) -> None:

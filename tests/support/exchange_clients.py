@@ -39,14 +39,16 @@ def stream(
     path: str = "/ws/btcusdt@trade",
     *,
     host: int = 0,
-    tls: ssl.SSLContext | None = None,
     **options: Any,
 ) -> Iterator[ClientConnection]:
-    """Open a stream connection that sends no pings of its own."""
+    """Open a stream connection that sends no pings of its own.
+
+    Not over TLS: with it, the closing of this threaded client may wait for ever.
+    """
     url = exchange.ws_urls[host] + path
     defaults = {"compression": None, "ping_interval": None, "close_timeout": 0.2, "max_queue": None}
     options = {**defaults, **options}
-    with connect(url, ssl=tls, **options) as ws:
+    with connect(url, **options) as ws:
         yield ws
 
 

@@ -10,11 +10,9 @@ import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-import trustme
 from support.fake_clock import FakeClock
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -38,29 +36,6 @@ class Refuse:
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Tls:
-    """A test authority: what its servers present, and what its clients trust."""
-
-    authority: trustme.CA = field(default_factory=trustme.CA)
-
-    def server(self, **options: datetime) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.authority.issue_cert("127.0.0.1", **options).configure_cert(context)
-        return context
-
-    def client(self) -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        self.authority.configure_trust(context)
-        return context
-
-
-LONG_AGO = {
-    "not_before": datetime(2020, 1, 1, tzinfo=UTC),
-    "not_after": datetime(2020, 2, 1, tzinfo=UTC),
-}
 
 
 class StreamHost:

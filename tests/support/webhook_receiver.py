@@ -1,11 +1,8 @@
 """A receiver of webhooks on loopback: it answers by script and keeps what it was sent."""
 
 import json
-import socket
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -64,21 +61,6 @@ class Receiver(Closing):
         if status == 200:
             self.accepted.append(json.loads(sent))
         return status
-
-
-@contextmanager
-def refusing() -> Iterator[str]:
-    """Yield a URL at which nobody listens, and nobody else can."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{held.getsockname()[1]}/hook"
-
-
-@contextmanager
-def silent() -> Iterator[str]:
-    """Yield a URL that takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}/hook"
 
 
 def _name_and_subject(alert: Body) -> tuple[str, str]:

@@ -176,21 +176,28 @@ class Connection:
 
 
 async def open_connection(
-    host: str, *, exchange: str, tls: ssl.SSLContext, inbox: Frames, on_data: Callable[[], None]
+    host: str,
+    *,
+    exchange: str,
+    tls: ssl.SSLContext,
+    inbox: Frames,
+    on_data: Callable[[], None],
+    open_s: float = OPEN_S,
 ) -> Connection:
     """Open the combined stream of a host, times in microseconds.
 
     Args:
         exchange: whose trades are wanted: a host that names itself otherwise is refused.
         on_data: told once, at the first frame of data.
+        open_s: how long the host may take to answer, TLS handshake included.
     Raises:
-        HostRefusedError: the host did not let us in.
+        HostRefusedError: the host did not let us in, or not in time.
     """
     try:
         socket = await connect(
             f"{host}/stream?timeUnit=MICROSECOND",
             ssl=tls if host.startswith("wss:") else None,
-            open_timeout=OPEN_S,
+            open_timeout=open_s,
             close_timeout=CLOSE_S,
             ping_interval=PING_S,
             ping_timeout=PING_S,

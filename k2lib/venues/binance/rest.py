@@ -62,7 +62,8 @@ class _NextHost(Exception):
 class Rest(Closing):
     """Asks the venue's hosts in turn; may be used by one thread at a time.
 
-    A host that answers 404 is not asked for that path again within `offer_again_s`.
+    A host that answers 404 is not asked for that path again within `offer_again_s`; `timeout_s`
+    bounds each step of a request: to connect, TLS handshake included, to send, and to be answered.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Rest(Closing):
         stop: threading.Event,
         breaker_rest_s: float = 30.0,
         offer_again_s: float = 60.0,
+        timeout_s: float = TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.hosts = Hosts(venue.rest_urls, clock=clock, rest_s=breaker_rest_s)
@@ -85,7 +87,7 @@ class Rest(Closing):
         self._clock = clock
         self._ask_again_at: dict[tuple[str, str], float] = {}
         self._client = httpx2.Client(
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             verify=venue.tls,
             headers={"X-MBX-TIME-UNIT": "MICROSECOND"},
         )

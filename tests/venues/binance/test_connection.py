@@ -11,18 +11,18 @@ from functools import wraps
 from typing import Any
 
 import pytest
+from support.ports import silent_port
 from support.stream_hosts import (
     BTC,
-    LONG_AGO,
     Refuse,
     StreamHost,
-    Tls,
     goes_on,
     is_silent,
     sends,
     trade_frame,
     until,
 )
+from support.tls import LONG_AGO, Tls
 
 from k2lib.feed.connections import Inbox
 from k2lib.venues.binance.connection import Connection, HostRefusedError, open_connection
@@ -143,6 +143,22 @@ async def test_nobody_at_the_address_may_be_tried_again() -> None:
         await open_connection(
             url, exchange="BINANCE", tls=PLAIN, inbox=Inbox(1), on_data=lambda: None
         )
+    assert not refused.value.lasting
+
+
+@pytest.mark.parametrize("scheme", ["wss", "ws"])
+@in_loop
+async def test_a_host_that_swallows_the_handshake_is_given_up_in_time(scheme: str) -> None:
+    with silent_port() as port, pytest.raises(HostRefusedError, match="timed out") as refused:
+        async with asyncio.timeout(60):
+            await open_connection(
+                f"{scheme}://127.0.0.1:{port}",
+                exchange="BINANCE",
+                tls=PLAIN,
+                inbox=Inbox(1),
+                on_data=lambda: None,
+                open_s=0.1,
+            )
     assert not refused.value.lasting
 
 

@@ -6,9 +6,11 @@ import time
 
 import pytest
 from support.fake_clock import FakeClock
-from support.rest_hosts import Answer, RestHost, asking, refusal
+from support.ports import silent_port
+from support.rest_hosts import Answer, RestHost, asking, refusal, serving
 
 from k2lib.events import Event
+from k2lib.venues.binance.hosts import Venue
 from k2lib.venues.binance.rest import (
     NotOfferedError,
     RequestRefusedError,
@@ -72,6 +74,18 @@ def test_nobody_at_the_address_is_told_with_a_reason() -> None:
     assert second.url in str(told.value) and gone != second.url
     assert [event.name for event in events] == ["rest_failed"]
     assert len(second.asked) == 2
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+def test_a_host_that_swallows_the_handshake_is_given_up_in_time(scheme: str) -> None:
+    good = RestHost()
+    with silent_port() as port, serving(good):
+        urls = (f"{scheme}://127.0.0.1:{port}", good.url)
+        venue = Venue("BINANCE", ("wss://127.0.0.1:1",), urls)
+        events: list[Event] = []
+        with Rest(venue, on_event=events.append, stop=threading.Event(), timeout_s=0.1) as rest:
+            assert ask(rest) == good.url
+    assert [event.name for event in events] == ["rest_failed"]
 
 
 def test_three_failures_open_the_breaker_for_its_rest() -> None:
