@@ -9,7 +9,7 @@ from contextlib import closing
 
 from bench.measure import Figure, measured, peak_mb, tell
 from k2lib.client import K2
-from k2lib.events import Event
+from k2lib.events import BatchDone, Event
 from k2lib.iceberg.sink_threads import make_sinks
 from k2lib.iceberg.tables import TABLES
 from k2lib.kafka.connect import RemoteKafka
@@ -30,8 +30,8 @@ def sink(rows: int) -> Figure:
 
     def count(event: Event) -> None:
         nonlocal seen
-        if event.name == "batch_done":
-            seen += int(str(event.fields["added"])) + int(str(event.fields["doubles"]))
+        if isinstance(event, BatchDone):
+            seen += event.added + event.duplicates
             if seen >= rows:
                 stop.set()
 

@@ -131,7 +131,7 @@ def report(result: Result) -> Iterator[str]:
     for kind, count in _files(result.table).items():
         yield f"{kind} files left: {count}"
     for name in ("rows_rewritten", "files_deleted", "snapshots_expired"):
-        yield f"{name}: {sum(int(str(event.fields[name])) for event in result.events)}"
+        yield f"{name}: {sum(event.to_json()[name] for event in result.events)}"
 
 
 def _figures(seconds: list[float]) -> str:

@@ -9,7 +9,7 @@ import threading
 from bench.live_start import SYMBOLS, wait_for_go
 from bench.measure import Figure, measured, tell
 from k2lib.client import K2
-from k2lib.events import Event
+from k2lib.events import Event, FramesReceived
 from k2lib.settings import read_settings
 from k2lib.venues.binance.hosts import binance
 
@@ -23,10 +23,10 @@ class Count:
         self.enough = threading.Event()
         self._frames = frames
 
-    def heard(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take note of an event."""
-        if event.name == "frames_received":
-            self.seen += int(str(event.fields["count"]))
+        if isinstance(event, FramesReceived):
+            self.seen += event.count
             self.first.set()
             if self.seen >= self._frames:
                 self.enough.set()
@@ -35,7 +35,7 @@ class Count:
 def stream(ws: str, rest: str, frames: int) -> Figure:
     """Stream at least so many trades into Kafka."""
     count = Count(frames)
-    with K2(read_settings(), with_sinks=False, on_event=count.heard) as k2:
+    with K2(read_settings(), with_sinks=False, on_event=count.on_event) as k2:
         feed = k2.feed(SYMBOLS, venue=binance([ws], [rest]))
         count.first.wait()
         wait_for_go()

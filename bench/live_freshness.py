@@ -23,7 +23,7 @@ from bench.live_exchange import exchange
 from bench.live_start import SYMBOLS
 from bench.measure import machine
 from k2lib import K2
-from k2lib.events import Event
+from k2lib.events import CommitDone, Event
 from k2lib.iceberg.tables import load_table
 from k2lib.ops.services import down, up
 
@@ -41,9 +41,9 @@ class Rows:
         self._commits: list[float] = []
         self._known: set[int] = set()
 
-    def heard(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take note of when a commit was done; a snapshot's own time is a little earlier."""
-        if event.name == "commit_done" and event.fields["table"] == "trades_v2":
+        if isinstance(event, CommitDone) and event.table == "trades_v2":
             self._commits.append(time.time())
 
     def look(self, table: Table | None) -> None:
@@ -101,7 +101,7 @@ def measure(home: Path, mode: str, seconds: float, **kafka: Any) -> list[str]:
     home.mkdir(parents=True, exist_ok=True)
     with (
         exchange(RATE, home) as one,
-        K2.open(home=home, commit_interval_s=COMMIT_S, on_event=rows.heard, **kafka) as k2,
+        K2.open(home=home, commit_interval_s=COMMIT_S, on_event=rows.on_event, **kafka) as k2,
     ):
         with k2.feed(SYMBOLS, venue=one.venue()) as feed:
             end = time.monotonic() + seconds

@@ -26,7 +26,7 @@ from bench.load import busy, rss_mb
 from bench.measure import machine
 from bench.soak_reader import Read
 from k2lib import K2
-from k2lib.events import Event
+from k2lib.events import CommitDone, Event, MaintenanceDone
 
 MINUTES: Final = 15.0
 TRADES_A_SECOND: Final = 1_000.0
@@ -45,13 +45,14 @@ class Work:
     merged: int = 0
     deleted: int = 0
 
-    def heard(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Count an event."""
-        if event.name == "commit_done":
-            self.commits += 1
-        if event.name == "maintenance_done":
-            self.merged += int(str(event.fields["files_merged"]))
-            self.deleted += int(str(event.fields["files_deleted"]))
+        match event:
+            case CommitDone():
+                self.commits += 1
+            case MaintenanceDone(files_merged=merged, files_deleted=deleted):
+                self.merged += merged
+                self.deleted += deleted
 
 
 @dataclass
@@ -76,7 +77,7 @@ def run(build: Path, *, minutes: float = MINUTES) -> list[str]:
     try:
         with (
             exchange(TRADES_A_SECOND, home) as one,
-            K2.open(home=home, commit_interval_s=COMMIT_S, on_event=work.heard) as k2,
+            K2.open(home=home, commit_interval_s=COMMIT_S, on_event=work.on_event) as k2,
             k2.feed(SYMBOLS, venue=one.venue()) as feed,
         ):
             feed.wait(BEGIN_S)

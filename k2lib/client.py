@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from k2lib.errors import ConfigError
-from k2lib.events import Event, OnEvent, log_event
+from k2lib.events import Event, OnEvent, log_event, to_all
 from k2lib.iceberg.sink_threads import make_sinks, run_sinks
 from k2lib.iceberg.tables import TABLES, open_catalog
 from k2lib.kafka.cluster import Cluster, read_properties
@@ -97,6 +97,8 @@ class K2(Reads, Closing):
         """Open a home: given settings first, then `K2_*`, then running services, then embedded.
 
         Args:
+            on_event: called with each event of what this starts, from several threads; see
+                `k2lib.events`.
             settings: names of `Settings`, for example `home="build/homes/tour"`.
         Raises:
             ConfigError: a setting is unknown or does not fit.
@@ -121,7 +123,7 @@ class K2(Reads, Closing):
                     settings=self.settings,
                     target=self.kafka,
                     with_sinks=self._with_sinks,
-                    on_event=self._heard,
+                    on_event=self._report,
                 )
             held.check()
         return self._pipeline
@@ -203,12 +205,15 @@ class K2(Reads, Closing):
         *,
         venue: Venue | None = None,
         options: "FeedOptions | None" = None,
+        on_event: OnEvent | None = None,
     ) -> "Feed":
         """Start a live feed of trades; `close()` of the feed, or of this, ends it.
 
         Args:
             symbols: the venue's names, for example BTCUSDT.
             venue: Binance, or what the settings name, without it.
+            on_event: called with each event of this feed, from its threads, after the listener
+                of `open`; see `k2lib.events`.
         Raises:
             ConfigError: no such symbol.
             TransientError: the venue cannot be reached.
@@ -221,7 +226,7 @@ class K2(Reads, Closing):
         if self._state is None:
             url = self.settings.redis_url
             self._state = open_state(
-                None if url is None else url.get_secret_value(), on_event=self._heard
+                None if url is None else url.get_secret_value(), on_event=self._report
             )
         feed = Feed(
             venue or choose_venue(self.settings),
@@ -232,7 +237,7 @@ class K2(Reads, Closing):
             told=status_path(self.settings.home),
             alerts=lambda: [f"{one.name}: {one.summary}" for one in self.watch.alerts.firing],
             options=options,
-            on_event=self._heard,
+            on_event=self._report if on_event is None else to_all(self._report, on_event),
         )
         self._feeds.append(feed)
         return feed
@@ -338,7 +343,7 @@ class K2(Reads, Closing):
                 self._reading.close()
             self.engine.close()
 
-    def _heard(self, event: Event) -> None:
+    def _report(self, event: Event) -> None:
         if self._watch is not None:
-            self._watch.heard(event)
+            self._watch.on_event(event)
         self._on_event(event)

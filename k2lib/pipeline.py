@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
 from k2lib.errors import ConfigError, TransientError
-from k2lib.events import Event, OnEvent, log_event
+from k2lib.events import BatchDone, DeadLettersSent, Event, OnEvent, log_event
 from k2lib.iceberg.offsets import end_of, read_offsets
 from k2lib.iceberg.sink_threads import LOOK_AGAIN_S, SinkThreads, make_sinks
 from k2lib.iceberg.tables import TABLES, check_schema, load_table
@@ -85,7 +85,7 @@ class Pipeline(Closing):
         self._ahead = 0
         specs = TABLES.values() if with_sinks else ()
         self._sinks = SinkThreads(
-            make_sinks(specs, catalog, self._kafka, settings, on_event=self._heard)
+            make_sinks(specs, catalog, self._kafka, settings, on_event=self._follow_sinks)
         )
         try:
             self._sinks.start()
@@ -246,12 +246,13 @@ class Pipeline(Closing):
         }
         return {place: count for place, count in behind.items() if count > 0}
 
-    def _heard(self, event: Event) -> None:
-        if event.name == "dead_letters_sent":
-            self._topics.add(DEAD_LETTERS)
-            self._sinks.look()
-        if event.name == "batch_done":
-            self._landed.set()
+    def _follow_sinks(self, event: Event) -> None:
+        match event:
+            case DeadLettersSent():
+                self._topics.add(DEAD_LETTERS)
+                self._sinks.look()
+            case BatchDone():
+                self._landed.set()
         self._on_event(event)
 
 

@@ -24,7 +24,7 @@ from support.binance_facts import (
 from support.documents import README, ROOT, SCHEMA_DOC, STREAM_DOC, code, quoted, rows, section
 from support.fake_clock import FakeClock
 
-from k2lib import K2
+from k2lib import K2, events
 from k2lib.feed.check import CLOCK_S
 from k2lib.feed.connections import FLOOD, FLOOD_LINGERS
 from k2lib.feed.feed import FILLS_WAITING
@@ -175,12 +175,26 @@ def test_the_states_of_a_gap_are_told() -> None:
     assert [row[0] for row in rows(section(STREAM_DOC, "Gaps"))] == states
 
 
-def test_every_event_that_is_named_is_told_by_the_code() -> None:
+EVENTS = [
+    kind
+    for kind in vars(events).values()
+    if isinstance(kind, type) and issubclass(kind, events.Event) and not kind.__subclasses__()
+]
+
+
+def test_the_events_are_those_of_the_code_with_fields_and_meaning() -> None:
+    assert [tuple(row) for row in rows(section(STREAM_DOC, "Events"))] == [
+        (f"`{kind.__name__}`", ", ".join(one.name for one in fields(kind)), kind.__doc__)
+        for kind in EVENTS
+    ]
+
+
+def test_every_event_that_is_named_is_one_of_the_code() -> None:
     named = re.findall(
         r"`((?:connection|reconnect|breaker|host|stream|gap|feed|rest|symbols)_[a-z]+)`", STREAM_DOC
     )
     assert set(named) > {"connection_rotated", "host_banned", "feed_paused"}
-    assert set(named) <= TEXTS
+    assert set(named) <= {kind.name for kind in EVENTS} | TEXTS
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from support.paths import SUPPORT
 from support.waiting import wait_until
 
 from k2lib.errors import ConfigError, TransientError
+from k2lib.events import Event, SinkPaused
 from k2lib.iceberg.sink import lock_path
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.kafka.cluster import Cluster
@@ -110,7 +111,7 @@ def test_dead_letters_of_the_sinks_are_waited_for(pipeline: Pipeline, settings: 
 def test_settling_outlasts_an_outage_of_the_catalog(
     settings: Settings, kafka_settings: dict[str, str]
 ) -> None:
-    paused: list[str] = []
+    paused: list[type[Event]] = []
     impatient = Settings(
         **{
             **settings.model_dump(),
@@ -119,7 +120,7 @@ def test_settling_outlasts_an_outage_of_the_catalog(
     )
     for spec in TABLES.values():
         ensure_table(open_catalog(settings), spec)
-    with open_pipeline(impatient, kafka_settings, on_event=lambda e: paused.append(e.name)) as one:
+    with open_pipeline(impatient, kafka_settings, on_event=lambda e: paused.append(type(e))) as one:
         one.produce(TRADES_TOPIC, many_trades(10), TRADE)
         one.settle()
         with closing(sqlite3.connect(settings.home / "catalog.db", timeout=60)) as other:
@@ -127,7 +128,7 @@ def test_settling_outlasts_an_outage_of_the_catalog(
             one.produce(TRADES_TOPIC, many_trades(10, first=10), TRADE)
             with pytest.raises(TransientError, match="not in the lake"):
                 one.settle(1.0)
-            wait_until(lambda: "sink_paused" in paused)
+            wait_until(lambda: SinkPaused in paused)
     assert stored(settings) == message_ids(20)
 
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from k2lib.api.metrics import ApiMetrics
 from k2lib.api.problems import UNEXPECTED, problem
-from k2lib.events import Event, OnEvent
+from k2lib.events import Event, OnEvent, RequestDone
 
 LOG: Final = logging.getLogger("k2lib.api")
 VALID_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -42,7 +42,10 @@ STATUSES: Final = {
 
 def log_request(event: Event) -> None:
     """Write the event to the log `k2lib.api`, a JSON object a line."""
-    LOG.info("%s", json.dumps({"event": event.name, **event.fields}, default=str))
+    fields = event.to_json()
+    if fields.get("refused") is None:
+        fields.pop("refused", None)
+    LOG.info("%s", json.dumps({"event": event.name, **fields}, default=str))
 
 
 class AccessLogMiddleware:
@@ -95,20 +98,20 @@ class AccessLogMiddleware:
         if scope["type"] == "http":
             self._metrics.count_request(method, _route(scope), status, seconds)
         state = scope["state"]
-        fields = {
-            "request_id": response.request_id,
-            "client": (scope.get("client") or (None,))[0],
-            "key": state.get("key"),
-            "method": method,
-            "path": scope["path"][:MAX_LOGGED],
-            "query": without_secrets(scope["query_string"])[:MAX_LOGGED],
-            "status": status,
-            "bytes": response.size_bytes,
-            "seconds": round(seconds, 6),
-        }
-        if "refused" in state:
-            fields["refused"] = state["refused"]
-        self._on_event(Event("request_done", fields))
+        self._on_event(
+            RequestDone(
+                request_id=response.request_id,
+                client=(scope.get("client") or (None,))[0],
+                key=state.get("key"),
+                method=method,
+                path=scope["path"][:MAX_LOGGED],
+                query=without_secrets(scope["query_string"])[:MAX_LOGGED],
+                status=status,
+                bytes=response.size_bytes,
+                seconds=round(seconds, 6),
+                refused=state.get("refused"),
+            )
+        )
 
 
 class _RecordedSend:

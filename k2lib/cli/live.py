@@ -157,7 +157,7 @@ def _stream(
     console, began = err(), _now()
     with Telling(console) as telling, contextlib.ExitStack() as parts:
         with _in_one_line(hint=hint):
-            k2 = parts.enter_context(K2(settings, with_sinks=with_sinks, on_event=telling.heard))
+            k2 = parts.enter_context(K2(settings, with_sinks=with_sinks, on_event=telling.on_event))
             typer.echo(str(k2), err=True)
             options = FeedOptions(quotes=quotes)
             feed = parts.enter_context(k2.feed(symbols, venue=venue, options=options))

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from k2lib.errors import TransientError
-from k2lib.events import Event, OnEvent
+from k2lib.events import (
+    BreakerChanged,
+    ConnectionOpened,
+    ConnectionRefused,
+    Event,
+    OnEvent,
+    StreamResumed,
+    StreamStale,
+)
 from k2lib.feed.options import FeedOptions
 from k2lib.feed.state_store import StateStore
 from k2lib.feed.stream import STREAMS_A_CONNECTION, Stream
@@ -188,12 +196,12 @@ class StreamConnections:
         if self._inbox.behind_s > min(BEHIND_S, self._options.limits.stale_s / 2):
             return  # what waits here is not silent
         for (symbol, kind), silent_s in self._watchdog.stale():
-            self._tell("stream_stale", symbol=symbol, type=kind, silent_s=silent_s)
+            self._on_event(StreamStale(self._venue.exchange, symbol, kind, silent_s))
             place = self._keys.index((symbol, kind)) // STREAMS_A_CONNECTION
             self._streams[place].leave(f"{symbol} {kind} silent for {silent_s:.1f} s")
             self._give_time(place)
         for symbol, kind in self._watchdog.resumed():
-            self._tell("stream_resumed", symbol=symbol, type=kind)
+            self._on_event(StreamResumed(self._venue.exchange, symbol, kind))
 
     def _give_time(self, place: int) -> None:
         """The next connection of a stream is not left because the last one was silent."""
@@ -213,21 +221,19 @@ class StreamConnections:
                 inbox=self._inbox,
                 attempts=attempts,
                 limits=limits,
-                on_event=self._heard,
+                on_event=self._follow_streams,
             )
             for start in range(0, len(names), STREAMS_A_CONNECTION)
         ]
 
-    def _heard(self, event: Event) -> None:
-        if event.name == "connection_opened":
-            self._connected.set()
-        if event.name == "connection_refused":
-            self._refusals[str(event.fields["host"])] = str(event.fields["reason"])
+    def _follow_streams(self, event: Event) -> None:
+        match event:
+            case ConnectionOpened():
+                self._connected.set()
+            case ConnectionRefused(host=host, reason=reason):
+                self._refusals[host] = reason
         self._on_event(event)
 
     def _breaker_changed(self, host: str, circuit: Circuit) -> None:
         self._state.put_breaker(host, self._hosts.breakers[host].memory)
-        self._tell("breaker_changed", host=host, state=str(circuit))
-
-    def _tell(self, name: str, **fields: object) -> None:
-        self._on_event(Event(name, fields))
+        self._on_event(BreakerChanged(self._venue.exchange, host, str(circuit)))

@@ -11,7 +11,7 @@ from queue import Full, Queue
 from typing import Final
 
 from k2lib.errors import ConfigError, TransientError
-from k2lib.events import Event, OnEvent
+from k2lib.events import Event, FeedFailed, FeedStarted, FeedStopped, OnEvent, SymbolsAssumed
 from k2lib.feed.connections import Inbox, StreamConnections
 from k2lib.feed.gap_filler import GapFill, GapFiller
 from k2lib.feed.options import FeedOptions
@@ -106,7 +106,7 @@ class Feed(Closing):
         for thread in self._threads:
             thread.join()
         if self._threads and self._failure is None:
-            self._tell("feed_stopped", reason="closed")
+            self._report(FeedStopped(self.venue.exchange, "closed"))
         if self._threads:
             write_status(self._told, self._board.look())
         self._threads = []
@@ -119,7 +119,7 @@ class Feed(Closing):
         try:
             reply = self._rest.get("/api/v3/exchangeInfo", {}, weight=INFO_WEIGHT)
         except VenueUnavailableError as exc:
-            self._tell("symbols_assumed", symbols=names, reason=str(exc))
+            self._on_event(SymbolsAssumed(venue.exchange, tuple(names), str(exc)))
             return venue, _assumed(names, exc)
         return told_apart(venue, reply.exchange), read_exchange_info(reply.body, names)
 
@@ -134,7 +134,7 @@ class Feed(Closing):
             state=state,
             options=options,
             stop=self._stop,
-            on_event=self._heard,
+            on_event=self._report,
         )
         filler = GapFiller(
             self._rest,
@@ -143,7 +143,7 @@ class Feed(Closing):
             source=topic_name("crypto", "trades", self.venue.exchange),
             stop=self._stop,
             upgrade_s=options.upgrade_s,
-            on_event=self._heard,
+            on_event=self._report,
         )
         rows = FeedWorker(
             self.venue.exchange,
@@ -159,7 +159,7 @@ class Feed(Closing):
             seen=sockets.seen,
             told=self._told,
             stop=self._stop,
-            on_event=self._heard,
+            on_event=self._report,
         )
         return sockets, rows, filler
 
@@ -170,8 +170,7 @@ class Feed(Closing):
             threading.Thread(target=self._guard, args=(job,), name=f"feed-{name}", daemon=True)
             for name, job in jobs.items()
         ]
-        names = list(self.instruments)
-        self._tell("feed_started", exchange=self.venue.exchange, symbols=names)
+        self._report(FeedStarted(self.venue.exchange, tuple(self.instruments)))
         for thread in self._threads:
             thread.start()
         sockets.wait_for_connection(self._ended)
@@ -183,7 +182,7 @@ class Feed(Closing):
         except Exception as exc:  # noqa: BLE001 - a thread's end must reach those who wait for it
             self._failure = self._failure or exc
             self._stop.set()
-            self._tell("feed_failed", reason=str(exc) or repr(exc))
+            self._report(FeedFailed(self.venue.exchange, str(exc) or repr(exc)))
             self._ended.set()
 
     def _deliver(self, fill: GapFill) -> None:
@@ -194,12 +193,8 @@ class Feed(Closing):
             except Full:
                 continue
 
-    def _tell(self, name: str, **fields: object) -> None:
-        self._heard(Event(name, fields))
-
-    def _heard(self, event: Event) -> None:
-        if hasattr(self, "_board"):
-            self._board.heard(event)
+    def _report(self, event: Event) -> None:
+        self._board.on_event(event)
         self._on_event(event)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from k2lib.errors import RecordError
-from k2lib.events import Event, OnEvent
+from k2lib.events import GapFillFailed, OnEvent
 from k2lib.feed.gaps import Gap, Hole, IdArray, Ids, absent_ids
 from k2lib.resilience.backoff import delays
 from k2lib.schema.dead_letters import DeadLetter
@@ -217,7 +217,7 @@ class GapFiller:
     def _postpone(self, wanted: PendingFill, exc: Exception) -> None:
         if self._stop.is_set():
             return
-        self._tell("gap_fill_failed", wanted.gap, reason=str(exc))
+        self._on_event(GapFillFailed(*wanted.gap.key, str(exc)))
         asked_s = exc.wait_s if isinstance(exc, VenueUnavailableError) else 0.0
         self._plan(wanted, max(asked_s, next(wanted.waits)))
 
@@ -322,7 +322,3 @@ class GapFiller:
             "latest_us": now_us + A_DAY_US,
             "source": self._source,
         }
-
-    def _tell(self, name: str, gap: Gap, **fields: object) -> None:
-        told = {name: getattr(gap, name) for name in ("exchange", "symbol", "from_id", "to_id")}
-        self._on_event(Event(name, {**told, "gap_id": gap.gap_id, **fields}))

@@ -122,6 +122,11 @@ class Gap:
         return message_id(self.exchange, self.symbol, str(self.from_id))
 
     @property
+    def key(self) -> tuple[str, str, int, int, str]:
+        """Exchange, symbol, first and last id, and `gap_id`, as events of a gap begin."""
+        return self.exchange, self.symbol, self.from_id, self.to_id, self.gap_id
+
+    @property
     def size(self) -> int:
         """How many ids were missing."""
         return self.to_id - self.from_id + 1

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from k2lib.errors import ConfigError, RecordError
-from k2lib.events import Event, OnEvent, log_event
+from k2lib.events import OnEvent, StateLost, StateRestored, log_event
 from k2lib.lifecycle import Closing
 from k2lib.resilience.backoff import delays
 from k2lib.resilience.breaker import Memory
@@ -157,7 +157,7 @@ class RedisStateStore(StateStore):
             return False
         if self._lost.is_set():
             self._lost.clear()
-            self._on_event(Event("state_restored"))
+            self._on_event(StateRestored())
         return True
 
     def _write(self) -> None:
@@ -174,7 +174,7 @@ class RedisStateStore(StateStore):
         self._all_due()
         if not self._lost.is_set():
             self._lost.set()
-            self._on_event(Event("state_lost", {"reason": reason}))
+            self._on_event(StateLost(reason))
 
     def _on_connect(self, connection: redis.Connection) -> None:
         connection.on_connect()  # type: ignore[no-untyped-call]

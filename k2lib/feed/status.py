@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,7 +11,29 @@ from typing import Any, Final, Literal
 
 import pyarrow as pa
 
-from k2lib.events import Event
+from k2lib.events import (
+    BreakerChanged,
+    ConnectionLost,
+    ConnectionOpened,
+    ConnectionOpening,
+    ConnectionRotated,
+    Event,
+    FeedEvent,
+    FeedFailed,
+    FeedLagMeasured,
+    FeedStopped,
+    FramesReceived,
+    FramesRefused,
+    FramesRepeated,
+    GapClosed,
+    GapNoticed,
+    HostBanned,
+    QueueMeasured,
+    ReconnectWaiting,
+    StreamResumed,
+    StreamStale,
+    TradesBackfilled,
+)
 
 TAPE_ROWS: Final = 50
 TAPE: Final = ["timestamp", "price", "quantity", "side"]
@@ -115,18 +137,31 @@ class StatusBoard:
         self._hosts = {url: HostStatus(url) for url in hosts}
         self._connected: Counter[str] = Counter()
         self._facts: dict[str, Any] = {"state": "starting", "reason": "", "delay_s": 0.0}
-        self._queue: dict[str, Any] = {"depth": 0, "limit": 0, "waited_s": 0.0}
+        self._queue = QueueMeasured(exchange, depth=0, limit=0, waited_s=0.0)
         self._reconnects = 0
         self._dead_letters = 0
         self._alerts = alerts
         self._lock = threading.Lock()
 
-    def heard(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take note of an event; one that says nothing of the feed is ignored."""
-        handler = getattr(self, f"_on_{event.name}", None)
-        if handler is not None:
-            with self._lock:
-                handler(event.fields)
+        with self._lock:
+            match event:
+                case FeedStopped(reason=reason):
+                    self._end("stopped", reason)
+                case FeedFailed(reason=reason):
+                    self._end("failed", reason)
+                case QueueMeasured():
+                    self._queue = event
+                case FramesRefused(count=count):
+                    self._dead_letters += count
+                case BreakerChanged(host=host, state=state):
+                    self._host(host, breaker=state)
+                case HostBanned(host=host, reason=reason):
+                    self._host(host, banned=reason)
+                case FeedEvent():
+                    self._on_connection(event)
+                    self._on_symbol(event)
 
     def show(self, symbol: str, trades: pa.Table) -> None:
         """Put the newest of a symbol's trades on its tape; rows of `schemas.TRADE`."""
@@ -145,9 +180,9 @@ class StatusBoard:
                 exchange=self._exchange,
                 host=next(iter(+self._connected), None),
                 reconnects=self._reconnects,
-                queue_depth=self._queue["depth"],
-                queue_limit=self._queue["limit"],
-                queue_waited_s=self._queue["waited_s"],
+                queue_depth=self._queue.depth,
+                queue_limit=self._queue.limit,
+                queue_waited_s=self._queue.waited_s,
                 dead_letters=self._dead_letters,
                 symbols=tuple(_symbol_status(name, one) for name, one in self._symbols.items()),
                 hosts=tuple(self._hosts.values()),
@@ -158,47 +193,31 @@ class StatusBoard:
     def _state(self, state: FeedState, reason: str = "", delay_s: float = 0.0) -> None:
         self._facts = {"state": state, "reason": reason, "delay_s": delay_s}
 
-    def _host(self, url: object, **changes: Any) -> None:
-        if isinstance(url, str) and url in self._hosts:
+    def _host(self, url: str, **changes: Any) -> None:
+        if url in self._hosts:
             self._hosts[url] = HostStatus(**{**vars(self._hosts[url]), **changes})
 
     def _connect(self, url: str, change: int) -> None:
         self._connected[url] += change
         self._host(url, connected=self._connected[url] > 0)
 
-    def _on_connection_opening(self, fields: Mapping[str, Any]) -> None:
-        if not +self._connected:
-            self._state("connecting")
-
-    def _on_connection_opened(self, fields: Mapping[str, Any]) -> None:
-        self._connect(fields["host"], 1)
-        self._state("live")
-
-    def _on_connection_lost(self, fields: Mapping[str, Any]) -> None:
-        self._connect(fields["host"], -1)
-        self._reconnects += 1
-        if not +self._connected:
-            self._state("connecting", fields["reason"])
-
-    def _on_connection_rotated(self, fields: Mapping[str, Any]) -> None:
-        self._connect(fields["old"], -1)
-        self._reconnects += 1
-
-    def _on_reconnect_waiting(self, fields: Mapping[str, Any]) -> None:
-        if not +self._connected:
-            self._state("waiting", fields["reason"], fields["delay_s"])
-
-    def _on_breaker_changed(self, fields: Mapping[str, Any]) -> None:
-        self._host(fields["host"], breaker=str(fields["state"]))
-
-    def _on_host_banned(self, fields: Mapping[str, Any]) -> None:
-        self._host(fields["host"], banned=fields["reason"])
-
-    def _on_feed_stopped(self, fields: Mapping[str, Any]) -> None:
-        self._end("stopped", str(fields["reason"]))
-
-    def _on_feed_failed(self, fields: Mapping[str, Any]) -> None:
-        self._end("failed", str(fields["reason"]))
+    def _on_connection(self, event: Event) -> None:
+        match event:
+            case ConnectionOpening() if not +self._connected:
+                self._state("connecting")
+            case ConnectionOpened(host=host):
+                self._connect(host, 1)
+                self._state("live")
+            case ConnectionLost(host=host, reason=reason):
+                self._connect(host, -1)
+                self._reconnects += 1
+                if not +self._connected:
+                    self._state("connecting", reason)
+            case ConnectionRotated(old=old):
+                self._connect(old, -1)
+                self._reconnects += 1
+            case ReconnectWaiting(delay_s=delay_s, reason=reason) if not +self._connected:
+                self._state("waiting", reason, delay_s)
 
     def _end(self, state: FeedState, reason: str) -> None:
         self._connected.clear()
@@ -206,42 +225,26 @@ class StatusBoard:
             self._host(url, connected=False)
         self._state(state, reason)
 
-    def _on_stream_stale(self, fields: Mapping[str, Any]) -> None:
-        self._symbols[fields["symbol"]].is_stale = True
-
-    def _on_stream_resumed(self, fields: Mapping[str, Any]) -> None:
-        self._symbols[fields["symbol"]].is_stale = False
-
-    def _on_frames_received(self, fields: Mapping[str, Any]) -> None:
-        one = self._symbols[fields["symbol"]]
-        one.counts[f"{fields['type']}s"] += fields["count"]
-        if fields["type"] == "trade":
-            one.arrivals.append((time.monotonic(), fields["count"]))
-
-    def _on_frames_repeated(self, fields: Mapping[str, Any]) -> None:
-        self._symbols[fields["symbol"]].counts["repeated"] += fields["count"]
-
-    def _on_frames_refused(self, fields: Mapping[str, Any]) -> None:
-        self._dead_letters += fields["count"]
-
-    def _on_gap_noticed(self, fields: Mapping[str, Any]) -> None:
-        self._symbols[fields["symbol"]].gaps.add(fields["gap_id"])
-
-    def _on_gap_closed(self, fields: Mapping[str, Any]) -> None:
-        """A gap may be told again after a pause, and close again with more of its trades."""
-        one = self._symbols[fields["symbol"]]
-        if fields["gap_id"] in one.gaps:
-            one.gaps.remove(fields["gap_id"])
-            one.counts["gaps_closed"] += 1
-
-    def _on_trades_backfilled(self, fields: Mapping[str, Any]) -> None:
-        self._symbols[fields["symbol"]].counts["backfilled"] += fields["count"]
-
-    def _on_feed_lag_measured(self, fields: Mapping[str, Any]) -> None:
-        self._symbols[fields["symbol"]].lag_s = fields["lag_s"]
-
-    def _on_queue_measured(self, fields: Mapping[str, Any]) -> None:
-        self._queue = dict(fields)
+    def _on_symbol(self, event: Event) -> None:
+        match event:
+            case FramesReceived(symbol=symbol, kind=kind, count=count):
+                self._symbols[symbol].counts[f"{kind}s"] += count
+                if kind == "trade":
+                    self._symbols[symbol].arrivals.append((time.monotonic(), count))
+            case FramesRepeated(symbol=symbol, count=count):
+                self._symbols[symbol].counts["repeated"] += count
+            case TradesBackfilled(symbol=symbol, count=count):
+                self._symbols[symbol].counts["backfilled"] += count
+            case FeedLagMeasured(symbol=symbol, lag_s=lag_s):
+                self._symbols[symbol].lag_s = lag_s
+            case StreamStale(symbol=symbol) | StreamResumed(symbol=symbol):
+                self._symbols[symbol].is_stale = isinstance(event, StreamStale)
+            case GapNoticed(symbol=symbol, gap_id=gap_id):
+                self._symbols[symbol].gaps.add(gap_id)
+            case GapClosed(symbol=symbol, gap_id=gap_id) if gap_id in self._symbols[symbol].gaps:
+                # A gap may close again, with more of its trades.
+                self._symbols[symbol].gaps.remove(gap_id)
+                self._symbols[symbol].counts["gaps_closed"] += 1
 
 
 def _symbol_status(symbol: str, one: _Symbol) -> SymbolStatus:

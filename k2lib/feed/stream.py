@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from k2lib.errors import TransientError
-from k2lib.events import Event, OnEvent
+from k2lib.events import (
+    ConnectionLost,
+    ConnectionOpened,
+    ConnectionOpening,
+    ConnectionRefused,
+    ConnectionRotated,
+    HostBanned,
+    OnEvent,
+    ReconnectWaiting,
+)
 from k2lib.resilience.backoff import delays
 from k2lib.resilience.failover import Hosts
 from k2lib.resilience.rate_window import RateWindow
@@ -155,7 +164,7 @@ class Stream:
             await self._pause(next(self._delays), "every host failed")
 
     async def _try(self, host: str) -> Connection:
-        self._tell("connection_opening", host=host)
+        self._on_event(ConnectionOpening(self._venue.exchange, host))
         connection = await open_connection(
             host,
             exchange=self._venue.exchange,
@@ -170,7 +179,7 @@ class Stream:
             self._dismiss(connection)
             raise
         self._current, self._frames_seen = connection, 0
-        self._tell("connection_opened", host=host)
+        self._on_event(ConnectionOpened(self._venue.exchange, host))
         return connection
 
     async def _hand_over(self, old: Connection, reason: str) -> Connection:
@@ -188,7 +197,7 @@ class Stream:
         with suppress(TimeoutError):
             await asyncio.wait_for(new.has_data.wait(), self._limits.hand_over_s)
         self._dismiss(old)
-        self._tell("connection_rotated", old=old.host, new=new.host, reason=reason)
+        self._on_event(ConnectionRotated(self._venue.exchange, old.host, new.host, reason))
         return new
 
     def _lost(self, connection: Connection, reason: str) -> None:
@@ -198,13 +207,14 @@ class Stream:
     def _gone(self, connection: Connection, reason: str) -> None:
         self._current = None
         self._dismiss(connection)
-        self._tell("connection_lost", host=connection.host, reason=reason)
+        self._on_event(ConnectionLost(self._venue.exchange, connection.host, reason))
 
     def _refused(self, host: str, exc: HostRefusedError) -> None:
-        self._tell("connection_refused", host=host, reason=str(exc), status=exc.status)
+        exchange = self._venue.exchange
+        self._on_event(ConnectionRefused(exchange, host, str(exc), exc.status))
         if exc.lasting:
             self._hosts.ban(host, str(exc))
-            self._tell("host_banned", host=host, reason=str(exc))
+            self._on_event(HostBanned(exchange, host, str(exc)))
         else:
             self._hosts.failed(host)
         if exc.rest_s is not None:
@@ -217,7 +227,7 @@ class Stream:
 
     async def _pause(self, delay_s: float, reason: str) -> None:
         if delay_s > 0:
-            self._tell("reconnect_waiting", delay_s=delay_s, reason=reason)
+            self._on_event(ReconnectWaiting(self._venue.exchange, delay_s, reason))
             await self._sleep(delay_s)
 
     def _fresh_delays(self) -> Iterator[float]:
@@ -235,6 +245,3 @@ class Stream:
         for connection in list(self._standing):
             self._dismiss(connection)
         await asyncio.gather(*self._closing, return_exceptions=True)
-
-    def _tell(self, name: str, **fields: object) -> None:
-        self._on_event(Event(name, fields))

@@ -13,7 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2lib.errors import DeliveryError, TransientError, reason_of
-from k2lib.events import Event, OnEvent
+from k2lib.events import (
+    FeedLagMeasured,
+    FeedPaused,
+    FeedResumed,
+    FramesReceived,
+    FramesRefused,
+    FramesRepeated,
+    GapClosed,
+    GapFillFailed,
+    GapNoticed,
+    OnEvent,
+    QueueMeasured,
+    TradesBackfilled,
+)
 from k2lib.feed.connections import FrameBatch, Inbox
 from k2lib.feed.gap_filler import GapFill, GapFiller
 from k2lib.feed.gaps import Gap, IdArray, gap_rows
@@ -128,7 +141,7 @@ class FeedWorker:
             shown[symbol] = rows if fresh.all() else rows.filter(pa.array(fresh))
             self._received(symbol, "trade", rows, host)
             if repeated := int(rows.num_rows - fresh.sum()):
-                self._tell("frames_repeated", symbol=symbol, count=repeated)
+                self._on_event(FramesRepeated(self._exchange, symbol, repeated))
         kept = trades if new.all() else trades.filter(pa.array(new))
         if kept.num_rows:
             self._pipeline.produce(self._trades, kept, TRADE)
@@ -138,10 +151,11 @@ class FeedWorker:
     def _received(self, symbol: str, kind: str, rows: pa.Table, host: str) -> None:
         self._seen(symbol, kind)
         last_us = int(_times_us(rows).max())
-        counts = {"count": rows.num_rows, "last_us": last_us}
-        self._tell("frames_received", symbol=symbol, type=kind, host=host, **counts)
+        count = rows.num_rows
+        self._on_event(FramesReceived(self._exchange, symbol, kind, host, count, last_us))
         if kind == "trade":
-            self._tell("feed_lag_measured", symbol=symbol, lag_s=time.time() - last_us / 1e6)
+            lag_s = time.time() - last_us / 1e6
+            self._on_event(FeedLagMeasured(self._exchange, symbol, lag_s))
             last = rows.slice(rows.num_rows - 1).select(LATEST).to_pylist()[0]
             latest = {name: str(value) for name, value in last.items()}
             self._state.put_latest(self._exchange, symbol, latest)
@@ -153,7 +167,7 @@ class FeedWorker:
         self._pipeline.produce(DEAD_LETTERS, rows, DEAD_LETTER, key="source")
         for reason in {letter.reason for letter in letters}:
             count = sum(letter.reason == reason for letter in letters)
-            self._tell("frames_refused", reason=reason, count=count)
+            self._on_event(FramesRefused(self._exchange, reason, count))
 
     def _take_fills(self) -> None:
         while True:
@@ -169,7 +183,7 @@ class FeedWorker:
         rows = fill.rows.filter(pa.array(new))
         if rows.num_rows:
             self._pipeline.produce(self._trades, rows, TRADE)
-            self._tell("trades_backfilled", symbol=gap.symbol, count=rows.num_rows)
+            self._on_event(TradesBackfilled(self._exchange, gap.symbol, rows.num_rows))
         self._refuse(fill.refused)
         self._book.explain(
             gap.gap_id,
@@ -186,7 +200,7 @@ class FeedWorker:
         if noticed:
             self._pipeline.produce(GAPS, gap_rows(noticed, datetime.now(UTC)), GAP)
         for gap in noticed:
-            self._tell_gap("gap_noticed", gap)
+            self._on_event(GapNoticed(*gap.key))
             self._ask_for(gap, self._book)
         self._close_gaps(self._book.closed())
 
@@ -195,7 +209,7 @@ class FeedWorker:
         count = sum(high - low + 1 for low, high in holes)
         if count > self._options.most_ids:
             reason = f"{count:,} ids are left to the archive: `k2 load binance-archive`"
-            self._tell_gap("gap_fill_failed", gap, reason=reason)
+            self._on_event(GapFillFailed(*gap.key, reason))
         elif holes:
             self._filler.fill(gap, holes)
 
@@ -206,8 +220,8 @@ class FeedWorker:
         self._pipeline.flush()
         self._pipeline.produce(GAPS, gap_rows(closed, datetime.now(UTC)), GAP)
         for gap in closed:
-            counts = {name: getattr(gap, name) for name in ("state", "filled", "covered", "absent")}
-            self._tell_gap("gap_closed", gap, **counts)
+            counts = gap.filled, gap.covered, gap.absent
+            self._on_event(GapClosed(*gap.key, gap.state, *counts))
 
     def _beat(self) -> None:
         """Once a second: learn whether Kafka refused anything, and tell where the feed stands."""
@@ -216,21 +230,21 @@ class FeedWorker:
 
     def _tell_status(self) -> None:
         depth, waited_s = len(self._inbox), self._inbox.waited_s
-        self._tell("queue_measured", depth=depth, limit=self._inbox.limit, waited_s=waited_s)
+        self._on_event(QueueMeasured(self._exchange, depth, self._inbox.limit, waited_s))
         write_status(self._told, self._board.look())
 
     def _begin_again(self, reason: Exception) -> None:
         """What Kafka did not take is a hole in what is known: read that anew, and it is filled."""
-        self._tell("feed_paused", reason=reason_of(reason))
+        self._on_event(FeedPaused(self._exchange, reason_of(reason)))
         while not self._stop.wait(RETRY_S):
             self._tell_status()
             try:
                 self._pipeline.flush(RETRY_S)
                 self._book = self._read_book()
-                self._tell("feed_resumed")
+                self._on_event(FeedResumed(self._exchange))
                 return
             except PAUSED_BY as exc:
-                self._tell("feed_paused", reason=reason_of(exc))
+                self._on_event(FeedPaused(self._exchange, reason_of(exc)))
 
     def _read_book(self) -> SequenceTracker:
         known = recover_state(
@@ -247,16 +261,9 @@ class FeedWorker:
             if covered:
                 self._filler.fill(gap, covered, late=True)
             elif gap.state == "noticed":
-                self._tell_gap("gap_noticed", gap)
+                self._on_event(GapNoticed(*gap.key))
                 self._ask_for(gap, book)
         return book
-
-    def _tell_gap(self, name: str, gap: Gap, **fields: object) -> None:
-        place = {key: getattr(gap, key) for key in ("exchange", "symbol", "from_id", "to_id")}
-        self._tell(name, **place, gap_id=gap.gap_id, **fields)
-
-    def _tell(self, name: str, **fields: object) -> None:
-        self._on_event(Event(name, fields))
 
 
 def _by_symbol(rows: pa.Table) -> Iterator[tuple[str, np.ndarray | slice, pa.Table]]:

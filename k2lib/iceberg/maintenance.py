@@ -1,7 +1,7 @@
 """What a table's writer does between commits: merge files, expire snapshots, delete old files."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 
 from k2lib.errors import StaleWriterError
-from k2lib.events import Event, OnEvent, log_event
+from k2lib.events import MaintenanceDone, OnEvent, log_event
 from k2lib.iceberg.compaction import FAN_IN, LiveFiles, Merge, compact, offset_lineage, plan, total
 from k2lib.iceberg.orphan_files import OrphanFileCleaner, OrphanFileResult
 from k2lib.iceberg.tables import TableSpec
@@ -97,37 +97,6 @@ SWEEP_EVERY: Final = timedelta(minutes=1)
 CATCHING_UP_FAN_IN: Final = 64
 
 
-@dataclass(frozen=True)
-class MaintenanceReport:
-    """What one round of maintenance did to a table.
-
-    Files without a use wait 10 minutes for their deletion; none is deleted while files that a
-    kept snapshot needs are missing.
-    """
-
-    table: str
-    files_merged: int
-    files_written: int
-    rows_rewritten: int
-    tags: tuple[str, ...]
-    snapshots_expired: int
-    files_deleted: int
-    bytes_deleted: int
-    files_waiting: int
-    files_missing: tuple[str, ...]
-
-    @property
-    def did_something(self) -> bool:
-        """Whether the table, its files or what is known of them changed."""
-        return bool(
-            self.files_merged
-            or self.tags
-            or self.snapshots_expired
-            or self.files_deleted
-            or self.files_missing
-        )
-
-
 class Maintenance:
     """Maintenance of one table, run by the thread that alone writes it."""
 
@@ -145,7 +114,7 @@ class Maintenance:
             spec: the table.
             state: a file of this table's own that remembers when files lost their last use.
             now: the time, aware.
-            on_event: told `maintenance_done` after every round that did something.
+            on_event: gets a `MaintenanceDone` after every round that changed something.
         """
         self._spec = spec
         self._now = now
@@ -174,11 +143,11 @@ class Maintenance:
             merge = self._merge(table, fan_in=fan_in) if due else Merge()
             tags, expired = self._retain(table, unneeded=UNNEEDED) if due else ((), 0)
             swept = self._sweep_now(table) if self._sweep_is_due() else OrphanFileResult()
-            self._tell(_report(self._spec.name, merge, swept, tags=tags, expired=expired))
+            self._report(_summary(self._spec.name, merge, swept, tags=tags, expired=expired))
         return table
 
-    def run_now(self, table: Table) -> MaintenanceReport:
-        """Do everything that can be done, due or not.
+    def run_now(self, table: Table) -> MaintenanceDone:
+        """Do everything that can be done, due or not; return what was done.
 
         Raises:
             StaleWriterError: another writer committed meanwhile.
@@ -188,13 +157,13 @@ class Maintenance:
             merges.append(self._merge(table, fan_in=2))
         tags, expired = self._retain(table, unneeded=1)
         swept = self._sweep_now(table)
-        report = _report(self._spec.name, total(merges), swept, tags=tags, expired=expired)
-        self._tell(report)
-        return report
+        done = _summary(self._spec.name, total(merges), swept, tags=tags, expired=expired)
+        self._report(done)
+        return done
 
-    def _tell(self, report: MaintenanceReport) -> None:
-        if report.did_something:
-            self._on_event(Event("maintenance_done", asdict(report)))
+    def _report(self, done: MaintenanceDone) -> None:
+        if done.has_changes:
+            self._on_event(done)
 
     def _merge(self, table: Table, *, fan_in: int) -> Merge:
         groups = plan(self._files.of(table), fan_in=fan_in)
@@ -229,10 +198,10 @@ class Maintenance:
         )
 
 
-def _report(
+def _summary(
     table: str, merge: Merge, swept: OrphanFileResult, *, tags: tuple[str, ...], expired: int
-) -> MaintenanceReport:
-    return MaintenanceReport(
+) -> MaintenanceDone:
+    return MaintenanceDone(
         table=table,
         files_merged=merge.files_merged,
         files_written=merge.files_written,

@@ -11,7 +11,7 @@ from typing import Final
 from pyiceberg.catalog import Catalog
 
 from k2lib.errors import DeliveryError, TransientError, reason_of
-from k2lib.events import Event, OnEvent, log_event
+from k2lib.events import OnEvent, SinkPaused, SinkResumed, log_event
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.sink_session import SinkSession
 from k2lib.iceberg.tables import TableSpec, ensure_table
@@ -78,7 +78,7 @@ class Sink:
                     self._session(stop)
                 except (TransientError, DeliveryError, *CATALOG_ERRORS) as exc:
                     self._paused = True
-                    self._tell("sink_paused", reason=reason_of(exc))
+                    self._on_event(SinkPaused(self.spec.name, reason_of(exc)))
                     stop.wait(RETRY_S)
 
     def _wait_for_lock(self, stop: threading.Event) -> Lock | None:
@@ -127,12 +127,9 @@ class Sink:
                 after_commit(n_read >= MESSAGES)
             if self._paused and not session.pending.read and time.monotonic() - began > QUIET_S:
                 self._paused = False
-                self._tell("sink_resumed")
+                self._on_event(SinkResumed(self.spec.name))
         if session.pending.read:
             session.commit()
-
-    def _tell(self, name: str, **fields: object) -> None:
-        self._on_event(Event(name, {"table": self.spec.name, **fields}))
 
     def _is_due(self, session: SinkSession, *, idle: bool) -> bool:
         waited_s = time.monotonic() - session.pending.since

@@ -9,7 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2lib.errors import LossError, SchemaError, TransientError
-from k2lib.events import Event, OnEvent
+from k2lib.events import (
+    BatchDone,
+    BatchRead,
+    DeadLettersSent,
+    OnEvent,
+    RowsVisible,
+    SinkLagMeasured,
+)
 from k2lib.iceberg.offsets import Range
 from k2lib.iceberg.tables import TableSpec
 from k2lib.iceberg.writer import TableWriter
@@ -102,7 +109,8 @@ class SinkSession:
         """
         done, self.pending = self.pending, PendingCommit()
         self.commit_began = time.monotonic()
-        self._tell("batch_read", messages=done.n_messages)
+        table = self._spec.name
+        self._on_event(BatchRead(table, done.n_messages))
         if done.letters:
             self._produce_letters(done.letters)
         rows = pa.concat_tables([self._spec.schema.arrow.empty_table(), *done.rows])
@@ -110,11 +118,10 @@ class SinkSession:
         if added and "ingestion_timestamp" in rows.column_names:
             oldest = pc.min(rows["ingestion_timestamp"]).as_py()
             seconds = (datetime.now(UTC) - oldest).total_seconds()
-            self._tell("rows_visible", seconds=seconds)
-        self._tell("sink_lag_measured", records=self._reader.lag(self._next))
-        self._tell(
-            "batch_done", added=added, doubles=rows.num_rows - added, dead_letters=len(done.letters)
-        )
+            self._on_event(RowsVisible(table, seconds))
+        self._on_event(SinkLagMeasured(table, self._reader.lag(self._next)))
+        duplicates = rows.num_rows - added
+        self._on_event(BatchDone(table, added, duplicates, dead_letters=len(done.letters)))
 
     def _check_logs(self, logs: Mapping[str, str]) -> None:
         """Refuse another log under a known name: what was read is the former's, not its own."""
@@ -167,10 +174,7 @@ class SinkSession:
         rows = dead_letter_rows(letters, datetime.now(UTC))
         self._letters.produce(DEAD_LETTERS, rows, DEAD_LETTER, key="source")
         self._letters.flush()
-        self._tell("dead_letters_sent", count=len(letters))
-
-    def _tell(self, name: str, **fields: object) -> None:
-        self._on_event(Event(name, {"table": self._spec.name, **fields}))
+        self._on_event(DeadLettersSent(self._spec.name, len(letters)))
 
 
 def _letter(messages: ConsumerRecords, refused: Refused) -> DeadLetter:

@@ -20,7 +20,7 @@ from pyiceberg.typedef import Record
 from sqlalchemy.exc import SQLAlchemyError
 
 from k2lib.errors import ConfigError, StaleWriterError, TransientError
-from k2lib.events import Event, OnEvent
+from k2lib.events import CommitBegun, CommitDone, FilesWritten, OnEvent
 from k2lib.iceberg.deduplication import Deduplicator
 from k2lib.iceberg.offsets import SUMMARY_KEY, Range, advance, end_of, read_offsets, render
 from k2lib.iceberg.tables import TableSpec
@@ -193,17 +193,14 @@ class TableWriter:
             )
 
     def _commit(self, rows: pa.Table, offsets: str) -> None:
-        began = time.monotonic()
+        table, began = self._spec.name, time.monotonic()
         transaction = QuickTransaction(self.table)
         files = write_files(self.table, self._spec, rows) if rows.num_rows else []
-        self._tell("files_written", files=len(files))
+        self._on_event(FilesWritten(table, len(files)))
         summary = {SUMMARY_KEY: offsets}
         with transaction.update_snapshot(snapshot_properties=summary).merge_append() as update:
             for file in files:
                 update.append_data_file(file)
-        self._tell("commit_begun", rows=rows.num_rows)
+        self._on_event(CommitBegun(table, rows.num_rows))
         transaction.commit_transaction()
-        self._tell("commit_done", rows=rows.num_rows, seconds=time.monotonic() - began)
-
-    def _tell(self, name: str, **fields: object) -> None:
-        self._on_event(Event(name, {"table": self._spec.name, **fields}))
+        self._on_event(CommitDone(table, rows.num_rows, seconds=time.monotonic() - began))

@@ -3,15 +3,24 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import ipywidgets
 import polars as pl
 
 from k2lib.errors import K2Error
-from k2lib.events import Event, OnEvent
+from k2lib.events import (
+    BatchRead,
+    Event,
+    FaultCaused,
+    FeedLagMeasured,
+    FilesWritten,
+    FramesReceived,
+    OnEvent,
+    QueueMeasured,
+)
 from k2lib.lifecycle import Closing
 from k2lib.ops.alerts import Alert, Alerts, AlertsThread, Limits
 from k2lib.simulator import FaultScript, OfflineExchange
@@ -32,15 +41,8 @@ BUTTONS: Final[tuple[tuple[str, str, Mapping[str, Any], str], ...]] = (
 )
 MOST_EVENTS: Final = 20_000
 # Emitted many times a second, and counted elsewhere.
-NOT_LOGGED: Final = frozenset(
-    {
-        "batch_read",
-        "feed_lag_measured",
-        "files_written",
-        "frames_received",
-        "queue_measured",
-    }
-)
+NOT_LOGGED: Final = (BatchRead, FeedLagMeasured, FilesWritten, FramesReceived, QueueMeasured)
+AnEvent = TypeVar("AnEvent", bound=Event)
 ALERT_ROW: Final = {
     "alert": pl.String,
     "subject": pl.String,
@@ -66,7 +68,7 @@ class Faults(Closing):
         Raises:
             ConfigError: no such fault, host, symbol or option.
         """
-        self._on_event(Event("fault_caused", {"fault": name, "options": dict(options)}))
+        self._on_event(FaultCaused(name, dict(options)))
         self._exchange.fault(name, **options)
 
     def play(self, script: FaultScript) -> None:
@@ -123,11 +125,11 @@ def _button(
 
 
 @dataclass(frozen=True)
-class LoggedEvent:
+class LoggedEvent(Generic[AnEvent]):
     """An event, and its time in seconds since the log began."""
 
     at_s: float
-    event: Event
+    event: AnEvent
 
 
 class EventLog(Closing):
@@ -147,7 +149,7 @@ class EventLog(Closing):
     ) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._events: deque[LoggedEvent] = deque(maxlen=most)
+        self._events: deque[LoggedEvent[Event]] = deque(maxlen=most)
         self._alerts: deque[Alert] = deque(maxlen=most)
         self.began = clock()
         self.alerts = Alerts(notify=[self._alerts.append], limits=limits, clock=clock)
@@ -155,8 +157,8 @@ class EventLog(Closing):
 
     def on_event(self, event: Event) -> None:
         """Keep an event, and let it fire or resolve alerts."""
-        self.alerts.heard(event)
-        if event.name not in NOT_LOGGED:
+        self.alerts.on_event(event)
+        if not isinstance(event, NOT_LOGGED):
             with self._lock:
                 self._events.append(LoggedEvent(self.now_s(), event))
 
@@ -164,15 +166,19 @@ class EventLog(Closing):
         """Return the seconds since the log began."""
         return self._clock() - self.began
 
-    def events(self, *names: str) -> list[LoggedEvent]:
-        """Return the events of these names in order of arrival; without names, all events."""
+    def all_events(self) -> list[LoggedEvent[Event]]:
+        """Return all events in order of arrival."""
         with self._lock:
-            return [entry for entry in self._events if not names or entry.event.name in names]
+            return list(self._events)
 
-    def frame(self, name: str) -> pl.DataFrame:
-        """Return the events of one name in order, a row each: `at_s` and their fields."""
+    def events(self, kind: type[AnEvent]) -> list[LoggedEvent[AnEvent]]:
+        """Return the events of one class in order of arrival."""
+        return events_of(self.all_events(), kind)
+
+    def frame(self, kind: type[Event]) -> pl.DataFrame:
+        """Return the events of one class in order, a row each: `at_s` and their fields."""
         rows: list[dict[str, Any]] = [
-            {"at_s": round(entry.at_s, 3), **entry.event.fields} for entry in self.events(name)
+            {"at_s": round(entry.at_s, 3), **entry.event.to_json()} for entry in self.events(kind)
         ]
         return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -195,6 +201,13 @@ class EventLog(Closing):
     def close(self) -> None:
         """Stop checking alerts."""
         self._thread.close()
+
+
+def events_of(
+    entries: Iterable[LoggedEvent[Any]], kind: type[AnEvent]
+) -> list[LoggedEvent[AnEvent]]:
+    """Return the entries whose event is of a class, in order."""
+    return [entry for entry in entries if isinstance(entry.event, kind)]
 
 
 def _alert_key(alert: Alert) -> tuple[str, str, Any]:

@@ -8,8 +8,22 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from k2lib.events import Event
-from k2lib.notebook.faults import EventLog, LoggedEvent
+from k2lib.events import (
+    BreakerChanged,
+    ConnectionLost,
+    ConnectionOpened,
+    ConnectionRefused,
+    ConnectionRotated,
+    Event,
+    FaultCaused,
+    FeedFailed,
+    FeedStopped,
+    GapClosed,
+    GapNoticed,
+    HostBanned,
+    ReconnectWaiting,
+)
+from k2lib.notebook.faults import EventLog, LoggedEvent, events_of
 from k2lib.query.engine import Engine
 
 SPAN: Final = {
@@ -17,14 +31,6 @@ SPAN: Final = {
     "state": pl.String,
     "start_s": pl.Float64,
     "end_s": pl.Float64,
-}
-# By event: the kind of lane, the field with the host, and the state if it is a fixed one.
-LANE_CHANGES: Final[Mapping[str, tuple[tuple[str, str, str | None], ...]]] = {
-    "connection_opened": (("connection", "host", "connected"),),
-    "connection_lost": (("connection", "host", "none"),),
-    "connection_rotated": (("connection", "old", "none"), ("connection", "new", "connected")),
-    "breaker_changed": (("breaker", "host", None),),
-    "host_banned": (("breaker", "host", "banned"),),
 }
 FIRST_STATE: Final = {"connection": "none", "breaker": "closed"}
 
@@ -34,7 +40,9 @@ def lane(host: str, kind: str) -> str:
     return f"{urlsplit(host).netloc} {kind}"
 
 
-def spans(entries: Iterable[LoggedEvent], hosts: Iterable[str], *, until_s: float) -> pl.DataFrame:
+def spans(
+    entries: Iterable[LoggedEvent[Event]], hosts: Iterable[str], *, until_s: float
+) -> pl.DataFrame:
     """Return the states of each host's connection and breaker over time.
 
     Args:
@@ -56,57 +64,57 @@ def spans(entries: Iterable[LoggedEvent], hosts: Iterable[str], *, until_s: floa
     return pl.DataFrame(rows, schema=SPAN, orient="row")
 
 
-def waits(entries: Iterable[LoggedEvent]) -> pl.DataFrame:
+def waits(entries: Iterable[LoggedEvent[Event]]) -> pl.DataFrame:
     """Return a row per wait between attempts, in order: at_s, delay_s and reason."""
     rows = [
-        (at_s, event.fields["delay_s"], event.fields["reason"])
-        for at_s, event in _of("reconnect_waiting", entries)
+        (entry.at_s, entry.event.delay_s, entry.event.reason)
+        for entry in events_of(entries, ReconnectWaiting)
     ]
     schema = {"at_s": pl.Float64, "delay_s": pl.Float64, "reason": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def refusals(entries: Iterable[LoggedEvent]) -> pl.DataFrame:
+def refusals(entries: Iterable[LoggedEvent[Event]]) -> pl.DataFrame:
     """Return a row per failed attempt, in order: at_s, lane and reason."""
     rows = [
-        (
-            entry.at_s,
-            lane(str(entry.event.fields["host"]), "connection"),
-            entry.event.fields["reason"],
-        )
-        for entry in entries
-        if entry.event.name == "connection_refused"
+        (entry.at_s, lane(entry.event.host, "connection"), entry.event.reason)
+        for entry in events_of(entries, ConnectionRefused)
     ]
     schema = {"at_s": pl.Float64, "lane": pl.String, "reason": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def faults_caused(entries: Iterable[LoggedEvent]) -> pl.DataFrame:
+def faults_caused(entries: Iterable[LoggedEvent[Event]]) -> pl.DataFrame:
     """Return a row per fault caused, in order: at_s, fault and its options."""
     rows = [
-        (round(at_s, 1), event.fields["fault"], _options(event.fields["options"]))
-        for at_s, event in _of("fault_caused", entries)
+        (round(entry.at_s, 1), entry.event.fault, _options(entry.event.options))
+        for entry in events_of(entries, FaultCaused)
     ]
     schema = {"at_s": pl.Float64, "fault": pl.String, "options": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _of(name: str, entries: Iterable[LoggedEvent]) -> Iterator[tuple[float, Event]]:
-    return ((entry.at_s, entry.event) for entry in entries if entry.event.name == name)
-
-
-def _options(options: Any) -> str:
+def _options(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
-def _changes(entries: Iterable[LoggedEvent]) -> Iterator[tuple[float, str | None, str]]:
+def _changes(entries: Iterable[LoggedEvent[Event]]) -> Iterator[tuple[float, str | None, str]]:
     """Yield time, lane and new state; lane None means every connection."""
     for entry in entries:
-        if entry.event.name in ("feed_stopped", "feed_failed"):
-            yield entry.at_s, None, "none"
-        for kind, field, state in LANE_CHANGES.get(entry.event.name, ()):
-            host = str(entry.event.fields[field])
-            yield entry.at_s, lane(host, kind), state or str(entry.event.fields["state"])
+        match entry.event:
+            case ConnectionOpened(host=host):
+                yield entry.at_s, lane(host, "connection"), "connected"
+            case ConnectionLost(host=host):
+                yield entry.at_s, lane(host, "connection"), "none"
+            case ConnectionRotated(old=old, new=new):
+                yield entry.at_s, lane(old, "connection"), "none"
+                yield entry.at_s, lane(new, "connection"), "connected"
+            case BreakerChanged(host=host, state=state):
+                yield entry.at_s, lane(host, "breaker"), state
+            case HostBanned(host=host):
+                yield entry.at_s, lane(host, "breaker"), "banned"
+            case FeedStopped() | FeedFailed():
+                yield entry.at_s, None, "none"
 
 
 def _rows(
@@ -143,7 +151,7 @@ def draw_hosts(log: EventLog, hosts: list[str]) -> go.Figure:
     Args:
         hosts: URLs, in the order in which they are preferred.
     """
-    entries, until_s = log.events(), log.now_s()
+    entries, until_s = log.all_events(), log.now_s()
     figure = make_subplots(
         rows=2, shared_xaxes=True, row_heights=[0.68, 0.32], vertical_spacing=0.07
     )
@@ -251,25 +259,25 @@ def _mark_faults(figure: go.Figure, table: pl.DataFrame) -> None:
 
 
 def _shade_gaps(figure: go.Figure, log: EventLog, symbol: str, first_id: int) -> None:
-    opened_s = {entry.event.fields["gap_id"]: entry.at_s for entry in log.events("gap_noticed")}
-    for entry in log.events("gap_closed"):
-        gap: dict[str, Any] = dict(entry.event.fields)
-        if gap["symbol"] != symbol or gap["gap_id"] not in opened_s:
+    opened_s = {entry.event.gap_id: entry.at_s for entry in log.events(GapNoticed)}
+    for entry in log.events(GapClosed):
+        gap = entry.event
+        if gap.symbol != symbol or gap.gap_id not in opened_s:
             continue
-        color = "#d1495b" if gap["absent"] else "#f58518"
+        color = "#d1495b" if gap.absent else "#f58518"
         figure.add_shape(
             type="rect",
-            x0=opened_s[gap["gap_id"]],
+            x0=opened_s[gap.gap_id],
             x1=entry.at_s,
-            y0=gap["from_id"] - first_id,
-            y1=gap["to_id"] - first_id,
+            y0=gap.from_id - first_id,
+            y1=gap.to_id - first_id,
             fillcolor=color,
             opacity=0.3,
             line={"color": color, "width": 2},
         )
         figure.add_annotation(
             x=entry.at_s,
-            y=(gap["from_id"] + gap["to_id"]) / 2 - first_id,
+            y=(gap.from_id + gap.to_id) / 2 - first_id,
             text=_gap_text(gap),
             xanchor="left",
             xshift=6,
@@ -278,7 +286,7 @@ def _shade_gaps(figure: go.Figure, log: EventLog, symbol: str, first_id: int) ->
         )
 
 
-def _gap_text(gap: dict[str, Any]) -> str:
-    if gap["absent"]:
-        return f"{gap['absent']} ids that the venue never made"
-    return f"{gap['filled']} ids filled"
+def _gap_text(gap: GapClosed) -> str:
+    if gap.absent:
+        return f"{gap.absent} ids that the venue never made"
+    return f"{gap.filled} ids filled"

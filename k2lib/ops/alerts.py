@@ -4,11 +4,39 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from k2lib.events import Event
+from k2lib.events import (
+    BatchDone,
+    BreakerChanged,
+    ConnectionLost,
+    ConnectionOpened,
+    ConnectionRotated,
+    DeadLettersSent,
+    Event,
+    FeedEvent,
+    FeedFailed,
+    FeedLagMeasured,
+    FeedPaused,
+    FeedResumed,
+    FeedStarted,
+    FeedStopped,
+    FramesRefused,
+    GapClosed,
+    GapEvent,
+    GapFillFailed,
+    GapNoticed,
+    HostBanned,
+    SinkEvent,
+    SinkPaused,
+    SinkResumed,
+    StateLost,
+    StateRestored,
+    StreamResumed,
+    StreamStale,
+)
 from k2lib.lifecycle import Closing
 from k2lib.ops.alert_book import Alert, AlertBook
 
@@ -45,8 +73,6 @@ UNFILLED: Final = {
     "lost": "no host gives them any more; load the day from the archive",
 }
 
-Fields = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -65,7 +91,7 @@ class Limits:
 
 
 class Alerts:
-    """A listener that keeps what is wrong and tells each change once; any thread may tell it.
+    """A listener that keeps what is wrong and notifies of each change once, from any thread.
 
     `check()` wants to be called about every second. Whoever is notified must return at once.
     """
@@ -92,36 +118,77 @@ class Alerts:
         with self._lock:
             return tuple(self._book.firing.values())
 
-    def heard(self, event: Event) -> None:
-        """Take the event into account; one that is not known is ignored."""
-        rule = _RULES.get(event.name)
-        if rule is not None:
-            with self._lock:
-                rule(self, event.fields)
-                self._book.check()
+    def on_event(self, event: Event) -> None:
+        """Take the event into account; one that says nothing of an alert is ignored."""
+        with self._lock:
+            match event:
+                case SinkEvent():
+                    self._on_sink(event)
+                case GapEvent():
+                    self._on_gap(event)
+                case FeedStarted() | FeedStopped() | FeedFailed() | FeedPaused() | FeedResumed():
+                    self._on_feed(event)
+                case FeedEvent():
+                    self._on_data(event)
+                    self._on_host(event)
+                case StateLost(reason):
+                    text = f"Redis is gone: {reason}. The feed goes on in memory; see K2_REDIS_URL"
+                    self._book.fire((REDIS_GONE, ""), text)
+                case StateRestored():
+                    self._book.resolve((REDIS_GONE, ""), "Redis answers again")
+            self._book.check()
 
     def check(self) -> None:
         """Fire and resolve what has lasted long enough by now."""
         with self._lock:
             self._book.check()
 
-    def _stream_stale(self, of: Fields) -> None:
-        symbol, kind = of["symbol"], of["type"]
-        self._stale.add((symbol, kind))
+    def _on_data(self, event: Event) -> None:
+        match event:
+            case StreamStale():
+                self._stream_stale(event)
+            case StreamResumed(symbol=symbol, kind=kind):
+                self._stale.discard((symbol, kind))
+                if symbol not in {stale for stale, _ in self._stale}:
+                    self._book.resolve((STREAM_STALE, symbol), f"{symbol} arrives again")
+            case FeedLagMeasured():
+                self._lag_measured(event)
+            case FramesRefused(reason=reason, count=count):
+                self._add_dead_letters("feed", count, f"malformed frames, {reason}")
+
+    def _stream_stale(self, event: StreamStale) -> None:
+        symbol = event.symbol
+        self._stale.add((symbol, event.kind))
         self._book.fire(
             (STREAM_STALE, symbol),
-            f"{symbol}: no {kind} for {of['silent_s']:.0f} s on an open connection. The feed "
+            f"{symbol}: no {event.kind} for {event.silent_s:.0f} s on an open connection. The feed "
             "connects again by itself; if that does not help, ask the venue's status page",
         )
 
-    def _stream_resumed(self, of: Fields) -> None:
-        symbol = of["symbol"]
-        self._stale.discard((symbol, of["type"]))
-        if symbol not in {stale for stale, _ in self._stale}:
-            self._book.resolve((STREAM_STALE, symbol), f"{symbol} arrives again")
+    def _lag_measured(self, event: FeedLagMeasured) -> None:
+        symbol, lag_s, limits = event.symbol, event.lag_s, self._limits
+        key = (FEED_LAG, symbol)
+        if lag_s > limits.lag_s:
+            text = (
+                f"{symbol} is {lag_s:.1f} s behind the venue (limit {limits.lag_s:g} s). "
+                "Look at the queue, Kafka, this machine's load and its clock"
+            )
+            self._book.fire_later(key, limits.lag_for_s, text)
+        else:
+            self._book.resolve(key, f"{symbol} is {lag_s:.1f} s behind the venue")
 
-    def _breaker_changed(self, of: Fields) -> None:
-        host, state = of["host"], of["state"]
+    def _on_host(self, event: Event) -> None:
+        match event:
+            case BreakerChanged(host=host, state=state):
+                self._breaker_changed(host, state)
+            case HostBanned(host=host, reason=reason):
+                self._host_banned(host, reason)
+            case ConnectionOpened(host=host):
+                self._connection_opened(host)
+            case ConnectionLost(host=host) | ConnectionRotated(old=host):
+                self._connected[host] -= 1
+
+    def _breaker_changed(self, host: str, state: str) -> None:
         if state == "open":
             self._book.fire(
                 (BREAKER_OPEN, host),
@@ -135,29 +202,21 @@ class Alerts:
             self._rested.add(host)
             self._resolve_rested()
 
-    def _host_banned(self, of: Fields) -> None:
-        host = of["host"]
+    def _host_banned(self, host: str, reason: str) -> None:
         if host not in self._banned:
             self._banned.add(host)
             self._book.fire(
                 (HOST_BANNED, host),
-                f"{host} refuses this machine and is not tried again: {of['reason']}. "
+                f"{host} refuses this machine and is not tried again: {reason}. "
                 "The next host is used; see K2_BINANCE_WS_URLS",
             )
 
-    def _connection_opened(self, of: Fields) -> None:
-        host = of["host"]
+    def _connection_opened(self, host: str) -> None:
         self._connected[host] += 1
         self._resolve_rested()
         self._banned.discard(host)
         for key in self._book.keys(HOST_BANNED):
             self._book.resolve(key, f"{key[1]} was refused; connected to {host}")
-
-    def _connection_lost(self, of: Fields) -> None:
-        self._connected[of["host"]] -= 1
-
-    def _connection_rotated(self, of: Fields) -> None:
-        self._connected[of["old"]] -= 1
 
     def _resolve_rested(self) -> None:
         """A host that rested and is not needed stays half open: that is no alarm."""
@@ -165,127 +224,81 @@ class Alerts:
             for host in self._rested:
                 self._book.resolve((BREAKER_OPEN, host), f"{host} may be tried again; connected")
 
-    def _gap_noticed(self, of: Fields) -> None:
-        limit_s = self._limits.gap_open_s
-        text = f"{_ids(of)} are missing for {limit_s:g} s: see whether REST is reached"
-        self._book.fire_later((GAP_NOT_FILLED, of["gap_id"]), limit_s, text)
+    def _on_gap(self, event: GapEvent) -> None:
+        key, ids = (GAP_NOT_FILLED, event.gap_id), _ids(event)
+        match event:
+            case GapNoticed():
+                limit_s = self._limits.gap_open_s
+                text = f"{ids} are missing for {limit_s:g} s: see whether REST is reached"
+                self._book.fire_later(key, limit_s, text)
+            case GapFillFailed(reason=reason):
+                self._book.fire(key, f"{ids} are missing and could not be filled: {reason}")
+            case GapClosed():
+                self._gap_closed(event, ids)
 
-    def _gap_fill_failed(self, of: Fields) -> None:
-        text = f"{_ids(of)} are missing and could not be filled: {of['reason']}"
-        self._book.fire((GAP_NOT_FILLED, of["gap_id"]), text)
-
-    def _gap_closed(self, of: Fields) -> None:
-        gap_id, state, ids = of["gap_id"], of["state"], _ids(of)
-        counts = f"{of['filled']} filled, {of['covered']} covered, {of['absent']} absent"
-        self._book.resolve((GAP_NOT_FILLED, gap_id), f"{ids}: {state} ({counts})")
-        key = (GAP_UNFILLABLE, gap_id)
-        if state in ("filled", "none_at_venue"):
+    def _gap_closed(self, gap: GapClosed, ids: str) -> None:
+        counts = f"{gap.filled} filled, {gap.covered} covered, {gap.absent} absent"
+        self._book.resolve((GAP_NOT_FILLED, gap.gap_id), f"{ids}: {gap.state} ({counts})")
+        key = (GAP_UNFILLABLE, gap.gap_id)
+        if gap.state in ("filled", "none_at_venue"):
             self._book.resolve(key, f"{ids}: nothing is missing after all")
         else:
-            self._book.fire(key, f"{ids}: {state} ({counts}): {UNFILLED[state]}")
-            self._book.resolve_later(
-                key, self._limits.quiet_s, f"{ids}: recorded as {state} in the table gaps"
-            )
+            self._book.fire(key, f"{ids}: {gap.state} ({counts}): {UNFILLED[gap.state]}")
+            text = f"{ids}: recorded as {gap.state} in the table gaps"
+            self._book.resolve_later(key, self._limits.quiet_s, text)
 
-    def _feed_lag_measured(self, of: Fields) -> None:
-        symbol, lag_s, limits = of["symbol"], of["lag_s"], self._limits
-        key = (FEED_LAG, symbol)
-        if lag_s > limits.lag_s:
-            text = (
-                f"{symbol} is {lag_s:.1f} s behind the venue (limit {limits.lag_s:g} s). "
-                "Look at the queue, Kafka, this machine's load and its clock"
-            )
-            self._book.fire_later(key, limits.lag_for_s, text)
-        else:
-            self._book.resolve(key, f"{symbol} is {lag_s:.1f} s behind the venue")
-
-    def _frames_refused(self, of: Fields) -> None:
-        self._letters_came("feed", of["count"], f"malformed frames, {of['reason']}")
-
-    def _dead_letters_sent(self, of: Fields) -> None:
-        self._letters_came(of["table"], of["count"], f"records that {of['table']} cannot take")
-
-    def _letters_came(self, source: str, count: int, what: str) -> None:
+    def _add_dead_letters(self, source: str, count: int, content: str) -> None:
         key = (DEAD_LETTERS, source)
         before = self._letters.get(source, 0) if key in self._book.firing else 0
         self._letters[source] = before + count
-        self._book.fire(key, f"{count} {what}: set aside, read them in the table dead_letters")
-        quiet = f"no more since {self._limits.quiet_s:g} s; {before + count} {what} in all"
+        self._book.fire(key, f"{count} {content}: set aside, read them in the table dead_letters")
+        quiet = f"no more since {self._limits.quiet_s:g} s; {before + count} {content} in all"
         self._book.resolve_later(key, self._limits.quiet_s, quiet)
 
-    def _sink_paused(self, of: Fields) -> None:
-        text = (
-            f"{of['table']} is not written: {of['reason']}. Kafka keeps what arrives and the sink "
-            "tries again by itself; see whether the catalog and Kafka are reached"
-        )
-        self._book.fire((SINK_PAUSED, of["table"]), text)
+    def _on_sink(self, event: SinkEvent) -> None:
+        table = event.table
+        match event:
+            case SinkPaused(reason=reason):
+                text = (
+                    f"{table} is not written: {reason}. Kafka keeps what arrives and the sink "
+                    "tries again by itself; see whether the catalog and Kafka are reached"
+                )
+                self._book.fire((SINK_PAUSED, table), text)
+            case BatchDone() | SinkResumed():
+                self._book.resolve((SINK_PAUSED, table), f"{table} is written again")
+            case DeadLettersSent(count=count):
+                self._add_dead_letters(table, count, f"records that {table} cannot take")
 
-    def _batch_done(self, of: Fields) -> None:
-        self._book.resolve((SINK_PAUSED, of["table"]), f"{of['table']} is written again")
+    def _on_feed(self, event: Event) -> None:
+        match event:
+            case FeedPaused(reason=reason):
+                self._book.fire(
+                    (FEED_PAUSED, ""),
+                    f"Kafka does not take what arrives: {reason}. The feed tries again by itself "
+                    "and then fills what is missing; see whether Kafka is reached",
+                )
+            case FeedResumed():
+                self._book.resolve((FEED_PAUSED, ""), "Kafka takes what arrives again")
+            case FeedStarted():
+                self._book.resolve((FEED_DOWN, ""), "the feed runs again")
+            case FeedStopped(reason=reason):
+                self._feed_ended(reason)
+            case FeedFailed(reason=reason):
+                text = f"the feed has ended: {reason}. Start it again once that is mended"
+                self._book.fire((FEED_DOWN, ""), text)
+                self._feed_ended(reason)
 
-    def _feed_paused(self, of: Fields) -> None:
-        self._book.fire(
-            (FEED_PAUSED, ""),
-            f"Kafka does not take what arrives: {of['reason']}. The feed tries again by itself and "
-            "then fills what is missing; see whether Kafka is reached",
-        )
-
-    def _feed_resumed(self, _: Fields) -> None:
-        self._book.resolve((FEED_PAUSED, ""), "Kafka takes what arrives again")
-
-    def _state_lost(self, of: Fields) -> None:
-        text = f"Redis is gone: {of['reason']}. The feed goes on in memory; see K2_REDIS_URL"
-        self._book.fire((REDIS_GONE, ""), text)
-
-    def _state_restored(self, _: Fields) -> None:
-        self._book.resolve((REDIS_GONE, ""), "Redis answers again")
-
-    def _feed_started(self, _: Fields) -> None:
-        self._book.resolve((FEED_DOWN, ""), "the feed runs again")
-
-    def _feed_stopped(self, of: Fields) -> None:
+    def _feed_ended(self, reason: str) -> None:
         self._stale.clear()
         self._banned.clear()
         self._rested.clear()
         self._connected.clear()
         for key in self._book.keys(*ENDS_WITH_THE_FEED):
-            self._book.resolve(key, f"the feed has ended: {of['reason']}")
-
-    def _feed_failed(self, of: Fields) -> None:
-        text = f"the feed has ended: {of['reason']}. Start it again once that is mended"
-        self._book.fire((FEED_DOWN, ""), text)
-        self._feed_stopped(of)
+            self._book.resolve(key, f"the feed has ended: {reason}")
 
 
-def _ids(of: Fields) -> str:
-    return f"{of['exchange']} {of['symbol']} trades {of['from_id']} to {of['to_id']}"
-
-
-_RULES: Final[Mapping[str, Callable[[Alerts, Fields], None]]] = {
-    "stream_stale": Alerts._stream_stale,
-    "stream_resumed": Alerts._stream_resumed,
-    "breaker_changed": Alerts._breaker_changed,
-    "host_banned": Alerts._host_banned,
-    "connection_opened": Alerts._connection_opened,
-    "connection_lost": Alerts._connection_lost,
-    "connection_rotated": Alerts._connection_rotated,
-    "gap_noticed": Alerts._gap_noticed,
-    "gap_fill_failed": Alerts._gap_fill_failed,
-    "gap_closed": Alerts._gap_closed,
-    "feed_lag_measured": Alerts._feed_lag_measured,
-    "frames_refused": Alerts._frames_refused,
-    "dead_letters_sent": Alerts._dead_letters_sent,
-    "sink_paused": Alerts._sink_paused,
-    "batch_done": Alerts._batch_done,
-    "sink_resumed": Alerts._batch_done,
-    "feed_paused": Alerts._feed_paused,
-    "feed_resumed": Alerts._feed_resumed,
-    "state_lost": Alerts._state_lost,
-    "state_restored": Alerts._state_restored,
-    "feed_started": Alerts._feed_started,
-    "feed_stopped": Alerts._feed_stopped,
-    "feed_failed": Alerts._feed_failed,
-}
+def _ids(gap: GapEvent) -> str:
+    return f"{gap.exchange} {gap.symbol} trades {gap.from_id} to {gap.to_id}"
 
 
 class AlertsThread(Closing):

@@ -10,7 +10,8 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
 from k2lib.errors import ConfigError, OwnerError
-from k2lib.iceberg.maintenance import Maintenance, MaintenanceReport
+from k2lib.events import MaintenanceDone
+from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.sink import lock_path
 from k2lib.iceberg.tables import TABLES, TableSpec, load_table, open_catalog
 from k2lib.locks import lock_holder, try_lock, writer_lock
@@ -97,7 +98,7 @@ class Maintained:
     """What maintenance did to one table; `holder` is the pid of the sink that does it instead."""
 
     table: str
-    report: MaintenanceReport | None
+    report: MaintenanceDone | None
     holder: int | None = None
 
     @property

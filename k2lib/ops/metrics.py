@@ -1,8 +1,8 @@
-"""Metrics of the feed and the sinks, counted from what is told, and served to Prometheus."""
+"""Metrics of the feed and the sinks, counted from events and served to Prometheus."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -10,7 +10,37 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from k2lib.errors import ConfigError
-from k2lib.events import Event
+from k2lib.events import (
+    BatchDone,
+    BreakerChanged,
+    CommitDone,
+    ConnectionLost,
+    ConnectionOpened,
+    ConnectionRefused,
+    ConnectionRotated,
+    DeadLettersSent,
+    Event,
+    FeedEvent,
+    FeedFailed,
+    FeedLagMeasured,
+    FeedStopped,
+    FramesReceived,
+    FramesRefused,
+    FramesRepeated,
+    GapClosed,
+    GapEvent,
+    GapNoticed,
+    QueueMeasured,
+    ReconnectWaiting,
+    RowsVisible,
+    SinkEvent,
+    SinkLagMeasured,
+    SinkPaused,
+    SinkResumed,
+    StateLost,
+    StateRestored,
+    TradesBackfilled,
+)
 from k2lib.lifecycle import Closing
 from k2lib.ops.alerts import ALERT_NAMES, Alert
 
@@ -49,11 +79,9 @@ BREAKER_STATES: Final = {"closed": 0, "half_open": 1, "open": 2}
 FRESHNESS_S: Final = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5, 10.0, 30.0, 60.0)
 COMMIT_S: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-Fields = Mapping[str, Any]
-
 
 class Metrics:
-    """A listener that counts what it hears, in a registry of its own; any thread may tell it.
+    """A listener that counts events in a registry of its own; any thread may call it.
 
     `alerted` is for `Alerts(notify=…)`.
     """
@@ -65,7 +93,7 @@ class Metrics:
         self._lost = 0
         self._open_gaps: set[str] = set()
         self._waited_s = 0.0
-        self._state_told = False
+        self._has_state = False
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
@@ -122,138 +150,143 @@ class Metrics:
         for name in ALERT_NAMES:
             self.alerts_firing.labels(name)
 
-    def heard(self, event: Event) -> None:
-        """Count the event; one that is not known is ignored."""
-        count = _COUNTED.get(event.name)
-        if count is not None:
-            count(self, event.fields)
+    def on_event(self, event: Event) -> None:
+        """Count the event; one that is not counted is ignored."""
+        match event:
+            case SinkEvent():
+                self._on_sink(event)
+            case GapEvent():
+                self._on_gap(event)
+            case FramesReceived() | FramesRepeated() | FramesRefused() | TradesBackfilled():
+                self._on_rows(event)
+            case QueueMeasured() | FeedLagMeasured():
+                self._on_measure(event)
+            case FeedStopped() | FeedFailed():
+                self._feed_ended()
+            case FeedEvent():
+                self._on_connection(event)
+            case StateLost():
+                self._set_state_up(0)
+            case StateRestored():
+                self._set_state_up(1)
 
     def alerted(self, alert: Alert) -> None:
         """Count an alert that fires or is resolved."""
         self.alerts_firing.labels(alert.name).inc(1 if alert.firing else -1)
 
-    def _connection_opened(self, of: Fields) -> None:
-        host = of["host"]
+    def _on_connection(self, event: Event) -> None:
+        match event:
+            case ConnectionOpened(host=host):
+                self._connection_opened(host)
+            case ConnectionLost(host=host):
+                self._connection_lost(host)
+            case ConnectionRefused(host=host, status=status):
+                kind = "refused" if status is None else f"http_{status}"
+                self.connection_status.labels(host)
+                self.connection_errors.labels(host, kind).inc()
+            case ConnectionRotated(old=old, new=new):
+                self._count_connections(old, -1)
+                self.reconnects.labels(new).inc()
+            case ReconnectWaiting(delay_s=delay_s):
+                self.reconnect_delay.set(delay_s)
+            case BreakerChanged(host=host, state=state):
+                self.breaker_state.labels(host).set(BREAKER_STATES[state])
+
+    def _connection_opened(self, host: str) -> None:
         with self._lock:
             again, self._lost = self._lost > 0, max(0, self._lost - 1)
-        self._connected(host, 1)
+        self._count_connections(host, 1)
         self.reconnect_delay.set(0)
         if again:
             self.reconnects.labels(host).inc()
 
-    def _connection_lost(self, of: Fields) -> None:
+    def _connection_lost(self, host: str) -> None:
         with self._lock:
             self._lost += 1
-        self._connected(of["host"], -1)
-        self.connection_errors.labels(of["host"], "lost").inc()
+        self._count_connections(host, -1)
+        self.connection_errors.labels(host, "lost").inc()
 
-    def _connected(self, host: str, more: int) -> None:
+    def _count_connections(self, host: str, change: int) -> None:
         """A host may have several connections, at a rotation at least."""
         with self._lock:
-            count = self._connections[host] = max(0, self._connections.get(host, 0) + more)
+            count = self._connections[host] = max(0, self._connections.get(host, 0) + change)
             self.connection_status.labels(host).set(min(count, 1))
 
-    def _connection_refused(self, of: Fields) -> None:
-        status = of["status"]
-        kind = "refused" if status is None else f"http_{status}"
-        self.connection_status.labels(of["host"])
-        self.connection_errors.labels(of["host"], kind).inc()
-
-    def _connection_rotated(self, of: Fields) -> None:
-        self._connected(of["old"], -1)
-        self.reconnects.labels(of["new"]).inc()
-
-    def _reconnect_waiting(self, of: Fields) -> None:
-        self.reconnect_delay.set(of["delay_s"])
-
-    def _breaker_changed(self, of: Fields) -> None:
-        self.breaker_state.labels(of["host"]).set(BREAKER_STATES[of["state"]])
-
-    def _feed_ended(self, _: Fields) -> None:
+    def _feed_ended(self) -> None:
         with self._lock:
             for host in self._connections:
                 self.connection_status.labels(host).set(0)
             self._connections.clear()
             self._lost = 0
 
-    def _frames_received(self, of: Fields) -> None:
-        symbol, kind = of["symbol"], of["type"]
-        self.messages_received.labels(symbol, kind, of["host"]).inc(of["count"])
-        self.last_message_timestamp.labels(symbol, kind).set(of["last_us"] / 1e6)
+    def _on_rows(self, event: Event) -> None:
+        match event:
+            case FramesReceived(symbol=symbol, kind=kind):
+                self.messages_received.labels(symbol, kind, event.host).inc(event.count)
+                self.last_message_timestamp.labels(symbol, kind).set(event.last_us / 1e6)
+            case FramesRepeated(symbol=symbol, count=count):
+                self.repeated.labels(symbol).inc(count)
+            case FramesRefused(reason=reason, count=count):
+                self.message_errors.labels(reason).inc(count)
+                self.dead_letters.labels("feed").inc(count)
+            case TradesBackfilled(symbol=symbol, count=count):
+                self.backfilled_trades.labels(symbol).inc(count)
 
-    def _frames_refused(self, of: Fields) -> None:
-        self.message_errors.labels(of["reason"]).inc(of["count"])
-        self.dead_letters.labels("feed").inc(of["count"])
+    def _on_gap(self, event: GapEvent) -> None:
+        match event:
+            case GapNoticed(symbol=symbol, gap_id=gap_id):
+                with self._lock:
+                    is_new = gap_id not in self._open_gaps
+                    self._open_gaps.add(gap_id)
+                if is_new:
+                    self.gaps_noticed.labels(symbol).inc()
+                    self.gaps_open.labels(symbol).inc()
+            case GapClosed(symbol=symbol, gap_id=gap_id, state=state):
+                self.gaps_closed.labels(symbol, state).inc()
+                with self._lock:
+                    was_open = gap_id in self._open_gaps
+                    self._open_gaps.discard(gap_id)
+                if was_open:
+                    self.gaps_open.labels(symbol).dec()
 
-    def _frames_repeated(self, of: Fields) -> None:
-        self.repeated.labels(of["symbol"]).inc(of["count"])
+    def _on_measure(self, event: Event) -> None:
+        match event:
+            case QueueMeasured(depth=depth, waited_s=waited_s):
+                with self._lock:
+                    # The total begins again at 0 with each feed.
+                    more = waited_s - self._waited_s if waited_s >= self._waited_s else waited_s
+                    self._waited_s = waited_s
+                self.queue_depth.set(depth)
+                self.queue_waited.inc(more)
+            case FeedLagMeasured(symbol=symbol, lag_s=lag_s):
+                self.lag.labels(symbol).set(lag_s)
 
-    def _gap_noticed(self, of: Fields) -> None:
-        with self._lock:
-            if of["gap_id"] in self._open_gaps:
-                return
-            self._open_gaps.add(of["gap_id"])
-        self.gaps_noticed.labels(of["symbol"]).inc()
-        self.gaps_open.labels(of["symbol"]).inc()
-
-    def _gap_closed(self, of: Fields) -> None:
-        self.gaps_closed.labels(of["symbol"], of["state"]).inc()
-        with self._lock:
-            if of["gap_id"] not in self._open_gaps:
-                return
-            self._open_gaps.remove(of["gap_id"])
-        self.gaps_open.labels(of["symbol"]).dec()
-
-    def _trades_backfilled(self, of: Fields) -> None:
-        self.backfilled_trades.labels(of["symbol"]).inc(of["count"])
-
-    def _queue_measured(self, of: Fields) -> None:
-        waited_s = of["waited_s"]
-        with self._lock:
-            # The total begins again at 0 with each feed.
-            more = waited_s - self._waited_s if waited_s >= self._waited_s else waited_s
-            self._waited_s = waited_s
-        self.queue_depth.set(of["depth"])
-        self.queue_waited.inc(more)
-
-    def _feed_lag_measured(self, of: Fields) -> None:
-        self.lag.labels(of["symbol"]).set(of["lag_s"])
-
-    def _state_lost(self, _: Fields) -> None:
-        self._tell_state(0)
-
-    def _state_restored(self, _: Fields) -> None:
-        self._tell_state(1)
-
-    def _tell_state(self, up: int) -> None:
+    def _set_state_up(self, up: int) -> None:
         self.state_up.set(up)
         with self._lock:
-            if not self._state_told:
+            if not self._has_state:
                 self.registry.register(self.state_up)
-                self._state_told = True
+                self._has_state = True
 
-    def _rows_visible(self, of: Fields) -> None:
-        self.freshness.observe(of["seconds"])
-
-    def _commit_done(self, of: Fields) -> None:
-        self.sink_commit.labels(of["table"]).observe(of["seconds"])
-
-    def _batch_done(self, of: Fields) -> None:
-        self.sink_rows.labels(of["table"]).inc(of["added"])
-        self.sink_doubles.labels(of["table"]).inc(of["doubles"])
-        self.sink_paused.labels(of["table"]).set(0)
-
-    def _sink_resumed(self, of: Fields) -> None:
-        self.sink_paused.labels(of["table"]).set(0)
-
-    def _sink_lag_measured(self, of: Fields) -> None:
-        self.sink_lag.labels(of["table"]).set(of["records"])
-
-    def _sink_paused(self, of: Fields) -> None:
-        self.sink_paused.labels(of["table"]).set(1)
-
-    def _dead_letters_sent(self, of: Fields) -> None:
-        self.dead_letters.labels(of["table"]).inc(of["count"])
+    def _on_sink(self, event: SinkEvent) -> None:
+        table = event.table
+        match event:
+            case RowsVisible(seconds=seconds):
+                self.freshness.observe(seconds)
+            case CommitDone(seconds=seconds):
+                self.sink_commit.labels(table).observe(seconds)
+            case BatchDone(added=added, duplicates=duplicates):
+                self.sink_rows.labels(table).inc(added)
+                self.sink_doubles.labels(table).inc(duplicates)
+                self.sink_paused.labels(table).set(0)
+            case SinkResumed():
+                self.sink_paused.labels(table).set(0)
+            case SinkLagMeasured(records=records):
+                self.sink_lag.labels(table).set(records)
+            case SinkPaused():
+                self.sink_paused.labels(table).set(1)
+            case DeadLettersSent(count=count):
+                self.dead_letters.labels(table).inc(count)
 
 
 class MetricsServer(Closing):
@@ -280,32 +313,3 @@ class MetricsServer(Closing):
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-
-
-_COUNTED: Final[Mapping[str, Callable[[Metrics, Fields], None]]] = {
-    "connection_opened": Metrics._connection_opened,
-    "connection_lost": Metrics._connection_lost,
-    "connection_refused": Metrics._connection_refused,
-    "connection_rotated": Metrics._connection_rotated,
-    "reconnect_waiting": Metrics._reconnect_waiting,
-    "breaker_changed": Metrics._breaker_changed,
-    "feed_stopped": Metrics._feed_ended,
-    "feed_failed": Metrics._feed_ended,
-    "frames_received": Metrics._frames_received,
-    "frames_refused": Metrics._frames_refused,
-    "frames_repeated": Metrics._frames_repeated,
-    "gap_noticed": Metrics._gap_noticed,
-    "gap_closed": Metrics._gap_closed,
-    "trades_backfilled": Metrics._trades_backfilled,
-    "queue_measured": Metrics._queue_measured,
-    "feed_lag_measured": Metrics._feed_lag_measured,
-    "state_lost": Metrics._state_lost,
-    "state_restored": Metrics._state_restored,
-    "rows_visible": Metrics._rows_visible,
-    "commit_done": Metrics._commit_done,
-    "batch_done": Metrics._batch_done,
-    "sink_lag_measured": Metrics._sink_lag_measured,
-    "sink_paused": Metrics._sink_paused,
-    "sink_resumed": Metrics._sink_resumed,
-    "dead_letters_sent": Metrics._dead_letters_sent,
-}

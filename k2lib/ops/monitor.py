@@ -35,10 +35,10 @@ class Watch(Closing):
             self._parts.close()
             raise
 
-    def heard(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Count the event, and see whether an alert fires or is resolved."""
-        self.metrics.heard(event)
-        self.alerts.heard(event)
+        self.metrics.on_event(event)
+        self.alerts.on_event(event)
 
     def close(self) -> None:
         """Check a last time, send what is left, and end."""

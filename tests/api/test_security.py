@@ -25,7 +25,7 @@ from k2lib.api.security import (
 )
 from k2lib.api.server import bind
 from k2lib.errors import ConfigError
-from k2lib.events import Event
+from k2lib.events import RequestDone
 from k2lib.settings import Settings
 
 PROBLEM = "application/problem+json"
@@ -247,13 +247,34 @@ def test_a_query_is_logged_without_secrets() -> None:
     assert "\n" not in without_secrets(b"symbol=%0AFAKE+LINE")
 
 
+DONE = RequestDone(
+    request_id="my-request-1",
+    client="127.0.0.1",
+    key=None,
+    method="GET",
+    path="/a\nb",
+    query="",
+    status=200,
+    bytes=7,
+    seconds=0.5,
+    refused=None,
+)
+
+
 def test_a_logged_request_is_a_line_of_json(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="k2lib.api"):
-        log_request(Event("request_done", {"path": "/a\nb", "status": 200}))
+        log_request(DONE)
     assert json.loads(caplog.messages[0]) == {
         "event": "request_done",
+        "request_id": "my-request-1",
+        "client": "127.0.0.1",
+        "key": None,
+        "method": "GET",
         "path": "/a\nb",
+        "query": "",
         "status": 200,
+        "bytes": 7,
+        "seconds": 0.5,
     }
     assert "\n" not in caplog.messages[0]
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from k2lib.cli.views.stream import Telling
 from k2lib.cli.views.watch import ended, pace_s, show, status_line, told_looks, view
-from k2lib.events import Event
+from k2lib.events import ConnectionLost, FramesRepeated
 from k2lib.feed.status import FeedStatus, HostStatus, StatusBoard, SymbolStatus
 from k2lib.feed.status_file import StatusFile, read_status, status_path, write_status
 
@@ -187,13 +187,13 @@ def test_alerts_are_told_along_with_where_a_feed_stands(tmp_path: Path) -> None:
 
 def test_nothing_is_told_before_a_stream_has_begun() -> None:
     written = io.StringIO()
-    lost = Event("connection_lost", {"host": HOST, "reason": "cut"})
+    lost = ConnectionLost("BINANCE", HOST, "cut")
     with Telling(Console(file=written, width=200)) as telling:
-        telling.heard(lost)
+        telling.on_event(lost)
         assert written.getvalue() == ""
         telling.begin("feed of BTCUSDT", lambda: [])
-        telling.heard(lost)
-        telling.heard(Event("frames_received", {"count": 1}))
+        telling.on_event(lost)
+        telling.on_event(FramesRepeated("BINANCE", "BTCUSDT", 1))
     first, second = written.getvalue().splitlines()
     assert first.endswith(" feed of BTCUSDT")
     assert second.endswith(f" connection_lost: host {HOST}, reason cut")

@@ -19,7 +19,7 @@ from support.waiting import wait_until
 
 from k2lib import K2
 from k2lib.errors import ConfigError, TransientError
-from k2lib.events import Event
+from k2lib.events import Event, GapClosed, GapNoticed
 from k2lib.simulator import OfflineExchange
 from k2lib.venues.binance.hosts import binance
 
@@ -68,16 +68,16 @@ def test_an_outage_of_a_minute_is_filled_within_five_seconds(tmp_path: Path) -> 
     closed: list[float] = []
     took_s: list[float] = []
 
-    def heard(event: Event) -> None:
-        if event.name == "gap_noticed":
+    def on_event(event: Event) -> None:
+        if isinstance(event, GapNoticed):
             noticed.append(time.monotonic())
-        if event.name == "gap_closed":
+        if isinstance(event, GapClosed):
             closed.append(time.monotonic())
 
     home = tmp_path / "home"
     with (
         OfflineExchange(SYMBOLS, rate=50.0, clock=clock) as exchange,
-        K2.open(home=home, on_event=heard) as k2,
+        K2.open(home=home, on_event=on_event) as k2,
         k2.feed(SYMBOLS, venue=venue_of(exchange), options=SOON) as feed,
     ):
         first = last_ids(exchange)
@@ -123,14 +123,14 @@ def test_a_host_with_aggregates_only_covers_a_gap_until_another_gives_its_trades
     home = tmp_path / "home"
     states: list[str] = []
 
-    def heard(event: Event) -> None:
-        if event.name == "gap_closed":
-            states.append(str(event.fields["state"]))
+    def on_event(event: Event) -> None:
+        if isinstance(event, GapClosed):
+            states.append(event.state)
 
     with (
         OfflineExchange(SYMBOLS, rate=100.0, hosts=2) as exchange,
-        K2.open(home=home, commit_interval_s=0.3, on_event=heard) as k2,
-        k2.feed(SYMBOLS, venue=venue_of(exchange), options=SOON) as feed,
+        K2.open(home=home, commit_interval_s=0.3) as k2,
+        k2.feed(SYMBOLS, venue=venue_of(exchange), options=SOON, on_event=on_event) as feed,
     ):
         first = last_ids(exchange)
         wait_until(lambda: all(one.trades for one in feed.status().symbols))

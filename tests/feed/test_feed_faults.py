@@ -14,12 +14,29 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.live import CALM, SOON, SYMBOLS, assert_all_there, last_ids, venue_of, wait_for_lake
+from support.recorded_events import AnEvent, events_of
 from support.redis_server import RedisServer
 from support.waiting import wait_until
 from support.webhook_receiver import Receiver
 
 from k2lib import K2
-from k2lib.events import Event
+from k2lib.events import (
+    BatchDone,
+    BreakerChanged,
+    ConnectionOpened,
+    ConnectionRotated,
+    Event,
+    FeedPaused,
+    FeedResumed,
+    GapClosed,
+    GapFillFailed,
+    GapNoticed,
+    SinkPaused,
+    StateLost,
+    StateRestored,
+    StreamResumed,
+    StreamStale,
+)
 from k2lib.feed.feed import Feed
 from k2lib.feed.options import FeedOptions
 from k2lib.simulator import OfflineExchange
@@ -40,20 +57,20 @@ class Live:
     changed: threading.Condition = field(default_factory=threading.Condition)
     feed: Feed | None = None
 
-    def heard(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Keep the event, and wake who waits for it."""
         with self.changed:
             self.events.append(event)
             self.changed.notify_all()
 
-    def named(self, name: str) -> list[Event]:
-        """Return the events of this name."""
+    def named(self, kind: type[AnEvent]) -> list[AnEvent]:
+        """Return the events of this class."""
         with self.changed:
-            return [event for event in self.events if event.name == name]
+            return events_of(self.events, kind)
 
-    def wait_for(self, name: str, count: int = 1) -> None:
+    def wait_for(self, kind: type[Event], count: int = 1) -> None:
         """Wait until this has happened so often."""
-        wait_until(lambda: len(self.named(name)) >= count)
+        wait_until(lambda: len(self.named(kind)) >= count)
 
     def fault(self, name: str, **options: object) -> None:
         """Let the exchange do wrong."""
@@ -107,7 +124,7 @@ def _cells() -> list[list[object]]:
 @contextmanager
 def watched(home: Path, **settings: str) -> Iterator[Live]:
     """Open exchange, receiver and K2; the feed is started by `start`."""
-    heard: list[Callable[[Event], None]] = []
+    listeners: list[Callable[[Event], None]] = []
     with (
         OfflineExchange(SYMBOLS, rate=100.0, hosts=2) as exchange,
         Receiver() as receiver,
@@ -116,12 +133,12 @@ def watched(home: Path, **settings: str) -> Iterator[Live]:
             commit_interval_s=0.3,
             metrics_port=0,
             alert_webhook_url=receiver.url,
-            on_event=lambda event: [one(event) for one in heard] and None,
+            on_event=lambda event: [one(event) for one in listeners] and None,
             **settings,
         ) as k2,
     ):
         live = Live(home, exchange, receiver, k2)
-        heard.append(live.heard)
+        listeners.append(live.on_event)
         yield live
 
 
@@ -136,7 +153,7 @@ def start(live: Live, options: FeedOptions = CALM) -> dict[str, int]:
     """Start the feed and wait for its first trades; return the last ids made before them."""
     live.feed = live.k2.feed(SYMBOLS, venue=venue_of(live.exchange), options=options)
     first = last_ids(live.exchange)
-    live.wait_for("batch_done")
+    live.wait_for(BatchDone)
     return first
 
 
@@ -161,11 +178,8 @@ def finish(
     told = [(name, status) for name in alerts for status in ("firing", "resolved")]
     said = sorted((name, status) for name, _, status in live.receiver.said())
     assert said == sorted(told)
-    opened = [live.host(event.fields["host"]) for event in live.named("connection_opened")]
-    breakers = [
-        f"{live.host(event.fields['host'])} {event.fields['state']}"
-        for event in live.named("breaker_changed")
-    ]
+    opened = [live.host(event.host) for event in live.named(ConnectionOpened)]
+    breakers = [f"{live.host(event.host)} {event.state}" for event in live.named(BreakerChanged)]
     name, labels = metric
     TABLE.append(
         Row(
@@ -182,7 +196,7 @@ def finish(
 
 
 def _with_silent(live: Live, alerts: list[str]) -> list[str]:
-    return alerts + ["stream_stale"] * len(live.named("stream_stale"))
+    return alerts + ["stream_stale"] * len(live.named(StreamStale))
 
 
 def test_451_leaves_the_host_for_good(live: Live) -> None:
@@ -208,12 +222,12 @@ def test_three_refusals_open_the_breaker_and_two_successes_close_it(live: Live) 
 
 
 def _opened_breakers(live: Live) -> set[str]:
-    changes = live.named("breaker_changed")
-    return {str(one.fields["host"]) for one in changes if one.fields["state"] == "open"}
+    changes = live.named(BreakerChanged)
+    return {str(one.host) for one in changes if one.state == "open"}
 
 
-def _closed(live: Live) -> list[Event]:
-    return [one for one in live.named("breaker_changed") if one.fields["state"] == "closed"]
+def _closed(live: Live) -> list[BreakerChanged]:
+    return [one for one in live.named(BreakerChanged) if one.state == "closed"]
 
 
 def test_a_stall_moves_to_the_other_host(live: Live) -> None:
@@ -221,7 +235,7 @@ def test_a_stall_moves_to_the_other_host(live: Live) -> None:
     metric = ("k2_binance_reconnects_total", {})
     before = live.metric(metric[0])
     live.fault("stall", host=0, s=30.0)
-    live.wait_for("stream_resumed")
+    live.wait_for(StreamResumed)
     finish(live, first, fault="stall", metric=metric, before=before, alerts=[])
     assert TABLE[-1].hosts.startswith("first → second")
 
@@ -232,10 +246,10 @@ def test_429_rests_the_host_as_long_as_it_asks(live: Live) -> None:
     limited = {"status": 429, "s": 600, "retry_after_s": 1.0, "ws": False, "rest": True}
     live.fault("refuse", **limited)
     live.fault("skip", n=20, symbol="BTCUSDT")
-    live.wait_for("gap_fill_failed")
-    assert "429" in str(live.named("gap_fill_failed")[0].fields["reason"])
+    live.wait_for(GapFillFailed)
+    assert "429" in str(live.named(GapFillFailed)[0].reason)
     live.fault("heal")
-    live.wait_for("gap_closed")
+    live.wait_for(GapClosed)
     row = {"fault": "429 with Retry-After", "metric": metric, "before": 0.0}
     finish(live, first, **row, alerts=["gap_not_filled"])
     assert TABLE[-1].after >= 20
@@ -245,10 +259,10 @@ def test_a_gap_that_rest_cannot_fill_is_filled_when_it_can(live: Live) -> None:
     first = start(live)
     live.fault("rest_missing", s=600)
     live.fault("skip", n=20, symbol="ETHUSDT")
-    live.wait_for("gap_fill_failed")
+    live.wait_for(GapFillFailed)
     assert live.metric("k2_binance_gaps_open", symbol="ETHUSDT") == 1
     live.fault("heal")
-    live.wait_for("gap_closed")
+    live.wait_for(GapClosed)
     metric = ("k2_binance_gaps_open", {"symbol": "ETHUSDT"})
     row = {"fault": "a gap that REST cannot fill", "metric": metric, "before": 1.0}
     finish(live, first, **row, alerts=["gap_not_filled"])
@@ -258,10 +272,10 @@ def test_a_gap_that_rest_cannot_fill_is_filled_when_it_can(live: Live) -> None:
 def test_a_shutdown_is_known_before_it_comes(live: Live) -> None:
     first = start(live)
     live.fault("shutdown", host=0, s=600)
-    live.wait_for("connection_rotated")
+    live.wait_for(ConnectionRotated)
     metric = ("k2_binance_reconnects_total", {})
     finish(live, first, fault="serverShutdown", metric=metric, before=0.0, alerts=[])
-    assert not live.named("gap_noticed")
+    assert not live.named(GapNoticed)
 
 
 def test_a_locked_catalog_pauses_the_sink(live: Live) -> None:
@@ -269,7 +283,7 @@ def test_a_locked_catalog_pauses_the_sink(live: Live) -> None:
     metric = ("k2_sink_paused", {"table": "trades_v2"})
     with closing(sqlite3.connect(live.home / "catalog.db")) as catalog:
         catalog.execute("begin exclusive")
-        live.wait_for("sink_paused")
+        live.wait_for(SinkPaused)
         before = live.metric(metric[0], **metric[1])
     wait_until(lambda: live.metric(metric[0], **metric[1]) == 0)
     row = {"fault": "sink paused by a locked catalog", "metric": metric, "before": before}
@@ -283,10 +297,10 @@ def test_a_catalog_that_is_away_at_a_gap_pauses_the_feed(live: Live) -> None:
     with closing(sqlite3.connect(live.home / "catalog.db")) as catalog:
         catalog.execute("begin exclusive")
         live.fault("skip", n=20, symbol="BTCUSDT")
-        live.wait_for("feed_paused")
-    live.wait_for("feed_resumed")
+        live.wait_for(FeedPaused)
+    live.wait_for(FeedResumed)
     wait_until(lambda: not live.k2.watch.alerts.firing)
-    paused = {one.fields["table"] for one in live.named("sink_paused")}
+    paused = {one.table for one in live.named(SinkPaused)}
     alerts = ["feed_paused", *["sink_paused"] * len(paused)]
     row = {"fault": "catalog locked at a gap", "metric": metric, "before": 0.0}
     finish(live, first, **row, alerts=alerts)
@@ -300,10 +314,10 @@ def test_redis_killed_and_back_changes_nothing(tmp_path: Path) -> None:
     ):
         first = start(live)
         redis_server.kill()
-        live.wait_for("state_lost")
+        live.wait_for(StateLost)
         before = live.metric("k2_state_up")
         redis_server.start()
-        live.wait_for("state_restored")
+        live.wait_for(StateRestored)
         with redis_server.client() as client:
             wait_until(lambda: client.hgetall("k2:latest:BINANCE_SIM:BTCUSDT"))
         row = {"fault": "Redis killed and back", "metric": ("k2_state_up", {}), "before": before}

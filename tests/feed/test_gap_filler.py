@@ -11,7 +11,7 @@ import pytest
 from support.binance_facts import INSTRUMENTS, Fact, rest_body
 from support.waiting import wait_until
 
-from k2lib.events import Event
+from k2lib.events import Event, GapFillFailed
 from k2lib.feed.gap_filler import GapFill, GapFiller
 from k2lib.feed.gaps import Gap
 from k2lib.venues.binance.rest import (
@@ -305,11 +305,9 @@ def test_a_failure_is_told_and_tried_again(failing: Exception) -> None:
         venue.failing = None
         run.wait(lambda: run.fills)
     assert run.ids() == list(range(10, 21))
-    assert {(one.name, one.fields["reason"]) for one in run.events} == {
-        ("gap_fill_failed", str(failing))
-    }
+    assert {(type(one), one.reason) for one in run.events} == {(GapFillFailed, str(failing))}
     event = run.events[0]
-    assert (event.fields["gap_id"], event.fields["symbol"]) == (gap.gap_id, "BTCUSDT")
+    assert (event.gap_id, event.symbol) == (gap.gap_id, "BTCUSDT")
 
 
 def test_what_a_host_of_another_exchange_says_is_not_taken() -> None:
@@ -318,7 +316,7 @@ def test_what_a_host_of_another_exchange_says_is_not_taken() -> None:
         run.gap(10, 20)
         run.wait(lambda: run.events)
     assert run.fills == []
-    assert "is BINANCE_SIM, not BINANCE" in str(run.events[0].fields["reason"])
+    assert "is BINANCE_SIM, not BINANCE" in str(run.events[0])
 
 
 def test_pages_that_came_before_a_failure_are_not_asked_for_again() -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from support.lake_rows import rows_table, trade
 
-from k2lib.events import Event
+from k2lib.events import ConnectionOpened
 from k2lib.feed.status import TAPE, StatusBoard, TapeRow
 from k2lib.feed.status_file import read_status, status_path, write_status
 
 
 def board() -> StatusBoard:
     made = StatusBoard("BINANCE", ["BTCUSDT"], ["wss://one"])
-    made.heard(Event("connection_opened", {"host": "wss://one"}))
+    made.on_event(ConnectionOpened("BINANCE", "wss://one"))
     return made
 
 

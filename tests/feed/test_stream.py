@@ -30,6 +30,15 @@ from support.stream_hosts import (
 from support.tls import Tls
 
 from k2lib.errors import TransientError
+from k2lib.events import (
+    BreakerChanged,
+    ConnectionLost,
+    ConnectionOpened,
+    ConnectionRefused,
+    ConnectionRotated,
+    HostBanned,
+    ReconnectWaiting,
+)
 from k2lib.feed.connections import Inbox
 from k2lib.feed.stream import Stream
 from k2lib.resilience.failover import Hosts
@@ -84,18 +93,18 @@ async def test_trades_arrive_from_the_first_host(net: Net) -> None:
 async def test_a_host_that_says_451_is_banned_and_the_next_is_tried_at_once(net: Net) -> None:
     first, second = net.host(Refuse(451)), net.host()
     async with hosted(first, second, tls=net.client) as run:
-        [opened] = await run.told("connection_opened")
-    assert opened["host"] == second.url and run.slept == []
-    [refused] = run.named("connection_refused")
-    assert (refused["host"], refused["status"]) == (first.url, 451)
-    assert run.named("host_banned") == [{"host": first.url, "reason": "HTTP 451"}]
+        [opened] = await run.reported(ConnectionOpened)
+    assert opened.host == second.url and run.slept == []
+    [refused] = run.named(ConnectionRefused)
+    assert (refused.host, refused.status) == (first.url, 451)
+    assert run.named(HostBanned) == [HostBanned("BINANCE", first.url, "HTTP 451")]
 
 
 @in_loop
 async def test_no_banned_host_is_asked_again(net: Net) -> None:
     first, second = net.host(Refuse(403)), net.host(sends("x", then=is_cut), gives_trades)
     async with hosted(first, second, tls=net.client) as run:
-        await run.told("connection_opened", 2)
+        await run.reported(ConnectionOpened, 2)
     assert (first.attempts, second.attempts) == (1, 2)
 
 
@@ -112,27 +121,27 @@ async def test_the_end_of_all_hosts_names_each_with_its_reason(net: Net) -> None
 async def test_a_host_rests_as_long_as_it_asks(net: Net) -> None:
     host = net.host(Refuse(429, {"Retry-After": "77"}), gives_trades)
     async with hosted(host, tls=net.client) as run:
-        await run.told("connection_opened")
+        await run.reported(ConnectionOpened)
     assert sum(run.slept) == pytest.approx(77.0)
-    [*_, waiting] = run.named("reconnect_waiting")
-    assert waiting["reason"] == "every host rests"
+    [*_, waiting] = run.named(ReconnectWaiting)
+    assert waiting.reason == "every host rests"
 
 
 @in_loop
 async def test_while_one_host_rests_another_is_tried_at_once(net: Net) -> None:
     first, second = net.host(Refuse(418)), net.host()
     async with hosted(first, second, tls=net.client) as run:
-        [opened] = await run.told("connection_opened")
-    assert opened["host"] == second.url and run.slept == []
+        [opened] = await run.reported(ConnectionOpened)
+    assert opened.host == second.url and run.slept == []
 
 
 @in_loop
 async def test_three_refusals_open_the_breaker(net: Net) -> None:
     host = net.host(Refuse(500), Refuse(500), Refuse(500), gives_trades)
     async with hosted(host, tls=net.client) as run:
-        await until(lambda: run.named("connection_opened") and len(run.inbox))
+        await until(lambda: run.named(ConnectionOpened) and len(run.inbox))
         run.stream.look()
-    states = [fields["state"] for fields in run.named("breaker_changed")]
+    states = [one.state for one in run.named(BreakerChanged)]
     assert states == ["open", "half_open", "closed"]
     assert sum(run.slept[2:]) == pytest.approx(30.0)
 
@@ -141,8 +150,8 @@ async def test_three_refusals_open_the_breaker(net: Net) -> None:
 async def test_the_wait_grows_with_each_failure(net: Net) -> None:
     host = net.host(*[Refuse(500)] * 8, gives_trades)
     async with hosted(host, tls=net.client) as run:
-        await run.told("connection_opened")
-    vain = [f["delay_s"] for f in run.named("reconnect_waiting") if "failed" in f["reason"]]
+        await run.reported(ConnectionOpened)
+    vain = [one.delay_s for one in run.named(ReconnectWaiting) if "failed" in one.reason]
     assert vain == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
 
 
@@ -151,7 +160,7 @@ async def test_a_connection_without_data_does_not_reset_the_wait(net: Net) -> No
     host = net.host(*[closes_at_once] * 4, gives_trades)
     async with hosted(host, tls=net.client) as run:
         await until(lambda: len(run.inbox))
-    vain = [f["delay_s"] for f in run.named("reconnect_waiting") if "failed" in f["reason"]]
+    vain = [one.delay_s for one in run.named(ReconnectWaiting) if "failed" in one.reason]
     assert vain == [0.5, 1.0, 2.0, 4.0]
 
 
@@ -160,7 +169,7 @@ async def test_data_reset_the_wait(net: Net) -> None:
     cut = sends(trade_frame(1), then=is_cut)
     host = net.host(Refuse(500), cut, Refuse(500), gives_trades)
     async with hosted(host, tls=net.client) as run:
-        await run.told("connection_opened", 2)
+        await run.reported(ConnectionOpened, 2)
     assert run.slept == [0.5, 0.5]
 
 
@@ -172,13 +181,13 @@ ENDS = {"cut": is_cut, "reset": is_reset, "closed": closes_1001}
 async def test_a_lost_connection_is_replaced_at_once(net: Net, end: str) -> None:
     first, second = net.host(sends(trade_frame(1), then=ENDS[end])), net.host()
     async with hosted(first, second, tls=net.client) as run:
-        await run.told("connection_opened", 2)
+        await run.reported(ConnectionOpened, 2)
         await until(lambda: len(run.inbox) > 5)
-    [lost] = run.named("connection_lost")
+    [lost] = run.named(ConnectionLost)
     told = (
         "closed by the host (1001 going away)" if end == "closed" else "cut without a close frame"
     )
-    assert (lost["host"], lost["reason"]) == (first.url, told)
+    assert (lost.host, lost.reason) == (first.url, told)
     assert run.stream.host is None and run.slept == [] and second.attempts == 1
 
 
@@ -186,12 +195,12 @@ async def test_a_lost_connection_is_replaced_at_once(net: Net, end: str) -> None
 async def test_at_a_shutdown_the_new_connection_comes_before_the_old_one_goes(net: Net) -> None:
     first = net.host(sends(trade_frame(1), SHUTDOWN, then=goes_on), gives_trades)
     async with hosted(first, tls=net.client) as run:
-        [rotated] = await run.told("connection_rotated")
+        [rotated] = await run.reported(ConnectionRotated)
         await until(lambda: len(first.open) == 1)
     assert first.most_open == 2
-    assert (rotated["old"], rotated["new"]) == (first.url, first.url)
-    assert rotated["reason"] == "serverShutdown"
-    assert run.named("connection_lost") == []
+    assert (rotated.old, rotated.new) == (first.url, first.url)
+    assert rotated.reason == "serverShutdown"
+    assert run.named(ConnectionLost) == []
 
 
 async def is_cut_after_the_next_attempt(host: StreamHost, ws: Any) -> None:
@@ -209,29 +218,29 @@ async def test_an_old_connection_that_ends_before_the_new_one_stands_is_lost(net
     first = sends(trade_frame(1), SHUTDOWN, then=is_cut_after_the_next_attempt)
     host = net.host(first, refuses_while_another_stands)
     async with hosted(host, tls=net.client) as run:
-        await run.told("connection_opened", 2)
-    assert len(run.named("connection_lost")) == 1
-    assert run.named("connection_rotated") == []
+        await run.reported(ConnectionOpened, 2)
+    assert len(run.named(ConnectionLost)) == 1
+    assert run.named(ConnectionRotated) == []
 
 
 @in_loop
 async def test_a_connection_is_replaced_before_its_life_ends(net: Net) -> None:
     host = net.host()
     async with hosted(host, tls=net.client, limits=replace(QUICK, life_s=0.1)) as run:
-        rotated = await run.told("connection_rotated", 2)
-    assert {fields["reason"] for fields in rotated} == {"24 hours are nearly over"}
-    assert run.named("connection_lost") == []
+        rotated = await run.reported(ConnectionRotated, 2)
+    assert {one.reason for one in rotated} == {"24 hours are nearly over"}
+    assert run.named(ConnectionLost) == []
 
 
 @in_loop
 async def test_a_stream_told_to_leave_goes_to_another_host(net: Net) -> None:
     first, second = net.host(), net.host()
     async with hosted(first, second, tls=net.client) as run:
-        await run.told("connection_opened")
+        await run.reported(ConnectionOpened)
         run.stream.leave("BTCUSDT silent")
-        [rotated] = await run.told("connection_rotated")
-    assert (rotated["old"], rotated["new"]) == (first.url, second.url)
-    assert rotated["reason"] == "BTCUSDT silent"
+        [rotated] = await run.reported(ConnectionRotated)
+    assert (rotated.old, rotated.new) == (first.url, second.url)
+    assert rotated.reason == "BTCUSDT silent"
 
 
 @in_loop
@@ -240,17 +249,17 @@ async def test_hosts_that_never_give_data_are_left_one_after_the_other(net: Net)
     limits = replace(QUICK, stale_s=0.05, hand_over_s=0.05)
     async with hosted(first, second, third, tls=net.client, limits=limits) as run:
         await until(lambda: run.stream.look() or len(run.inbox))
-        rotated = await run.told("connection_rotated", 2)
-    assert [fields["new"] for fields in rotated] == [second.url, third.url]
-    assert rotated[0]["reason"] == "no data within 0.05 s"
+        rotated = await run.reported(ConnectionRotated, 2)
+    assert [one.new for one in rotated] == [second.url, third.url]
+    assert rotated[0].reason == "no data within 0.05 s"
 
 
 @in_loop
 async def test_attempts_are_limited(net: Net) -> None:
     host = net.host(*[Refuse(500)] * 2, gives_trades)
     async with hosted(host, tls=net.client, attempts=2) as run:
-        await run.told("connection_opened")
-    assert run.named("reconnect_waiting")[-1]["reason"] == "connection attempts are limited"
+        await run.reported(ConnectionOpened)
+    assert run.named(ReconnectWaiting)[-1].reason == "connection attempts are limited"
     assert sum(run.slept) == pytest.approx(300.0)
 
 

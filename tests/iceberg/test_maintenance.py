@@ -23,7 +23,7 @@ from support.lake_upkeep import (
 
 from bench.commits import ROWS, run
 from k2lib.errors import StaleWriterError
-from k2lib.events import Event
+from k2lib.events import Event, MaintenanceDone
 from k2lib.iceberg.maintenance import Maintenance, commits_of, expire, set_day_tags
 from k2lib.iceberg.offsets import read_offsets
 from k2lib.iceberg.tables import ensure_table
@@ -157,8 +157,8 @@ def test_eight_commits_become_one_file(lake: Lake) -> None:
     for _ in range(9):
         lake.append()
     assert len(list(lake.table.scan().plan_files())) == 1
-    assert [event.name for event in lake.events] == ["maintenance_done"]
-    assert lake.events[0].fields["files_merged"] == 9
+    assert [type(event) for event in lake.events] == [MaintenanceDone]
+    assert lake.events[0].to_json()["files_merged"] == 9
 
 
 def test_a_writer_that_catches_up_does_not_stop_for_few_files(lake: Lake) -> None:
@@ -199,12 +199,12 @@ def test_another_writer_in_between_is_noticed(lake: Lake, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_running_it_again_finds_nothing_to_do(lake: Lake) -> None:
     commit_each(lake.table, range(30))
-    assert lake.maintenance.run_now(lake.table).did_something
-    assert not lake.maintenance.run_now(lake.table).did_something
+    assert lake.maintenance.run_now(lake.table).has_changes
+    assert not lake.maintenance.run_now(lake.table).has_changes
 
 
 def test_an_empty_table_needs_nothing(lake: Lake) -> None:
-    assert not lake.maintenance.run_now(lake.table).did_something
+    assert not lake.maintenance.run_now(lake.table).has_changes
 
 
 def test_another_writer_is_noticed_by_an_expiry(lake: Lake, tmp_path: Path) -> None:

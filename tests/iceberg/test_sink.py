@@ -24,6 +24,7 @@ from support.log_rows import TRADES_TOPIC, many_trades, message_ids
 from support.waiting import wait_until
 
 from k2lib.errors import ConfigError, LossError, SchemaError
+from k2lib.events import BatchDone, SinkPaused
 from k2lib.iceberg.sink import due_since
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.kafka.connect import Kafka
@@ -104,7 +105,7 @@ def test_a_commit_holds_no_more_than_its_rows(kafka: Kafka, settings: Settings) 
     produce(kafka, many_trades(2_100))
     with running_sink(kafka, settings, interval_s=600, max_rows=700) as running:
         running.wait(lambda: running.added() == 2_100)
-    assert [fields["added"] for fields in running.named("batch_done")] == [700, 700, 700]
+    assert [batch.added for batch in running.named(BatchDone)] == [700, 700, 700]
 
 
 def test_a_commit_waits_no_longer_than_its_interval(kafka: Kafka, settings: Settings) -> None:
@@ -112,7 +113,7 @@ def test_a_commit_waits_no_longer_than_its_interval(kafka: Kafka, settings: Sett
         for number in range(2):
             produce(kafka, many_trades(10, first=number * 10))
             running.wait(lambda wanted=number * 10 + 10: running.added() == wanted)
-    assert len(running.named("batch_done")) >= 2
+    assert len(running.named(BatchDone)) >= 2
 
 
 def test_topics_of_several_venues_and_a_later_one_feed_one_table(
@@ -342,7 +343,7 @@ def test_an_outage_of_the_catalog_pauses_the_sink_and_loses_nothing(
         with closing(sqlite3.connect(settings.home / "catalog.db", timeout=60)) as other:
             other.execute("begin exclusive")
             produce(kafka, many_trades(500))
-            running.wait(lambda: str(running.named("sink_paused")).count("locked") >= 2)
+            running.wait(lambda: str(running.named(SinkPaused)).count("locked") >= 2)
         running.wait(lambda: running.added() == 500)
     assert seen(settings).column() == message_ids(500)
 

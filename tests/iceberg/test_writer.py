@@ -8,7 +8,7 @@ from support.lake_rows import catalog_in, rows_table, trade
 from support.lake_upkeep import PLACE, ids, message_ids
 
 from k2lib.errors import ConfigError, StaleWriterError, TransientError
-from k2lib.events import Event
+from k2lib.events import CommitBegun, CommitDone, Event, FilesWritten
 from k2lib.iceberg.offsets import read_offsets
 from k2lib.iceberg.tables import TABLES, ensure_table, load_table, open_catalog
 from k2lib.iceberg.writer import TableWriter
@@ -78,7 +78,7 @@ def test_a_writer_that_another_overtakes_at_the_commit_is_refused(tmp_path: Path
     first = writer_in(tmp_path)
 
     def overtake(event: Event) -> None:
-        if event.name == "commit_begun":
+        if isinstance(event, CommitBegun):
             append(first, range(3))
 
     with pytest.raises(StaleWriterError, match="another writer committed first"):
@@ -130,10 +130,10 @@ def test_after_a_lost_reply_the_table_tells_what_happened(tmp_path: Path) -> Non
     assert stored(tmp_path) == ids(range(3))
 
 
-def test_each_step_of_a_commit_is_told_in_order(tmp_path: Path) -> None:
-    told: list[str] = []
-    append(writer_in(tmp_path, on_event=lambda event: told.append(event.name)), range(3))
-    assert told == ["files_written", "commit_begun", "commit_done"]
+def test_each_step_of_a_commit_is_reported_in_order(tmp_path: Path) -> None:
+    events: list[Event] = []
+    append(writer_in(tmp_path, on_event=events.append), range(3))
+    assert [type(event) for event in events] == [FilesWritten, CommitBegun, CommitDone]
 
 
 def test_nothing_is_visible_before_the_commit(tmp_path: Path) -> None:

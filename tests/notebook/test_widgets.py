@@ -11,11 +11,24 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from support.recorded_events import events_of
 from support.waiting import wait_until
 
 from k2lib import K2
 from k2lib.errors import TransientError
-from k2lib.events import Event
+from k2lib.events import (
+    BreakerChanged,
+    ConnectionLost,
+    ConnectionOpened,
+    ConnectionRotated,
+    Event,
+    FaultCaused,
+    FeedStopped,
+    FramesReceived,
+    FramesRefused,
+    GapClosed,
+    ReconnectWaiting,
+)
 from k2lib.feed.status import FeedStatus, HostStatus, SymbolStatus, TapeRow
 from k2lib.notebook import feed_plots
 from k2lib.notebook.faults import BUTTONS, EventLog, Faults, LoggedEvent, fault_buttons
@@ -72,8 +85,8 @@ def _status(*symbols: SymbolStatus, state: str = "live", after_s: float = 0) -> 
     )
 
 
-def _entries(*events: tuple[float, str, dict[str, object]]) -> list[LoggedEvent]:
-    return [LoggedEvent(at_s, Event(name, fields)) for at_s, name, fields in events]
+def _entries(*events: tuple[float, Event]) -> list[LoggedEvent[Event]]:
+    return [LoggedEvent(at_s, event) for at_s, event in events]
 
 
 def test_a_history_has_a_fixed_length() -> None:
@@ -139,11 +152,11 @@ def test_alerts_that_fire_are_told() -> None:
 
 def test_spans_follow_connections_and_breakers_until_the_end() -> None:
     entries = _entries(
-        (1.0, "connection_opened", {"host": HOSTS[0]}),
-        (2.0, "connection_lost", {"host": HOSTS[0], "reason": "cut"}),
-        (2.0, "breaker_changed", {"host": HOSTS[0], "state": "open"}),
-        (3.0, "connection_opened", {"host": HOSTS[1]}),
-        (9.0, "feed_stopped", {"reason": "closed"}),
+        (1.0, ConnectionOpened(OFFLINE, HOSTS[0])),
+        (2.0, ConnectionLost(OFFLINE, HOSTS[0], "cut")),
+        (2.0, BreakerChanged(OFFLINE, HOSTS[0], "open")),
+        (3.0, ConnectionOpened(OFFLINE, HOSTS[1])),
+        (9.0, FeedStopped(OFFLINE, "closed")),
     )
     found = feed_plots.spans(entries, HOSTS, until_s=10.0)
     kept = found.filter(~found["state"].is_in(["none", "closed"])).rows()
@@ -156,9 +169,9 @@ def test_spans_follow_connections_and_breakers_until_the_end() -> None:
 
 def test_a_rotation_ends_one_connection_and_not_the_other() -> None:
     entries = _entries(
-        (1.0, "connection_opened", {"host": HOSTS[0]}),
-        (2.0, "connection_opened", {"host": HOSTS[1]}),
-        (2.5, "connection_rotated", {"old": HOSTS[0], "new": HOSTS[1], "reason": "silent"}),
+        (1.0, ConnectionOpened(OFFLINE, HOSTS[0])),
+        (2.0, ConnectionOpened(OFFLINE, HOSTS[1])),
+        (2.5, ConnectionRotated(OFFLINE, HOSTS[0], HOSTS[1], "silent")),
     )
     found = feed_plots.spans(entries, HOSTS, until_s=4.0).filter(state="connected")
     ends = dict(found.select("lane", "end_s").iter_rows())
@@ -169,7 +182,7 @@ def test_a_log_tells_when_alerts_fired_and_were_resolved() -> None:
     now = [100.0]
     with EventLog(limits=Limits(quiet_s=4.0), clock=lambda: now[0]) as log:
         now[0] = 101.0
-        log.on_event(Event("frames_refused", {"reason": "not_json", "count": 3}))
+        log.on_event(FramesRefused(OFFLINE, "not_json", 3))
         now[0] = 106.0
         log.alerts.check()
         [row] = log.alert_rows().rows(named=True)
@@ -179,9 +192,9 @@ def test_a_log_tells_when_alerts_fired_and_were_resolved() -> None:
 def test_a_log_keeps_the_newest_events_and_not_the_noise() -> None:
     with EventLog(most=2) as log:
         for n in range(5):
-            log.on_event(Event("reconnect_waiting", {"delay_s": float(n), "reason": "x"}))
-            log.on_event(Event("frames_received", {"symbol": "BTCUSDT"}))
-    assert log.frame("reconnect_waiting")["delay_s"].to_list() == [3.0, 4.0]
+            log.on_event(ReconnectWaiting(OFFLINE, float(n), "x"))
+            log.on_event(FramesReceived(OFFLINE, "BTCUSDT", "trade", HOSTS[0], count=1, last_us=1))
+    assert log.frame(ReconnectWaiting)["delay_s"].to_list() == [3.0, 4.0]
 
 
 def test_the_offline_exchange_stands_in_where_the_venue_does_not_answer() -> None:
@@ -210,7 +223,7 @@ class Healed:
 
 def absent_ids(log: EventLog) -> list[int]:
     """Return how many ids the venue did not have, of each gap that closed."""
-    return [entry.event.fields["absent"] for entry in log.events("gap_closed")]
+    return [entry.event.absent for entry in log.events(GapClosed)]
 
 
 @pytest.fixture(scope="module")
@@ -276,14 +289,19 @@ def test_plots_show_what_happened(healed: Healed) -> None:
     hosts = draw_hosts(log, list(view.feed.venue.ws_urls))
     assert {"connected", "attempt failed"} <= {trace.name for trace in hosts.data}
     gaps = draw_gaps(k2.engine, log, exchange=OFFLINE, symbol="BTCUSDT")
-    assert len(gaps.layout.shapes) == len(log.events("gap_closed")) > 1
+    assert len(gaps.layout.shapes) == len(log.events(GapClosed)) > 1
     assert len(gaps.data[1].x) > 0
 
 
 def test_every_button_causes_its_fault() -> None:
-    told: list[Event] = []
-    with OfflineExchange(["BTCUSDT"]) as exchange, Faults(exchange, on_event=told.append) as faults:
+    events: list[Event] = []
+    with (
+        OfflineExchange(["BTCUSDT"]) as exchange,
+        Faults(exchange, on_event=events.append) as faults,
+    ):
         row = fault_buttons(faults).children[0]
         for button in row.children:
             button.click()
-    assert [event.fields["fault"] for event in told] == [fault for _, fault, _, _ in BUTTONS]
+    assert [one.fault for one in events_of(events, FaultCaused)] == [
+        fault for _, fault, _, _ in BUTTONS
+    ]

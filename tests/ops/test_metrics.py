@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -14,12 +15,41 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from k2lib.errors import ConfigError
-from k2lib.events import Event
+from k2lib.events import (
+    BatchDone,
+    BreakerChanged,
+    CommitDone,
+    ConnectionLost,
+    ConnectionOpened,
+    ConnectionRefused,
+    ConnectionRotated,
+    DeadLettersSent,
+    Event,
+    FeedEvent,
+    FeedFailed,
+    FeedLagMeasured,
+    FeedStopped,
+    FilesWritten,
+    FramesReceived,
+    FramesRefused,
+    FramesRepeated,
+    GapClosed,
+    GapNoticed,
+    QueueMeasured,
+    ReconnectWaiting,
+    RowsVisible,
+    SinkLagMeasured,
+    SinkPaused,
+    SinkResumed,
+    StateLost,
+    StateRestored,
+    TradesBackfilled,
+)
 from k2lib.ops.alerts import ALERT_NAMES, Alert
 from k2lib.ops.metrics import BatchHistogram, Metrics, MetricsServer
 
 BTC = {"symbol": "BTCUSDT"}
-GAP = {"exchange": "BINANCE_SIM", **BTC, "from_id": 5, "to_id": 9}
+GAP = {**BTC, "from_id": 5, "to_id": 9}
 
 SERVED = {
     "k2_alerts_firing",
@@ -54,8 +84,10 @@ def metrics() -> Metrics:
     return Metrics()
 
 
-def told(metrics: Metrics, name: str, **fields: object) -> Metrics:
-    metrics.heard(Event(name, fields))
+def on(metrics: Metrics, kind: type[Event], /, **fields: Any) -> Metrics:
+    """Report an event; one of a feed is of BINANCE_SIM."""
+    venue = {"exchange": "BINANCE_SIM"} if issubclass(kind, FeedEvent) else {}
+    metrics.on_event(kind(**venue | fields))
     return metrics
 
 
@@ -73,117 +105,117 @@ def scraped(url: str) -> dict[str, list[tuple[dict[str, str], float]]]:
 
 
 def test_a_sink_that_works_again_is_not_paused(metrics: Metrics) -> None:
-    told(metrics, "sink_paused", table="t", reason="locked")
-    told(metrics, "sink_resumed", table="t")
+    on(metrics, SinkPaused, table="t", reason="locked")
+    on(metrics, SinkResumed, table="t")
     assert value(metrics, "sink_paused", table="t") == 0
 
 
 def test_the_sinks_lag_is_what_kafka_has_beyond_it(metrics: Metrics) -> None:
-    told(metrics, "sink_lag_measured", table="t", records=17)
+    on(metrics, SinkLagMeasured, table="t", records=17)
     assert value(metrics, "sink_lag_records", table="t") == 17
 
 
 @pytest.mark.parametrize(
     ("event", "fields", "name", "labels", "wanted"),
     [
-        ("connection_opened", {"host": "a"}, "binance_connection_status", {"host": "a"}, 1),
+        (ConnectionOpened, {"host": "a"}, "binance_connection_status", {"host": "a"}, 1),
         (
-            "connection_lost",
+            ConnectionLost,
             {"host": "a", "reason": "cut"},
             "binance_connection_errors_total",
             {"host": "a", "kind": "lost"},
             1,
         ),
         (
-            "connection_refused",
+            ConnectionRefused,
             {"host": "a", "reason": "x", "status": None},
             "binance_connection_errors_total",
             {"host": "a", "kind": "refused"},
             1,
         ),
         (
-            "connection_refused",
+            ConnectionRefused,
             {"host": "a", "reason": "x", "status": 451},
             "binance_connection_errors_total",
             {"host": "a", "kind": "http_451"},
             1,
         ),
         (
-            "connection_refused",
+            ConnectionRefused,
             {"host": "a", "reason": "x", "status": 451},
             "binance_connection_status",
             {"host": "a"},
             0,
         ),
         (
-            "reconnect_waiting",
+            ReconnectWaiting,
             {"delay_s": 7.5, "reason": "x"},
             "binance_reconnect_delay_seconds",
             {},
             7.5,
         ),
         (
-            "frames_refused",
+            FramesRefused,
             {"reason": "json", "count": 3},
             "dead_letters_total",
             {"source": "feed"},
             3,
         ),
         (
-            "frames_refused",
+            FramesRefused,
             {"reason": "json", "count": 3},
             "binance_message_errors_total",
             {"reason": "json"},
             3,
         ),
-        ("frames_repeated", {**BTC, "count": 4}, "binance_repeated_total", BTC, 4),
-        ("trades_backfilled", {**BTC, "count": 5}, "binance_backfilled_trades_total", BTC, 5),
+        (FramesRepeated, {**BTC, "count": 4}, "binance_repeated_total", BTC, 4),
+        (TradesBackfilled, {**BTC, "count": 5}, "binance_backfilled_trades_total", BTC, 5),
         (
-            "queue_measured",
+            QueueMeasured,
             {"depth": 6, "limit": 9, "waited_s": 0.5},
             "binance_queue_depth",
             {},
             6,
         ),
-        ("feed_lag_measured", {**BTC, "lag_s": 0.25}, "binance_lag_seconds", BTC, 0.25),
+        (FeedLagMeasured, {**BTC, "lag_s": 0.25}, "binance_lag_seconds", BTC, 0.25),
         (
-            "batch_done",
-            {"table": "t", "added": 8, "doubles": 2},
+            BatchDone,
+            {"table": "t", "added": 8, "duplicates": 2, "dead_letters": 0},
             "sink_rows_total",
             {"table": "t"},
             8,
         ),
         (
-            "batch_done",
-            {"table": "t", "added": 8, "doubles": 2},
+            BatchDone,
+            {"table": "t", "added": 8, "duplicates": 2, "dead_letters": 0},
             "sink_doubles_total",
             {"table": "t"},
             2,
         ),
         (
-            "commit_done",
+            CommitDone,
             {"table": "t", "rows": 8, "seconds": 0.2},
             "sink_commit_seconds_bucket",
             {"table": "t", "le": "0.25"},
             1,
         ),
-        ("dead_letters_sent", {"table": "t", "count": 9}, "dead_letters_total", {"source": "t"}, 9),
+        (DeadLettersSent, {"table": "t", "count": 9}, "dead_letters_total", {"source": "t"}, 9),
     ],
 )
 def test_an_event_is_counted(
     metrics: Metrics,
-    event: str,
+    event: type[Event],
     fields: dict[str, object],
     name: str,
     labels: dict[str, str],
     wanted: float,
 ) -> None:
-    assert value(told(metrics, event, **fields), name, **labels) == wanted
+    assert value(on(metrics, event, **fields), name, **labels) == wanted
 
 
-def test_an_unknown_event_changes_nothing(metrics: Metrics) -> None:
+def test_an_event_that_is_not_counted_changes_nothing(metrics: Metrics) -> None:
     before = prometheus_client.generate_latest(metrics.registry)
-    told(metrics, "maintenance_done", table="t")
+    on(metrics, FilesWritten, table="t", files=1)
     assert prometheus_client.generate_latest(metrics.registry) == before
 
 
@@ -191,7 +223,7 @@ def test_frames_are_counted_by_symbol_type_and_host_and_the_newest_is_shown(
     metrics: Metrics,
 ) -> None:
     for last_us in (1_700_000_000_000_000, 1_700_000_001_500_000):
-        told(metrics, "frames_received", **BTC, type="trade", host="a", count=10, last_us=last_us)
+        on(metrics, FramesReceived, **BTC, kind="trade", host="a", count=10, last_us=last_us)
     of = {**BTC, "type": "trade"}
     assert value(metrics, "binance_messages_received_total", **of, host="a") == 20
     assert value(metrics, "binance_last_message_timestamp_seconds", **of) == 1_700_000_001.5
@@ -200,11 +232,11 @@ def test_frames_are_counted_by_symbol_type_and_host_and_the_newest_is_shown(
 def test_a_connection_after_a_lost_one_is_a_reconnect_and_the_first_is_not(
     metrics: Metrics,
 ) -> None:
-    told(metrics, "connection_opened", host="a")
+    on(metrics, ConnectionOpened, host="a")
     assert value(metrics, "binance_reconnects_total", host="a") is None
-    told(metrics, "connection_lost", host="a", reason="cut")
-    told(metrics, "reconnect_waiting", delay_s=5.0, reason="every host failed")
-    told(metrics, "connection_opened", host="b")
+    on(metrics, ConnectionLost, host="a", reason="cut")
+    on(metrics, ReconnectWaiting, delay_s=5.0, reason="every host failed")
+    on(metrics, ConnectionOpened, host="b")
     assert value(metrics, "binance_connection_status", host="a") == 0
     assert value(metrics, "binance_connection_status", host="b") == 1
     assert value(metrics, "binance_reconnects_total", host="b") == 1
@@ -214,28 +246,30 @@ def test_a_connection_after_a_lost_one_is_a_reconnect_and_the_first_is_not(
 def test_a_rotation_on_the_same_host_stays_connected_and_is_one_reconnect(
     metrics: Metrics,
 ) -> None:
-    told(metrics, "connection_opened", host="a")
-    told(metrics, "connection_opened", host="a")
-    told(metrics, "connection_rotated", old="a", new="a", reason="24 hours")
+    on(metrics, ConnectionOpened, host="a")
+    on(metrics, ConnectionOpened, host="a")
+    on(metrics, ConnectionRotated, old="a", new="a", reason="24 hours")
     assert value(metrics, "binance_connection_status", host="a") == 1
     assert value(metrics, "binance_reconnects_total", host="a") == 1
-    told(metrics, "connection_lost", host="a", reason="cut")
+    on(metrics, ConnectionLost, host="a", reason="cut")
     assert value(metrics, "binance_connection_status", host="a") == 0
 
 
-@pytest.mark.parametrize("end", ["feed_stopped", "feed_failed"])
-def test_the_end_of_the_feed_is_the_end_of_its_connections(metrics: Metrics, end: str) -> None:
-    told(metrics, "connection_opened", host="a")
-    told(metrics, end, reason="asked to")
+@pytest.mark.parametrize("end", [FeedStopped, FeedFailed])
+def test_the_end_of_the_feed_is_the_end_of_its_connections(
+    metrics: Metrics, end: type[Event]
+) -> None:
+    on(metrics, ConnectionOpened, host="a")
+    on(metrics, end, reason="asked to")
     assert value(metrics, "binance_connection_status", host="a") == 0
-    told(metrics, "connection_opened", host="a")
+    on(metrics, ConnectionOpened, host="a")
     assert value(metrics, "binance_reconnects_total", host="a") is None
 
 
 def test_the_breaker_shows_its_three_states(metrics: Metrics) -> None:
     shown = [
         value(
-            told(metrics, "breaker_changed", host="a", state=state),
+            on(metrics, BreakerChanged, host="a", state=state),
             "binance_breaker_state",
             host="a",
         )
@@ -246,13 +280,13 @@ def test_the_breaker_shows_its_three_states(metrics: Metrics) -> None:
 
 def test_a_gap_counts_once_however_often_it_is_told(metrics: Metrics) -> None:
     for gap_id in ("g1", "g1", "g2"):
-        told(metrics, "gap_noticed", **GAP, gap_id=gap_id)
+        on(metrics, GapNoticed, **GAP, gap_id=gap_id)
     assert value(metrics, "binance_gaps_noticed_total", **BTC) == 2
     assert value(metrics, "binance_gaps_open", **BTC) == 2
-    told(metrics, "gap_closed", **GAP, gap_id="g1", state="filled", filled=5, covered=0, absent=0)
-    told(
+    on(metrics, GapClosed, **GAP, gap_id="g1", state="filled", filled=5, covered=0, absent=0)
+    on(
         metrics,
-        "gap_closed",
+        GapClosed,
         **GAP,
         gap_id="of before",
         state="lost",
@@ -267,23 +301,23 @@ def test_a_gap_counts_once_however_often_it_is_told(metrics: Metrics) -> None:
 
 def test_waiting_adds_up_over_feeds_that_each_count_from_zero(metrics: Metrics) -> None:
     for waited_s in (0.5, 2.0, 0.25):
-        told(metrics, "queue_measured", depth=0, limit=10, waited_s=waited_s)
+        on(metrics, QueueMeasured, depth=0, limit=10, waited_s=waited_s)
     assert value(metrics, "binance_queue_waited_seconds_total") == 2.25
 
 
 def test_redis_is_absent_until_something_is_told_of_it(metrics: Metrics) -> None:
     assert value(metrics, "state_up") is None
-    assert value(told(metrics, "state_lost", reason="refused"), "state_up") == 0
-    assert value(told(metrics, "state_restored"), "state_up") == 1
+    assert value(on(metrics, StateLost, reason="refused"), "state_up") == 0
+    assert value(on(metrics, StateRestored), "state_up") == 1
 
 
 def test_a_sink_is_paused_until_its_next_batch(metrics: Metrics) -> None:
-    told(metrics, "sink_paused", table="t", reason="locked")
-    told(metrics, "sink_paused", table="t", reason="locked")
+    on(metrics, SinkPaused, table="t", reason="locked")
+    on(metrics, SinkPaused, table="t", reason="locked")
     assert value(metrics, "sink_paused", table="t") == 1
-    told(metrics, "batch_done", table="other", added=1, doubles=0, dead_letters=0)
+    on(metrics, BatchDone, table="other", added=1, duplicates=0, dead_letters=0)
     assert value(metrics, "sink_paused", table="t") == 1
-    told(metrics, "batch_done", table="t", added=1, doubles=0, dead_letters=0)
+    on(metrics, BatchDone, table="t", added=1, duplicates=0, dead_letters=0)
     assert value(metrics, "sink_paused", table="t") == 0
 
 
@@ -304,8 +338,8 @@ def test_alerts_that_fire_are_counted_by_name(metrics: Metrics) -> None:
 
 @pytest.mark.parametrize("seconds", [[0.2, 2.0, 90.0], np.array([0.2, 2.0, 90.0])])
 def test_freshness_takes_all_rows_of_a_batch(metrics: Metrics, seconds: object) -> None:
-    told(metrics, "rows_visible", table="trades_v2", seconds=seconds)
-    told(metrics, "rows_visible", table="trades_v2", seconds=2.5)
+    on(metrics, RowsVisible, table="trades_v2", seconds=seconds)
+    on(metrics, RowsVisible, table="trades_v2", seconds=2.5)
     assert value(metrics, "freshness_seconds_count") == 4
     assert value(metrics, "freshness_seconds_sum") == pytest.approx(94.7)
     assert value(metrics, "freshness_seconds_bucket", le="2.0") == 2
@@ -331,8 +365,8 @@ def test_a_batch_is_counted_as_its_values_one_by_one(values: list[float]) -> Non
 def test_threads_lose_no_count(metrics: Metrics) -> None:
     def tell() -> None:
         for _ in range(500):
-            told(metrics, "frames_received", **BTC, type="trade", host="a", count=2, last_us=1)
-            told(metrics, "rows_visible", table="t", seconds=[1.0, 2.0])
+            on(metrics, FramesReceived, **BTC, kind="trade", host="a", count=2, last_us=1)
+            on(metrics, RowsVisible, table="t", seconds=[1.0, 2.0])
 
     threads = [threading.Thread(target=tell) for _ in range(4)]
     for thread in threads:
@@ -345,7 +379,7 @@ def test_threads_lose_no_count(metrics: Metrics) -> None:
 
 
 def test_two_objects_share_nothing_and_the_global_registry_stays_clean() -> None:
-    one, other = told(Metrics(), "connection_opened", host="a"), Metrics()
+    one, other = on(Metrics(), ConnectionOpened, host="a"), Metrics()
     assert value(other, "binance_connection_status", host="a") is None
     names = [family.name for family in prometheus_client.REGISTRY.collect()]
     assert value(one, "binance_connection_status", host="a") == 1
@@ -359,8 +393,8 @@ def server(metrics: Metrics) -> Iterator[MetricsServer]:
 
 
 def test_what_is_counted_is_served(metrics: Metrics, server: MetricsServer) -> None:
-    told(metrics, "frames_repeated", **BTC, count=7)
-    told(metrics, "rows_visible", table="t", seconds=[0.2, 0.3])
+    on(metrics, FramesRepeated, **BTC, count=7)
+    on(metrics, RowsVisible, table="t", seconds=[0.2, 0.3])
     assert server.url.startswith("http://127.0.0.1:") and server.url.endswith("/metrics")
     samples = scraped(server.url)
     assert samples["k2_binance_repeated_total"] == [(BTC, 7.0)]

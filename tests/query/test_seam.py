@@ -17,6 +17,7 @@ from support.log_rows import TRADES_TOPIC, many_trades
 from support.waiting import first
 
 from k2lib.errors import TransientError
+from k2lib.events import CommitDone
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.sink_session import SinkSession
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
@@ -298,7 +299,7 @@ def test_answers_given_while_the_sink_commits_have_neither_hole_nor_double(tmp_p
 
         def are_enough() -> bool:
             ask()
-            commits = len(sink.named("commit_done"))
+            commits = len(sink.named(CommitDone))
             return len(counts) >= 200 and counts[-1] > counts[0] and commits > 3
 
         maker = threading.Thread(target=make)

@@ -17,7 +17,7 @@ from k2lib.api.middleware import add_middleware
 from k2lib.api.options import ApiKey, ApiOptions
 from k2lib.api.security import new_key, parse_keys
 from k2lib.api.server import ServedApp, bind
-from k2lib.events import Event
+from k2lib.events import Event, RequestDone
 
 
 class Edge:
@@ -45,10 +45,11 @@ class Edge:
     def told(self, request_id: str) -> dict[str, Any]:
         """Wait for what is logged of a request, and return it."""
         wait_until(lambda: self._of(request_id))
-        return dict(self._of(request_id)[0].fields)
+        return self._of(request_id)[0].to_json()
 
-    def _of(self, request_id: str) -> list[Event]:
-        return [one for one in self.events if one.fields.get("request_id") == request_id]
+    def _of(self, request_id: str) -> list[RequestDone]:
+        done = (event for event in self.events if isinstance(event, RequestDone))
+        return [event for event in done if event.request_id == request_id]
 
     def metric(self, line: str, **headers: str) -> float:
         """Return a metric by its name and labels; 0 where it is not there."""

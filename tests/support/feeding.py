@@ -1,7 +1,7 @@
 """Producers, sessions and sinks as tests drive them: step by step, or in a thread."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from support.log_rows import TRADES_TOPIC
+from support.recorded_events import AnEvent, events_of
 from support.waiting import wait_until
 
-from k2lib.events import Event, OnEvent
+from k2lib.events import BatchDone, Event, OnEvent
 from k2lib.iceberg.sink import Sink
 from k2lib.iceberg.sink_session import SinkSession
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
@@ -119,13 +120,13 @@ class RunningSink:
         except Exception as exc:  # noqa: BLE001 - the test looks at it
             self.errors.append(exc)
 
-    def named(self, name: str) -> list[Mapping[str, object]]:
-        """Return the fields of the events of one name."""
-        return [event.fields for event in self.events if event.name == name]
+    def named(self, kind: type[AnEvent]) -> list[AnEvent]:
+        """Return the events of a class."""
+        return events_of(self.events, kind)
 
     def added(self) -> int:
         """Return how many rows the sink added."""
-        return sum(int(str(fields["added"])) for fields in self.named("batch_done"))
+        return sum(batch.added for batch in self.named(BatchDone))
 
     def wait(self, fact: Callable[[], object], seconds: float = 60.0) -> None:
         """Wait for a fact, or fail with what ended the sink."""

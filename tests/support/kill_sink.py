@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from k2lib import K2
-from k2lib.events import Event
+from k2lib.events import BatchDone, BatchRead, CommitDone, Event, FilesWritten
 
 HELD_S = 0.3
+STEPS = {step.name: step for step in (BatchRead, FilesWritten, CommitDone, BatchDone)}
 
 
 class Killer:
@@ -25,11 +26,11 @@ class Killer:
     def __init__(self, home: str, *, event: str, nth: int) -> None:
         self._catalog = Path(home) / "catalog.db"
         self._is_held = event == "commit_held"
-        self._event = "files_written" if self._is_held else event
+        self._event = STEPS["files_written" if self._is_held else event]
         self._left = nth
 
     def __call__(self, event: Event) -> None:
-        if event.name != self._event:
+        if type(event) is not self._event:
             return
         self._left -= 1
         if self._left == 0:

@@ -14,11 +14,12 @@ from http import HTTPStatus
 from typing import Any
 
 from support.fake_clock import FakeClock
+from support.recorded_events import AnEvent, events_of
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from k2lib.events import Event
+from k2lib.events import BreakerChanged, Event
 from k2lib.feed.connections import Inbox
 from k2lib.feed.stream import Stream, StreamLimits
 from k2lib.resilience.failover import Hosts
@@ -231,15 +232,15 @@ class Running:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
 
-    def named(self, name: str) -> list[Any]:
-        """Return the fields of the events of one name."""
-        return [event.fields for event in self.events if event.name == name]
+    def named(self, kind: type[AnEvent]) -> list[AnEvent]:
+        """Return the events of a class."""
+        return events_of(self.events, kind)
 
-    async def told(self, name: str, count: int = 1) -> list[Any]:
-        """Wait until so many events of a name were told, and return their fields."""
-        await until(lambda: self.task.done() or len(self.named(name)) >= count)
-        assert len(self.named(name)) >= count, (self.task, self.events)
-        return self.named(name)
+    async def reported(self, kind: type[AnEvent], count: int = 1) -> list[AnEvent]:
+        """Wait until so many events of a class were reported, and return them."""
+        await until(lambda: self.task.done() or len(self.named(kind)) >= count)
+        assert len(self.named(kind)) >= count, (self.task, self.events)
+        return self.named(kind)
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -247,7 +248,7 @@ class Running:
         await asyncio.sleep(0)
 
     def _breaker_changed(self, host: str, state: str) -> None:
-        self.events.append(Event("breaker_changed", {"host": host, "state": str(state)}))
+        self.events.append(BreakerChanged("BINANCE", host, str(state)))
 
 
 @contextlib.asynccontextmanager

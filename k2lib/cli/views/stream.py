@@ -11,24 +11,33 @@ from rich.console import Console
 from rich.table import Table
 
 from k2lib.client import K2
-from k2lib.events import Event, log_event
+from k2lib.events import (
+    ConnectionLost,
+    ConnectionOpened,
+    ConnectionRotated,
+    Event,
+    FeedPaused,
+    FeedResumed,
+    GapEvent,
+    HostBanned,
+    log_event,
+)
 from k2lib.feed.feed import Feed
 from k2lib.feed.status import FeedStatus
 from k2lib.lifecycle import Closing
 from k2lib.ops.alerts import Alert, log_alert
 
 LOG: Final = "k2lib.alerts"
-TOLD: Final = {
-    "connection_opened": ("host",),
-    "connection_lost": ("host", "reason"),
-    "connection_rotated": ("old", "new", "reason"),
-    "host_banned": ("host", "reason"),
-    "gap_noticed": ("symbol", "from_id", "to_id"),
-    "gap_closed": ("symbol", "from_id", "to_id", "state"),
-    "gap_fill_failed": ("symbol", "from_id", "to_id", "reason"),
-    "feed_paused": ("reason",),
-    "feed_resumed": (),
-}
+PRINTED: Final = (
+    ConnectionOpened,
+    ConnectionLost,
+    ConnectionRotated,
+    HostBanned,
+    GapEvent,
+    FeedPaused,
+    FeedResumed,
+)
+NOT_PRINTED: Final = frozenset({"exchange", "gap_id", "filled", "covered", "absent"})
 IN_RUN: Final = ("trades", "quotes", "repeated", "backfilled")
 IN_LAKE: Final = ("first_id", "last_id", "rows", "twice", "missing", "explained", "unexplained")
 KNOWN_BEFORE: Final = (
@@ -103,12 +112,13 @@ class Telling(Closing):
         for alert in firing():
             log_alert(alert)
 
-    def heard(self, event: Event) -> None:
-        """Log the event, and print it if it is one to tell."""
+    def on_event(self, event: Event) -> None:
+        """Log the event, and print it if a person wants to know of it."""
         log_event(event)
-        if self._begun and event.name in TOLD:
-            fields = ", ".join(f"{name} {event.fields[name]}" for name in TOLD[event.name])
-            _say(self._console, f"{event.name}: {fields}" if fields else event.name)
+        if self._begun and isinstance(event, PRINTED):
+            fields = event.to_json().items()
+            text = ", ".join(f"{name} {value}" for name, value in fields if name not in NOT_PRINTED)
+            _say(self._console, f"{event.name}: {text}" if text else event.name)
 
     def close(self) -> None:
         """Print no more."""

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from k2lib.events import Event
+from k2lib.events import BatchDone, Event, SinkPaused
 from k2lib.load.report import LoadReport
 from k2lib.ops.home import HomeStatus, Maintained
 from k2lib.ops.services import Status
@@ -108,9 +108,9 @@ def print_load(report: LoadReport) -> None:
 
 def print_commit(event: Event) -> None:
     """Print a line for every commit of a sink, and for every pause."""
-    if event.name in ("batch_done", "sink_paused", "sink_waiting"):
-        told = ", ".join(f"{name} {value}" for name, value in event.fields.items())
-        out().print(f"{datetime.now(UTC):%H:%M:%S} {event.name}: {told}", highlight=False)
+    if isinstance(event, BatchDone | SinkPaused):
+        text = ", ".join(f"{name} {value}" for name, value in event.to_json().items())
+        out().print(f"{datetime.now(UTC):%H:%M:%S} {event.name}: {text}", highlight=False)
 
 
 def print_services(status: Status) -> None:

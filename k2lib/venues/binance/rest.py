@@ -12,7 +12,7 @@ import msgspec
 import stamina
 
 from k2lib.errors import SourceError, TransientError, reason_of
-from k2lib.events import Event, OnEvent
+from k2lib.events import OnEvent, RestFailed
 from k2lib.lifecycle import Closing
 from k2lib.resilience.failover import Hosts
 from k2lib.resilience.rate_window import RateWindow
@@ -79,6 +79,7 @@ class Rest(Closing):
     ) -> None:
         self.hosts = Hosts(venue.rest_urls, clock=clock, rest_s=breaker_rest_s)
         self._on_event = on_event
+        self._exchange = venue.exchange
         self._stop = stop
         self._name: str | None = None
         self._reasons: dict[str, str] = {}
@@ -177,7 +178,7 @@ class Rest(Closing):
 
     def _failed(self, host: str, reason: str) -> None:
         self.hosts.failed(host)
-        self._on_event(Event("rest_failed", {"host": host, "reason": reason}))
+        self._on_event(RestFailed(self._name or self._exchange, host, reason))
 
     def _spend(self, weight: int) -> None:
         while (wait_s := self._weight.wait_s(weight)) and not self._stop.wait(wait_s):

@@ -9,7 +9,7 @@ from support.fake_clock import FakeClock
 from support.ports import silent_port
 from support.rest_hosts import Answer, RestHost, asking, refusal, serving
 
-from k2lib.events import Event
+from k2lib.events import Event, RestFailed
 from k2lib.venues.binance.hosts import Venue
 from k2lib.venues.binance.rest import (
     NotOfferedError,
@@ -72,7 +72,7 @@ def test_nobody_at_the_address_is_told_with_a_reason() -> None:
     with asking(second, events=events) as rest, pytest.raises(VenueUnavailableError) as told:
         ask(rest)
     assert second.url in str(told.value) and gone != second.url
-    assert [event.name for event in events] == ["rest_failed"]
+    assert [type(event) for event in events] == [RestFailed]
     assert len(second.asked) == 2
 
 
