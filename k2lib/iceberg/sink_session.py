@@ -25,7 +25,7 @@ from k2lib.kafka.consumer import ConsumerRecords, TopicConsumer, TopicPartition
 from k2lib.kafka.producer import BatchProducer
 from k2lib.kafka.registry import Registry
 from k2lib.kafka.topics import DEAD_LETTERS, GAPS, topic_kind
-from k2lib.schema.codec import Refused, decode
+from k2lib.schema.codec import UndecodableRecord, decode
 from k2lib.schema.dead_letters import DeadLetter, dead_letter_rows
 from k2lib.schema.records import DEAD_LETTER
 
@@ -177,7 +177,7 @@ class SinkSession:
         self._on_event(DeadLettersSent(self._spec.name, len(letters)))
 
 
-def _letter(messages: ConsumerRecords, refused: Refused) -> DeadLetter:
+def _letter(messages: ConsumerRecords, refused: UndecodableRecord) -> DeadLetter:
     place, offset = messages.position(refused.index)
     raw = messages.values[refused.index] or b""
     return DeadLetter(

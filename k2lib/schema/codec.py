@@ -4,7 +4,7 @@ A message is the magic byte 0, the schema id in four bytes, and the Avro body, a
 Confluent-style client writes and reads it. Bodies are made and read by whole columns with
 pyruhvro, which knows no `bytes`: its schema calls those fields strings (the same bytes on the
 wire), and decimals pass through as their big-endian bytes. It does not say where a body ends:
-the number read after each one shows that nothing else followed.
+the number read after each body shows that nothing else followed.
 """
 
 import io
@@ -37,7 +37,7 @@ LONGEST_DETAIL: Final = 300
 END: Final = b"K2 ended"
 END_NUMBER: Final = struct.unpack("<d", END)[0]
 END_FIELD: Final = {"name": "k2_end", "type": "double"}
-# What fastavro raises on a broken body; on a schema that is none, or another record's.
+# What fastavro raises on a broken body, and on a schema that is invalid or of another record.
 BROKEN: Final = (EOFError, ValueError, TypeError, LookupError, OverflowError, struct.error)
 UNFIT: Final = (fastavro.read.SchemaResolutionError, fastavro.schema.SchemaParseException)
 # Microseconds and days of the years 1 to 9999: no other time can be shown in Python.
@@ -48,8 +48,8 @@ CALENDAR: Final = {
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A message that cannot be decoded: its place in the batch, and why."""
+class UndecodableRecord:
+    """A message that cannot be decoded: its index in the batch, and why."""
 
     index: int
     reason: DeadLetterReason
@@ -88,11 +88,11 @@ def decode(
     schema: RecordSchema,
     *,
     writer: Callable[[int], str],
-) -> tuple[pa.Table, list[Refused]]:
-    """Decode framed messages to a table of `schema.arrow`, in order, without the refused ones.
+) -> tuple[pa.Table, list[UndecodableRecord]]:
+    """Decode framed messages to a table of `schema.arrow`, in order, without the undecodable ones.
 
     Args:
-        writer: gives the Avro text of a schema id; raises RecordError for an unknown one.
+        writer: gives the Avro text of a schema id; raises RecordError for an unknown id.
     """
     try:
         return _decode_columns(messages, schema, writer), []
@@ -100,10 +100,10 @@ def decode(
         if len(messages) <= SINGLY:
             return _decode_each(messages, schema, writer)
     half = len(messages) // 2
-    first, refused = decode(messages[:half], schema, writer=writer)
+    first, undecodable = decode(messages[:half], schema, writer=writer)
     second, more = decode(messages[half:], schema, writer=writer)
-    moved = [replace(one, index=one.index + half) for one in more]
-    return pa.concat_tables([first, second]), refused + moved
+    moved = [replace(item, index=item.index + half) for item in more]
+    return pa.concat_tables([first, second]), undecodable + moved
 
 
 def _decode_columns(
@@ -127,24 +127,24 @@ def _decode_columns(
 
 def _decode_each(
     messages: Sequence[bytes | None], schema: RecordSchema, writer: Callable[[int], str]
-) -> tuple[pa.Table, list[Refused]]:
-    """The way for few messages with a bad one or an older schema among them: slower."""
+) -> tuple[pa.Table, list[UndecodableRecord]]:
+    """Decode message by message, slower: for few, with a bad or an older one among them."""
     records: list[dict[str, Any]] = []
-    refused: list[Refused] = []
+    undecodable: list[UndecodableRecord] = []
     for index, message in enumerate(messages):
         try:
-            record = decode_one(message, schema, writer=writer)
+            record = decode_record(message, schema, writer=writer)
         except RecordError as exc:
-            refused.append(Refused(index, "undecodable", str(exc)[:LONGEST_DETAIL]))
+            undecodable.append(UndecodableRecord(index, "undecodable", str(exc)[:LONGEST_DETAIL]))
             continue
         if (detail := _overflow(record, schema)) is None:
             records.append(record)
         else:
-            refused.append(Refused(index, "overflow", detail))
-    return pa.Table.from_pylist(records, schema=schema.arrow), refused
+            undecodable.append(UndecodableRecord(index, "overflow", detail))
+    return pa.Table.from_pylist(records, schema=schema.arrow), undecodable
 
 
-def decode_one(
+def decode_record(
     message: bytes | None, schema: RecordSchema, *, writer: Callable[[int], str]
 ) -> dict[str, Any]:
     """Decode one framed message, whatever schema it was written with, to a record of `schema`.
@@ -223,14 +223,14 @@ def _as_wire(array: pa.Array, field: Field) -> pa.Array:
     return array
 
 
-def _from_wire(array: pa.Array, field: Field, wanted: pa.DataType) -> pa.Array:
+def _from_wire(array: pa.Array, field: Field, arrow_type: pa.DataType) -> pa.Array:
     if field.kind == "decimal":
-        return _bytes_to_decimal(array, wanted)
+        return _bytes_to_decimal(array, arrow_type)
     if field.kind == "bytes":
-        return pa.Array.from_buffers(wanted, len(array), array.buffers(), offset=array.offset)
+        return pa.Array.from_buffers(arrow_type, len(array), array.buffers(), offset=array.offset)
     if field.kind in CALENDAR and not _in_calendar(array, field.kind):
         raise ValueError("a time outside the years 1 to 9999")
-    return array if array.type.equals(wanted) else array.cast(wanted)
+    return array if array.type.equals(arrow_type) else array.cast(arrow_type)
 
 
 def _in_calendar(array: pa.Array, kind: str) -> bool:
@@ -273,15 +273,15 @@ def unscaled_values(array: pa.Array) -> npt.NDArray[np.int64]:
 
 
 def decimal_array(
-    unscaled: npt.NDArray[np.int64], *, validity: pa.Buffer | None = None, wanted: pa.DataType
+    unscaled: npt.NDArray[np.int64], *, validity: pa.Buffer | None = None, arrow_type: pa.DataType
 ) -> pa.Array:
     """Return the decimal128 column with these integers behind it."""
     words = np.empty((len(unscaled), 2), "<i8")
     words[:, 0], words[:, 1] = unscaled, unscaled >> 63
-    return pa.Array.from_buffers(wanted, len(unscaled), [validity, pa.py_buffer(words)])
+    return pa.Array.from_buffers(arrow_type, len(unscaled), [validity, pa.py_buffer(words)])
 
 
-def _bytes_to_decimal(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+def _bytes_to_decimal(array: pa.Array, arrow_type: pa.DataType) -> pa.Array:
     _, offset_buffer, data_buffer = array.buffers()
     offsets = np.frombuffer(offset_buffer, np.int32)[array.offset : array.offset + len(array) + 1]
     starts, ends = offsets[:-1].astype(np.int64), offsets[1:].astype(np.int64)
@@ -293,10 +293,10 @@ def _bytes_to_decimal(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     last = max(len(data) - 1, 0)
     fill = np.where(data[np.minimum(starts, last)] >= 128, 255, 0).astype(np.uint8)
     out = np.empty((len(array), LARGEST_DECIMAL_BYTES), np.uint8)
-    for place in range(LARGEST_DECIMAL_BYTES):
-        taken = data[np.clip(ends - 1 - place, 0, last)]
-        out[:, LARGEST_DECIMAL_BYTES - 1 - place] = np.where(size > place, taken, fill)
+    for byte in range(LARGEST_DECIMAL_BYTES):
+        taken = data[np.clip(ends - 1 - byte, 0, last)]
+        out[:, LARGEST_DECIMAL_BYTES - 1 - byte] = np.where(size > byte, taken, fill)
     unscaled = out.view(">i8").ravel().astype(np.int64)
     if (np.abs(unscaled[valid]) >= DECIMAL_LIMIT).any():
         raise ValueError("a decimal of more than 18 digits")
-    return decimal_array(unscaled, validity=_validity(array), wanted=wanted)
+    return decimal_array(unscaled, validity=_validity(array), arrow_type=arrow_type)

@@ -1,4 +1,4 @@
-"""Dead letters: records that can never pass, kept as they came."""
+"""Dead letters: records that can never pass, kept with their raw bytes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ DeadLetterReason = Literal[
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One refused record: where it stood, why it cannot pass, and its bytes."""
+    """One refused record: its position in the source, the reason, and its raw bytes."""
 
     source: str
     position: str

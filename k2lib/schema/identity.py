@@ -1,4 +1,4 @@
-"""Identity of records: one text per record, one UUID from it, the same on every reading."""
+"""Identity of records: one text per record, and the UUID of that text."""
 
 import uuid
 from typing import Final

@@ -1,4 +1,4 @@
-"""The v2 schemas: read from `schemas/*.avsc`, and what follows from them in Arrow and Iceberg."""
+"""The v2 schemas, read from `schemas/*.avsc`, and their Arrow and Iceberg counterparts."""
 
 import json
 from collections.abc import Sequence
@@ -120,7 +120,7 @@ def load_schema(name: str) -> RecordSchema:
 
 
 def check_compatible(reader: str, writer: str, *, subject: str) -> None:
-    """Refuse a schema that cannot read what was written with the one before, or fill its table.
+    """Refuse a schema that cannot read records of the last one, or fill its table.
 
     Args:
         reader: Avro text of the new schema.
@@ -132,7 +132,7 @@ def check_compatible(reader: str, writer: str, *, subject: str) -> None:
     """
     new, old = json.loads(reader), json.loads(writer)
     names = {field["name"] for field in new["fields"]}
-    reasons = {field["name"]: _refusal(field, new, writer=old) for field in new["fields"]} | {
+    reasons = {field["name"]: _mismatch(field, new, writer=old) for field in new["fields"]} | {
         field.name: "it is gone, but its column must have a value"
         for field in map(_field, old["fields"])
         if field.name not in names and not field.nullable
@@ -145,8 +145,8 @@ def check_compatible(reader: str, writer: str, *, subject: str) -> None:
         )
 
 
-def _refusal(field: dict[str, Any], reader: dict[str, Any], *, writer: dict[str, Any]) -> str:
-    """One field at a time: avro's verdict on a whole record does not pair field and reason."""
+def _mismatch(field: dict[str, Any], reader: dict[str, Any], *, writer: dict[str, Any]) -> str:
+    """Check one field: avro's verdict on a whole record does not name the field of a reason."""
     from avro.compatibility import ReaderWriterCompatibilityChecker
     from avro.schema import parse
 
@@ -186,7 +186,7 @@ def _kind(avro: AvroType) -> str:
 
 
 def _full_kind(field: Field) -> str:
-    # avro's check looks at the bytes below a decimal only.
+    # avro compares only the bytes type of decimals.
     if field.kind == "decimal":
         return f"decimal({field.avro['precision']},{field.avro['scale']})"
     return field.kind

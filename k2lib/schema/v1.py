@@ -1,6 +1,6 @@
-"""Records of v1 as records of v2: for comparison; history is loaded again from its files.
+"""Convert v1 records to v2, to compare them; history is loaded again from its files.
 
-What v1 never kept cannot come back: the ISIN, and of equal rows which one a record is. Without
+v1 did not keep the ISIN, nor which of several equal rows a record is. Without
 `k`, equal trades get one message_id and count once; reading the files again keeps them all.
 """
 
@@ -20,8 +20,8 @@ def trade_v2(record: Mapping[str, Any], *, k: int = 0) -> dict[str, Any]:
         record: the fields of `trade_v1.avsc`, as an Avro reader gives them.
         k: how many equal trades came before it in its file on that day.
     Returns:
-        The fields of `trade_v2.avsc`. platform_sequence is the place in the file, which keeps
-        the order; a file that is loaded has the place within the millisecond there.
+        The fields of `trade_v2.avsc`. platform_sequence is the row number in the file, which
+        keeps the order; for a loaded file it is the row number within the millisecond.
     """
     identity = message_id(
         record["exchange"],

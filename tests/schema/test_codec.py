@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k2lib.errors import RecordError
-from k2lib.schema.codec import SINGLY, Refused, decode, encode, header
+from k2lib.schema.codec import SINGLY, UndecodableRecord, decode, encode, header
 from k2lib.schema.dead_letters import DeadLetter, dead_letter_rows
 from k2lib.schema.records import DEAD_LETTER, GAP, QUOTE, REFERENCE, TRADE, RecordSchema
 from k2lib.venues.asx.files import find_files, read_file
@@ -115,7 +115,7 @@ def records(table: pa.Table) -> list[Record]:
 
 def decoded(
     messages: list[bytes | None], schema: RecordSchema = TRADE
-) -> tuple[list[Record], list[Refused]]:
+) -> tuple[list[Record], list[UndecodableRecord]]:
     table, refused = decode(messages, schema, writer=lambda schema_id: schema.text)
     table.validate(full=True)
     assert table.schema == schema.arrow

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from k2lib.errors import ConfigError
 from k2lib.simulator import FileSummary, SampleSummary, write_samples
-from k2lib.simulator.asx.draws import Draws, Pieces, apart, sizes_up_to
+from k2lib.simulator.asx.draws import Draws, WeightedRanges, apart, sizes_up_to
 from k2lib.simulator.asx.files import company_of, isin_of
-from k2lib.simulator.asx.trades import make_day
+from k2lib.simulator.asx.trading_day import make_day
 
 Row = list[str]
 SYDNEY = ZoneInfo("Australia/Sydney")
@@ -396,6 +396,6 @@ def test_group_sizes_are_cut_to_the_total(sizes: list[int], data: st.DataObject)
 
 
 def test_pieces_draw_by_weight_and_within_their_ranges() -> None:
-    drawn = Pieces((3, 10, 5), (1, 100, 1)).draw(Draws(1), 20_000)
+    drawn = WeightedRanges((3, 10, 5), (1, 100, 1)).draw(Draws(1), 20_000)
     assert set(drawn.tolist()) == {10, 11, 12, 13, 14, 100}
     assert np.mean(drawn == 100) == pytest.approx(0.25, abs=0.02)

@@ -1,4 +1,4 @@
-"""Seeded whole-number draws, and the clock and price steps that invented days share.
+"""Seeded draws of whole numbers, and the session times and price steps of invented days.
 
 Prices are in thousandths, times in milliseconds since midnight in Sydney.
 """
@@ -24,7 +24,7 @@ _PER_TEN_MINUTES = (
 
 
 @dataclass(frozen=True)
-class Company:
+class SampleCompany:
     """An invented company: its usual price and how much of it trades on a day."""
 
     company_id: int
@@ -36,8 +36,8 @@ class Company:
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Columns of one length, in time order; subclasses name the others."""
+class TimedColumns:
+    """Columns of equal length, in time order; subclasses add the others."""
 
     ms: Ints
 
@@ -78,7 +78,7 @@ class Draws:
         return apart(np.sort(start + self.below(end - start, count)))
 
 
-class Pieces:
+class WeightedRanges:
     """A distribution of weighted ranges `(weight, low, width)`, even within each."""
 
     def __init__(self, *rows: tuple[int, int, int]) -> None:
@@ -90,7 +90,9 @@ class Pieces:
         return np.asarray(self._lows[piece] + draws.below(self._widths[piece], size))
 
 
-_OFFSETS = Pieces(*((w, i * 10 * MINUTE, 10 * MINUTE) for i, w in enumerate(_PER_TEN_MINUTES)))
+_OFFSETS = WeightedRanges(
+    *((w, i * 10 * MINUTE, 10 * MINUTE) for i, w in enumerate(_PER_TEN_MINUTES))
+)
 
 
 def session_moments(draws: Draws, count: int, *, opens: int) -> Ints:
@@ -102,8 +104,8 @@ def session_moments(draws: Draws, count: int, *, opens: int) -> Ints:
 
 def apart(ordered: Ints) -> Ints:
     """Move equal moments on, a millisecond each, so that all differ."""
-    places = np.arange(len(ordered), dtype=np.int64)
-    return np.asarray(np.maximum.accumulate(ordered - places) + places)
+    rows = np.arange(len(ordered), dtype=np.int64)
+    return np.asarray(np.maximum.accumulate(ordered - rows) + rows)
 
 
 def sizes_up_to(total: int, sizes: Ints) -> Ints:

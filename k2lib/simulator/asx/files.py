@@ -12,9 +12,8 @@ import numpy as np
 import polars as pl
 
 from k2lib.errors import ConfigError
-from k2lib.simulator.asx.draws import Columns, Company, Ints
-from k2lib.simulator.asx.quotes import Quotes
-from k2lib.simulator.asx.trades import Trades, make_day
+from k2lib.simulator.asx.draws import Ints, SampleCompany, TimedColumns
+from k2lib.simulator.asx.trading_day import SampleQuotes, SampleTrades, make_day
 
 FIRST_ID = 9001
 MOST_COMPANIES = 500
@@ -25,12 +24,12 @@ _TRADES_IN = ("MINERALS", "WATERWORKS", "TELEGRAPH", "ORCHARDS", "TOOLS")
 _NO_RECORDS = "--- NO RECORDS TO REPORT ---"
 
 
-def company_of(rank: int, *, trades: int, quotes: int) -> Company:
+def company_of(rank: int, *, trades: int, quotes: int) -> SampleCompany:
     """Invent a company; each one trades a twelfth of what the one before it does."""
     initial = chr(ord("A") + (7 * rank + 1) % 26)
     block = rank // 26
     share = 12 ** min(rank, 9)
-    return Company(
+    return SampleCompany(
         company_id=FIRST_ID + rank,
         symbol=f"{initial}{'QXZJ'[block % 4]}{'ZXQVJ'[block // 4]}",
         name=f"{initial}{_NAME_ENDS[rank % 7]} {_TRADES_IN[rank % 5]} LTD",
@@ -50,7 +49,7 @@ def isin_of(symbol: str) -> str:
     return f"AU000000{symbol}{-total % 10}"
 
 
-def write_reference(folder: Path, companies: list[Company], *, first_day: date) -> None:
+def write_reference(folder: Path, companies: list[SampleCompany], *, first_day: date) -> None:
     """Write company_info, dividends, stock_splits and mergers in the real files' form."""
     listed = f"05/07/2008,12/31/{first_day.year}"
     _write_table(
@@ -145,10 +144,10 @@ def write_samples(
     _make_room(folder)
     (folder / "reference-data" / "exchange.txt").write_bytes(f"{ASX_SIM}\n".encode())
     write_reference(folder / "reference-data", chosen, first_day=first_day)
-    told = on_progress or (lambda _path, _rows: None)
     calendar = list(_weekdays(first_day, days))
+    report = on_progress or (lambda _path, _rows: None)
     files = [
-        _write_company(folder, company, calendar=calendar, seed=seed, told=told)
+        _write_company(folder, company, calendar=calendar, seed=seed, on_progress=report)
         for company in chosen
     ]
     return SampleSummary(folder, ASX_SIM, tuple(file for pair in files for file in pair))
@@ -183,11 +182,11 @@ def _make_room(folder: Path) -> None:
 
 def _write_company(
     folder: Path,
-    company: Company,
+    company: SampleCompany,
     *,
     calendar: list[date],
     seed: int,
-    told: Callable[[str, int], None],
+    on_progress: Callable[[str, int], None],
 ) -> tuple[FileSummary, FileSummary]:
     # No price strays further than half from the company's usual one.
     texts = pl.Series([_price_text(price) for price in range(company.price * 3 // 2)])
@@ -199,12 +198,12 @@ def _write_company(
             for some_trades in trades.parts(ROWS_A_WRITE):
                 _write_rows(a, _trade_frame(some_trades, day=day, texts=texts))
             trade_tally.add(day, trades, [(trades.price, trades.volume)])
-            told(trade_tally.path, len(trades))
+            on_progress(trade_tally.path, len(trades))
             for some_quotes in quotes.parts(ROWS_A_WRITE):
                 _write_rows(b, _quote_frame(some_quotes, day=day, texts=texts))
             sides = [(quotes.bid, quotes.bid_volume), (quotes.ask, quotes.ask_volume)]
             quote_tally.add(day, quotes, sides)
-            told(quote_tally.path, len(quotes))
+            on_progress(quote_tally.path, len(quotes))
     return trade_tally.summary(), quote_tally.summary()
 
 
@@ -224,7 +223,7 @@ def _write_rows(handle: BinaryIO, frame: pl.DataFrame) -> None:
     )
 
 
-def _trade_frame(trades: Trades, *, day: date, texts: pl.Series) -> pl.DataFrame:
+def _trade_frame(trades: SampleTrades, *, day: date, texts: pl.Series) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "time": _times(trades.ms),
@@ -237,7 +236,7 @@ def _trade_frame(trades: Trades, *, day: date, texts: pl.Series) -> pl.DataFrame
     ).select(pl.lit(day).alias("date"), pl.all())
 
 
-def _quote_frame(quotes: Quotes, *, day: date, texts: pl.Series) -> pl.DataFrame:
+def _quote_frame(quotes: SampleQuotes, *, day: date, texts: pl.Series) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "time": _times(quotes.ms),
@@ -266,7 +265,7 @@ class _Tally:
     price: int = 0
     turnover: int = 0
 
-    def add(self, day: date, columns: Columns, sides: list[tuple[Ints, Ints]]) -> None:
+    def add(self, day: date, columns: TimedColumns, sides: list[tuple[Ints, Ints]]) -> None:
         self.rows_by_day[day] = len(columns)
         self.moments = [*self.moments[:1], *(_utc(day, int(columns.ms[i])) for i in (0, -1))]
         self.distinct += pl.DataFrame(vars(columns)).n_unique()
