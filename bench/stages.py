@@ -42,8 +42,8 @@ def stages(folder: str) -> list[Figure]:
     figures.append(_produce(kafka.cluster, keys, values))
     figures.append(_consume(kafka.cluster, len(values)))
     with measured("decode by column", len(values)) as figure:
-        for begin in range(0, len(values), consumer.MESSAGES):
-            decode(values[begin : begin + consumer.MESSAGES], TRADE, writer=lambda _: TRADE.text)
+        for begin in range(0, len(values), consumer.MAX_RECORDS):
+            decode(values[begin : begin + consumer.MAX_RECORDS], TRADE, writer=lambda _: TRADE.text)
     return [*figures, figure, *_write(rows)]
 
 
@@ -81,7 +81,7 @@ def _consume(cluster: Cluster, rows: int) -> Figure:
     seen = 0
     with measured("raw consume", rows) as figure:
         while seen < rows:
-            seen += len([message.value() for message in client.consume(consumer.MESSAGES, 1.0)])
+            seen += len([message.value() for message in client.consume(consumer.MAX_RECORDS, 1.0)])
     client.close()
     return figure
 

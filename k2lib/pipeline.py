@@ -8,21 +8,23 @@ from typing import Final
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
+from pyiceberg.table import Table
 
 from k2lib.errors import ConfigError, TransientError
 from k2lib.events import BatchDone, DeadLettersSent, Event, OnEvent, log_event
 from k2lib.iceberg.offsets import end_of, read_offsets
 from k2lib.iceberg.sink_threads import LOOK_AGAIN_S, SinkThreads, make_sinks
 from k2lib.iceberg.tables import TABLES, check_schema, load_table
-from k2lib.iceberg.unread import unread
 from k2lib.iceberg.writer import CATALOG_ERRORS
 from k2lib.kafka.cluster import Cluster, log_ids
 from k2lib.kafka.connect import RECORD_OVERHEAD_BYTES, open_kafka
-from k2lib.kafka.consumer import TopicConsumer, TopicPartition
+from k2lib.kafka.consumer import ConsumerRecords, TopicConsumer, TopicPartition
 from k2lib.kafka.producer import FLUSH_S, SLICE_ROWS, BatchProducer
+from k2lib.kafka.registry import Registry
 from k2lib.kafka.source import KafkaSource
 from k2lib.kafka.topics import DEAD_LETTERS, topic_kind
 from k2lib.lifecycle import Closing
+from k2lib.schema.codec import decode
 from k2lib.schema.records import RecordSchema
 from k2lib.settings import Settings
 
@@ -152,7 +154,7 @@ class Pipeline(Closing):
             self._wait(self._high_watermarks(), stalled_s)
 
     def unread(self, topic: str, schema: RecordSchema) -> pa.Table:
-        """Return what the topic has and its table has not yet; see `iceberg.unread`."""
+        """Return what the topic has and its table has not yet; see `unread`."""
         table = load_table(self._catalog, TABLE_OF[topic_kind(topic) or ""].name)
         return unread(
             topic, schema, table=table, cluster=self.cluster, registry=self._kafka.registry
@@ -184,7 +186,7 @@ class Pipeline(Closing):
             return
         self._producer.flush()
         self._topics.add(topic)
-        self._sinks.look()
+        self._sinks.discover()
 
     def _pace(self, size: int) -> None:
         """Keep at most two windows ahead of the tables, so that the log never drops the unread.
@@ -250,7 +252,7 @@ class Pipeline(Closing):
         match event:
             case DeadLettersSent():
                 self._topics.add(DEAD_LETTERS)
-                self._sinks.look()
+                self._sinks.discover()
             case BatchDone():
                 self._landed.set()
         self._on_event(event)
@@ -283,3 +285,51 @@ def _told(missing: Mapping[TopicPartition, int], stalled_s: float) -> str:
         for place, count in missing.items()
     )
     return f"not in the lake after {stalled_s:g} s without progress: {places}. Load them again"
+
+
+UNREAD_POLL_S: Final = 0.2
+UNREAD_STALLED_S: Final = 10.0
+
+
+def unread(
+    topic: str, schema: RecordSchema, *, table: Table | None, cluster: Cluster, registry: Registry
+) -> pa.Table:
+    """Return the records of a topic that its table does not have yet, read by its offsets.
+
+    Returns:
+        Rows of the schema from the table's offsets to the high watermarks of now, in the order
+        of each partition, without records that cannot be decoded: those become dead letters.
+    Raises:
+        TransientError: Kafka does not answer, or the offset to start at has left the log.
+    """
+    with TopicConsumer(cluster) as consumer:
+        partitions = consumer.find_partitions(lambda name: name == topic)
+        log = consumer.log_ids(partitions).get(topic, "")
+        offsets = {} if table is None else read_offsets(table)
+        starts: dict[TopicPartition, int] = {}
+        ends: dict[TopicPartition, int] = {}
+        for tp in partitions:
+            low, high = consumer.watermarks(tp)
+            end = end_of(offsets, log, tp)
+            start = low if end is None else end
+            if start < high:
+                starts[tp], ends[tp] = start, high
+        consumer.assign(starts)
+        read = _read_to(consumer, ends)
+        parts = [decode(some.values, schema, writer=registry.text)[0] for some in read]
+    return pa.concat_tables([schema.arrow.empty_table(), *parts])
+
+
+def _read_to(
+    consumer: TopicConsumer, ends: Mapping[TopicPartition, int]
+) -> Iterator[ConsumerRecords]:
+    last_read = time.monotonic()
+    while ends and time.monotonic() - last_read < UNREAD_STALLED_S:
+        records = consumer.read(UNREAD_POLL_S)
+        if records.values:
+            last_read = time.monotonic()
+            yield records
+        ends = {tp: end for tp, end in ends.items() if consumer.positions[tp] < end}
+    # The last offsets may be control records of transactions, which are not read. Kafka answers?
+    for tp in ends:
+        consumer.watermarks(tp)

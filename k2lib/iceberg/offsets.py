@@ -12,8 +12,8 @@ from k2lib.kafka.consumer import TopicPartition
 SUMMARY_KEY: Final = "k2.offsets"
 EMBEDDED: Final = "embedded-"
 
-Range = tuple[int, int]
-Offsets = dict[str, dict[TopicPartition, Range]]
+OffsetRange = tuple[int, int]
+Offsets = dict[str, dict[TopicPartition, OffsetRange]]
 
 
 def read_offsets(table: Table, snapshot: Snapshot | None = None) -> Offsets:
@@ -45,7 +45,7 @@ def parse(text: str) -> Offsets:
 
 def render(offsets: Offsets) -> str:
     """Write the JSON of a summary: {log: {topic: {partition: [start, end]}}}."""
-    told: dict[str, dict[str, dict[str, Range]]] = {}
+    told: dict[str, dict[str, dict[str, OffsetRange]]] = {}
     for log, places in offsets.items():
         for place, reached in sorted(places.items()):
             told.setdefault(log, {}).setdefault(place.topic, {})[str(place.partition)] = reached
@@ -53,7 +53,7 @@ def render(offsets: Offsets) -> str:
 
 
 def advance(
-    offsets: Offsets, logs: Mapping[str, str], read: Mapping[TopicPartition, Range]
+    offsets: Offsets, logs: Mapping[str, str], read: Mapping[TopicPartition, OffsetRange]
 ) -> Offsets:
     """Return the offsets after a commit of what was `read`: [start, end) of each partition read.
 

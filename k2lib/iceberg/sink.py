@@ -1,27 +1,45 @@
-"""The sink: keeps one table fed from its topics, and begins again at the table after any fault."""
+"""The sink: feeds one table from its topics, and after any fault resumes at the table's offsets."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyiceberg.catalog import Catalog
 
-from k2lib.errors import DeliveryError, TransientError, reason_of
-from k2lib.events import OnEvent, SinkPaused, SinkResumed, log_event
+from k2lib.errors import DeliveryError, LossError, SchemaError, TransientError, reason_of
+from k2lib.events import (
+    BatchDone,
+    BatchRead,
+    DeadLettersSent,
+    OnEvent,
+    RowsVisible,
+    SinkLagMeasured,
+    SinkPaused,
+    SinkResumed,
+    log_event,
+)
 from k2lib.iceberg.maintenance import Maintenance
-from k2lib.iceberg.sink_session import SinkSession
+from k2lib.iceberg.offsets import OffsetRange
 from k2lib.iceberg.tables import TableSpec, ensure_table
 from k2lib.iceberg.writer import CATALOG_ERRORS, TableWriter
 from k2lib.kafka.cluster import Cluster
-from k2lib.kafka.consumer import MESSAGES, TopicConsumer
+from k2lib.kafka.consumer import MAX_RECORDS, ConsumerRecords, TopicConsumer, TopicPartition
+from k2lib.kafka.producer import BatchProducer
 from k2lib.kafka.registry import Registry
+from k2lib.kafka.topics import DEAD_LETTERS, GAPS, topic_kind
 from k2lib.locks import Lock, try_lock
+from k2lib.schema.codec import UndecodableRecord, decode
+from k2lib.schema.dead_letters import DeadLetter, dead_letter_rows
+from k2lib.schema.records import DEAD_LETTER
 
-LOOK_S: Final = 5.0
+DISCOVERY_S: Final = 5.0
 POLL_S: Final = 0.2
 HURRIED_POLL_S: Final = 0.02
 # Asked to commit early, a sink does so with what is at least so old: each commit has its price.
@@ -29,10 +47,18 @@ EARLY_S: Final = 0.25
 RETRY_S: Final = 1.0
 # A sink that failed and then has nothing to write for so long works again.
 QUIET_S: Final = 2.0
+# Their records say what was lost elsewhere, so none of them may become a dead letter.
+NO_DEAD_LETTERS: Final = {topic_kind(DEAD_LETTERS), topic_kind(GAPS)}
 
 
 class Sink:
-    """Feeds one table until it is told to stop."""
+    """Feeds one table until it is stopped.
+
+    Attributes:
+        hurry: set while someone waits for the table: commit as soon as nothing more arrives.
+        early: set to commit before the interval is over, once.
+        discover: set to find new topics now.
+    """
 
     def __init__(
         self,
@@ -51,7 +77,7 @@ class Sink:
         self.spec = spec
         self.hurry = threading.Event()
         self.early = threading.Event()
-        self.look = threading.Event()
+        self.discover = threading.Event()
         self._catalog = catalog
         self._cluster = cluster
         self._registry = registry
@@ -64,13 +90,13 @@ class Sink:
         self._paused = False
 
     def run(self, stop: threading.Event) -> None:
-        """Feed the table until `stop` is set; what was read by then is committed.
+        """Feed the table until `stop` is set, and commit what was read by then.
 
         One process of a home feeds a table: this one waits while another does.
 
         Raises:
-            LossError: records that the table never saw are gone from the log.
-            SchemaError: the table's schema refuses today's.
+            LossError: records that the table never had have left the log.
+            SchemaError: today's schema cannot read what the table's last one wrote.
         """
         with self._wait_for_lock(stop) or nullcontext():
             while not stop.is_set():
@@ -93,57 +119,58 @@ class Sink:
         table = ensure_table(self._catalog, self.spec)
         writer = TableWriter(table, self.spec, on_event=self._on_event)
         state = self._run_folder / f"unreferenced-{self.spec.name}.json"
-        upkeep = Maintenance(
-            self.spec, state=state, now=self._now, on_event=self._on_event
-        ).after_commit
-        with TopicConsumer(self._cluster) as reader:
+        maintenance = Maintenance(self.spec, state=state, now=self._now, on_event=self._on_event)
+        with TopicConsumer(self._cluster) as consumer:
             session = SinkSession(
                 self.spec,
                 writer,
-                reader,
+                consumer,
                 cluster=self._cluster,
                 registry=self._registry,
                 accept_loss=self._accept_loss,
                 on_event=self._on_event,
             )
-            self._feed(session, stop, lambda more: upkeep(writer.table, catching_up=more))
+            self._feed(
+                session,
+                stop,
+                lambda more: maintenance.after_commit(writer.table, catching_up=more),
+            )
 
     def _feed(
-        self, session: SinkSession, stop: threading.Event, after_commit: Callable[[bool], object]
+        self, session: "SinkSession", stop: threading.Event, after_commit: Callable[[bool], object]
     ) -> None:
-        looked, began = float("-inf"), time.monotonic()
+        began = time.monotonic()
         while not stop.is_set():
-            if self.look.is_set() or time.monotonic() - looked > LOOK_S:
-                self.look.clear()
+            if self.discover.is_set() or not session.discovered_within(DISCOVERY_S):
+                self.discover.clear()
                 session.follow_topics()
-                looked = time.monotonic()
             hurried = self.hurry.is_set()
-            limit = self._max_rows - session.pending.n_messages
+            limit = self._max_rows - session.pending.n_records
             n_read = session.read(HURRIED_POLL_S if hurried else POLL_S, limit=limit)
             if session.pending.read and self._is_due(session, idle=hurried and not n_read):
                 self.early.clear()
                 session.commit()
                 self._paused = False
-                after_commit(n_read >= MESSAGES)
+                after_commit(n_read >= MAX_RECORDS)
             if self._paused and not session.pending.read and time.monotonic() - began > QUIET_S:
                 self._paused = False
                 self._on_event(SinkResumed(self.spec.name))
         if session.pending.read:
             session.commit()
 
-    def _is_due(self, session: SinkSession, *, idle: bool) -> bool:
+    def _is_due(self, session: "SinkSession", *, idle: bool) -> bool:
         waited_s = time.monotonic() - session.pending.since
-        full = session.pending.n_messages >= self._max_rows
+        full = session.pending.n_records >= self._max_rows
         early = self.early.is_set() and waited_s >= EARLY_S
         since = due_since(session.pending.since, session.commit_began, interval_s=self._interval_s)
         return idle or full or early or time.monotonic() - since >= self._interval_s
 
 
 def due_since(pending: float, commit_began: float, *, interval_s: float) -> float:
-    """Return from when on the interval to the next commit counts.
+    """Return the moment from which the interval to the next commit counts.
 
-    A steady flow is committed once an interval, however long a commit takes; what comes after a
-    pause waits for others from when it came.
+    A steady flow is committed once an interval, however long a commit takes; the first record
+    after a pause waits a whole interval for others.
     """
     return commit_began if pending - commit_began < interval_s else pending
 
@@ -151,3 +178,157 @@ def due_since(pending: float, commit_began: float, *, interval_s: float) -> floa
 def lock_path(run_folder: Path, table: str) -> Path:
     """Return the lock of a table's one writer in a home."""
     return run_folder / f"sink-{table}.lock"
+
+
+@dataclass
+class PendingCommit:
+    """What was read and is not yet in the table."""
+
+    rows: list[pa.Table] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+    read: dict[TopicPartition, OffsetRange] = field(default_factory=dict)
+    n_records: int = 0
+    since: float = 0.0
+
+
+class SinkSession:
+    """One run of a sink from the table's offsets: read, decode, write dead letters, commit."""
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        writer: TableWriter,
+        consumer: TopicConsumer,
+        *,
+        cluster: Cluster,
+        registry: Registry,
+        accept_loss: bool,
+        on_event: OnEvent,
+    ) -> None:
+        self.pending = PendingCommit()
+        self.commit_began = float("-inf")
+        self._spec = spec
+        self._writer = writer
+        self._consumer = consumer
+        self._cluster = cluster
+        self._registry = registry
+        self._accept_loss = accept_loss
+        self._on_event = on_event
+        self._log_ids: dict[str, str] = {}
+        self._letters: BatchProducer | None = None
+
+    def discovered_within(self, seconds: float) -> bool:
+        """Say whether topics were looked for during the last so many seconds."""
+        return self._consumer.found_within(seconds)
+
+    def follow_topics(self) -> None:
+        """Find the topics that feed the table, and start new partitions at the table's offsets.
+
+        Raises:
+            LossError: the log no longer has, or does not yet have, the offset to start at.
+            TransientError: a topic was deleted and created again: start again, at its first offset.
+        """
+        partitions = self._consumer.find_partitions(
+            lambda topic: topic_kind(topic) == self._spec.kind
+        )
+        found = self._consumer.log_ids(partitions)
+        self._check_log_ids(found)
+        self._log_ids |= found
+        self._consumer.follow(partitions, self._start_at)
+
+    def read(self, timeout_s: float, *, limit: int) -> int:
+        """Read and decode the records that have arrived; return how many they were."""
+        before = dict(self._consumer.positions)
+        records = self._consumer.read(timeout_s, limit=limit)
+        if not records.values:
+            return 0
+        pending = self.pending
+        pending.since = pending.since or time.monotonic()
+        pending.n_records += len(records.values)
+        for tp, end in records.ends.items():
+            start, _ = pending.read.get(tp, (before[tp], 0))
+            pending.read[tp] = (start, end)
+        self._decode(records)
+        return len(records.values)
+
+    def commit(self) -> None:
+        """Append what is pending to the table, after Kafka has acknowledged its dead letters.
+
+        Raises:
+            StaleWriterError, TransientError: as `TableWriter.append`.
+        """
+        batch, self.pending = self.pending, PendingCommit()
+        self.commit_began = time.monotonic()
+        table = self._spec.name
+        self._on_event(BatchRead(table, batch.n_records))
+        if batch.letters:
+            self._produce_letters(batch.letters)
+        rows = pa.concat_tables([self._spec.schema.arrow.empty_table(), *batch.rows])
+        added = self._writer.append(rows, batch.read, self._log_ids)
+        if added and "ingestion_timestamp" in rows.column_names:
+            oldest = pc.min(rows["ingestion_timestamp"]).as_py()
+            seconds = (datetime.now(UTC) - oldest).total_seconds()
+            self._on_event(RowsVisible(table, seconds))
+        self._on_event(SinkLagMeasured(table, self._consumer.lag()))
+        duplicates = rows.num_rows - added
+        self._on_event(BatchDone(table, added, duplicates, dead_letters=len(batch.letters)))
+
+    def _check_log_ids(self, found: Mapping[str, str]) -> None:
+        """Refuse a new topic under a known name: its offsets are not those of the old one."""
+        for topic, log in self._log_ids.items():
+            if found.get(topic, log) != log:
+                if self.pending.read:
+                    self.commit()
+                raise TransientError(
+                    f"{topic} was deleted and made again: it is now {found[topic]}"
+                )
+
+    def _decode(self, records: ConsumerRecords) -> None:
+        rows, refused = decode(records.values, self._spec.schema, writer=self._registry.text)
+        self.pending.rows.append(rows)
+        if refused and self._spec.kind in NO_DEAD_LETTERS:
+            tp, offset = records.position(refused[0].index)
+            raise SchemaError(
+                f"{tp.topic} {tp.partition}:{offset} cannot be decoded: {refused[0].detail}. "
+                "Nothing is skipped in this topic: delete the record, or restore its schema"
+            )
+        self.pending.letters += [_letter(records, one) for one in refused]
+
+    def _start_at(self, tp: TopicPartition, low: int, high: int) -> int:
+        """Return where the table ends; in a log that is new to it, the first offset there is."""
+        end = self._writer.end_of(self._log_ids[tp.topic], tp)
+        if end is None:
+            return low
+        if end > high:
+            raise LossError(
+                f"{tp.topic} partition {tp.partition} ends at {high}, but the table has read "
+                f"up to {end} of this log: the log was cut. Restore it, or begin a new topic"
+            )
+        if end < low:
+            self._record_loss(tp, end, low)
+            self.pending.read[tp] = (low, low)
+        return max(end, low)
+
+    def _record_loss(self, tp: TopicPartition, end: int, low: int) -> None:
+        if not self._accept_loss:
+            raise LossError(
+                f"{tp.topic} partition {tp.partition}: offsets {end} to {low - 1} left the "
+                "log before the table read them. `k2 sink --accept-loss` records that and goes on"
+            )
+        position = f"{tp.partition}:{end}-{low - 1}"
+        detail = f"{low - end} records left the log before {self._spec.name} read them"
+        self._produce_letters([DeadLetter(tp.topic, position, "lost", detail, b"")])
+
+    def _produce_letters(self, letters: list[DeadLetter]) -> None:
+        if self._letters is None:
+            self._letters = BatchProducer(self._cluster, self._registry)
+        rows = dead_letter_rows(letters, datetime.now(UTC))
+        self._letters.produce(DEAD_LETTERS, rows, DEAD_LETTER, key="source")
+        self._letters.flush()
+        self._on_event(DeadLettersSent(self._spec.name, len(letters)))
+
+
+def _letter(records: ConsumerRecords, refused: UndecodableRecord) -> DeadLetter:
+    tp, offset = records.position(refused.index)
+    raw = records.values[refused.index] or b""
+    return DeadLetter(tp.topic, f"{tp.partition}:{offset}", refused.reason, refused.detail, raw)

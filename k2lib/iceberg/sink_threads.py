@@ -41,10 +41,10 @@ class SinkThreads:
         if self._failures:
             raise self._failures[0]
 
-    def look(self) -> None:
-        """Let the sinks look for new topics now."""
+    def discover(self) -> None:
+        """Let the sinks find new topics now."""
         for sink in self._sinks:
-            sink.look.set()
+            sink.discover.set()
 
     def hurry(self, yes: bool) -> None:
         """Let the sinks commit what there is as soon as nothing more arrives, or at leisure."""

@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from k2lib.errors import ConfigError, StaleWriterError, TransientError
 from k2lib.events import CommitBegun, CommitDone, FilesWritten, OnEvent
 from k2lib.iceberg.deduplication import Deduplicator
-from k2lib.iceberg.offsets import SUMMARY_KEY, Range, advance, end_of, read_offsets, render
+from k2lib.iceberg.offsets import SUMMARY_KEY, OffsetRange, advance, end_of, read_offsets, render
 from k2lib.iceberg.tables import TableSpec
 from k2lib.kafka.consumer import TopicPartition
 
@@ -154,7 +154,7 @@ class TableWriter:
         return end_of(self._ends, log, place)
 
     def append(
-        self, rows: pa.Table, read: Mapping[TopicPartition, Range], logs: Mapping[str, str]
+        self, rows: pa.Table, read: Mapping[TopicPartition, OffsetRange], logs: Mapping[str, str]
     ) -> int:
         """Commit the rows that the table does not have, with the offsets they end at.
 

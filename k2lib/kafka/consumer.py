@@ -1,16 +1,22 @@
-"""The one consumer: reads topics from offsets it is given, and never jumps silently."""
+"""The consumer: finds topics, reads their partitions from explicit offsets, and skips no record."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import confluent_kafka
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message
-from confluent_kafka.admin._listoffsets import OffsetSpec
+
+# Documented names of confluent_kafka.admin, which its stubs do not re-export.
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ClusterMetadata,
+    OffsetSpec,
+)
 
 from k2lib.errors import TransientError
-from k2lib.kafka.cluster import TIMEOUT_S, Cluster
+from k2lib.kafka.cluster import TIMEOUT_S, Cluster, log_ids
 from k2lib.lifecycle import Closing
 
 OPTIONS: Final = {
@@ -23,8 +29,8 @@ OPTIONS: Final = {
     "queued.max.messages.kbytes": 64 * 1024,
 }
 NO_LEADER_YET: Final = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
-ASK_AGAIN_S: Final = 0.05
-MESSAGES: Final = 5_000
+RETRY_S: Final = 0.05
+MAX_RECORDS: Final = 5_000
 GATHER_S: Final = 0.005
 # The embedded broker lets a fetch that finds nothing wait to its end, whatever arrives meanwhile.
 EMBEDDED_WAIT_MS: Final = 10
@@ -37,170 +43,241 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
+# Takes a partition, its first offset and the offset of the next record; returns where to start.
+StartAt = Callable[[TopicPartition, int, int], int]
+
+
 @dataclass(frozen=True)
 class ConsumerRecords:
-    """ConsumerRecords as read: their values in order, and the offsets to read next."""
+    """Records of one poll: their values in order, and the next offset of each partition.
+
+    `ends` has more partitions than `raw` where Kafka reported the end of one without a record.
+    """
 
     values: list[bytes | None]
     ends: dict[TopicPartition, int]
     raw: list[Message]
 
     def positions(self) -> list[tuple[TopicPartition, int]]:
-        """Return where each message stood."""
-        places = {tuple(place): place for place in self.ends}
-        return [(places[m.topic(), m.partition()], m.offset() or 0) for m in self.raw]
+        """Return partition and offset of each record."""
+        partitions = {tuple(tp): tp for tp in self.ends}
+        return [(partitions[m.topic(), m.partition()], m.offset() or 0) for m in self.raw]
 
     def position(self, index: int) -> tuple[TopicPartition, int]:
-        """Return where a message stood."""
+        """Return partition and offset of one record."""
         message = self.raw[index]
-        return TopicPartition(
-            message.topic() or "", message.partition() or 0
-        ), message.offset() or 0
+        tp = TopicPartition(message.topic() or "", message.partition() or 0)
+        return tp, message.offset() or 0
 
 
 class TopicConsumer(Closing):
-    """Reads the partitions assigned to it, each from its own offset."""
+    """Follows topics: finds their partitions and reads each on from its own offset.
 
-    def __init__(self, cluster: Cluster, *, follows: bool = False) -> None:
+    Sink, tail, live stream and pipeline all read by it. Each decides where a
+    partition starts and what follows an error; this class only knows offsets.
+    """
+
+    def __init__(self, cluster: Cluster, *, low_latency: bool = False) -> None:
         """Connect.
 
         Args:
-            follows: for who waits at the end of a log: records come as soon as they can, and
-                `read` also tells where a partition ends for now, beyond its last record where
-                offsets follow that are none, as transactions leave them.
+            low_latency: for readers that wait at the end of a log: records arrive as soon as
+                possible, and `read` also reports the end of a partition, which lies beyond its
+                last record where control records of transactions follow it.
         """
-        options: dict[str, Any] = {"enable.partition.eof": True} if follows else {}
-        if follows and cluster.embedded_log is not None:
+        options: dict[str, Any] = {"enable.partition.eof": True} if low_latency else {}
+        if low_latency and cluster.embedded_log is not None:
             options["fetch.wait.max.ms"] = EMBEDDED_WAIT_MS
+        self._cluster = cluster
         self._client = Consumer(cluster.client() | OPTIONS | options)
+        self._admin: AdminClient | None = None
+        self._positions: dict[TopicPartition, int] = {}
+        self._found_at = float("-inf")
 
-    def watermarks(self, place: TopicPartition) -> tuple[int, int]:
-        """Return the first offset kept and the offset the next record will get.
+    @property
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """The next offset to read of each partition."""
+        return self._positions
 
-        A topic just made has partitions that nobody leads for a moment: that is waited for.
+    def found_within(self, seconds: float) -> bool:
+        """Say whether `find_partitions` ran during the last so many seconds."""
+        return time.monotonic() - self._found_at <= seconds
+
+    def find_partitions(self, matches: Callable[[str], bool]) -> list[TopicPartition]:
+        """Return the partitions of all topics whose names match, in one request.
 
         Raises:
-            TransientError: Kafka does not tell them.
+            TransientError: the cluster does not answer, or reports an error of such a topic.
         """
-        asked = confluent_kafka.TopicPartition(place.topic, place.partition)
+        try:
+            metadata = self._client.list_topics(timeout=TIMEOUT_S)
+        except KafkaException as exc:
+            raise TransientError(f"Kafka does not answer: {exc.args[0].str()}") from exc
+        self._found_at = time.monotonic()
+        return _partitions(metadata, matches)
+
+    def partitions(self, topic: str) -> list[TopicPartition]:
+        """Return the partitions of a topic.
+
+        Raises:
+            TransientError: there is no such topic, or the cluster does not answer.
+        """
+        try:
+            metadata = self._client.list_topics(topic, timeout=TIMEOUT_S)
+        except KafkaException as exc:
+            raise TransientError(f"{topic}: no partitions: {exc.args[0].str()}") from exc
+        return _partitions(metadata, {topic}.__contains__)
+
+    def log_ids(self, partitions: Iterable[TopicPartition]) -> dict[str, str]:
+        """Return the log id of each topic of these partitions, as `cluster.log_ids` does."""
+        if self._admin is None:
+            self._admin = self._cluster.admin()
+        return log_ids(self._cluster, self._admin, sorted({tp.topic for tp in partitions}))
+
+    def watermarks(self, tp: TopicPartition) -> tuple[int, int]:
+        """Return the first offset kept and the offset the next record will get.
+
+        The partitions of a new topic have no leader for a moment: this waits for it.
+
+        Raises:
+            TransientError: Kafka does not answer.
+        """
+        theirs = confluent_kafka.TopicPartition(tp.topic, tp.partition)
         until = time.monotonic() + TIMEOUT_S
         while True:
             try:
-                low, high = self._client.get_watermark_offsets(asked, timeout=TIMEOUT_S)
+                low, high = self._client.get_watermark_offsets(theirs, timeout=TIMEOUT_S)
                 return low, high
             except KafkaException as exc:
                 error = exc.args[0]
                 if error.code() not in NO_LEADER_YET or time.monotonic() > until:
-                    raise TransientError(f"{place.topic}: no watermarks: {error.str()}") from exc
-            time.sleep(ASK_AGAIN_S)
+                    raise TransientError(f"{tp.topic}: no watermarks: {error.str()}") from exc
+            time.sleep(RETRY_S)
 
-    def partitions(self, topic: str) -> list[TopicPartition]:
-        """Return the partitions of a topic."""
-        try:
-            found = self._client.list_topics(topic, timeout=TIMEOUT_S).topics[topic]
-        except KafkaException as exc:
-            raise TransientError(f"{topic}: no partitions: {exc.args[0].str()}") from exc
-        if found.error is not None:
-            raise TransientError(f"{topic}: no partitions: {found.error.str()}")
-        return [TopicPartition(topic, number) for number in sorted(found.partitions)]
+    def follow(self, partitions: Collection[TopicPartition], start_at: StartAt) -> None:
+        """Read these partitions too; each one that is new from the offset `start_at` returns.
+
+        Raises:
+            TransientError: Kafka does not answer, and nothing has changed.
+        """
+        new = [tp for tp in partitions if tp not in self._positions]
+        watermarks = {tp: self.watermarks(tp) for tp in new}
+        starts = {tp: start_at(tp, low, high) for tp, (low, high) in watermarks.items()}
+        if starts:
+            self.assign({**self._positions, **starts})
+
+    def unfollow(self, partitions: Collection[TopicPartition]) -> None:
+        """Read these partitions no longer."""
+        left = {tp: end for tp, end in self._positions.items() if tp not in partitions}
+        if left.keys() != self._positions.keys():
+            self.assign(left)
 
     def assign(self, starts: Mapping[TopicPartition, int]) -> None:
         """Read these partitions from these offsets, and nothing else."""
+        self._positions = dict(starts)
         self._client.assign(
-            [confluent_kafka.TopicPartition(*place, offset) for place, offset in starts.items()]
+            [confluent_kafka.TopicPartition(*tp, offset) for tp, offset in starts.items()]
         )
 
-    def read(self, timeout_s: float, *, limit: int = MESSAGES) -> ConsumerRecords:
-        """Return what has arrived, at most `limit` messages, waiting `timeout_s` for the first.
+    def read(self, timeout_s: float, *, limit: int = MAX_RECORDS) -> ConsumerRecords:
+        """Return what has arrived, at most `limit` records, waiting `timeout_s` for the first.
 
         Raises:
             TransientError: Kafka does not answer, or an offset to be read is not in the log.
         """
-        messages = self._client.consume(min(limit, MESSAGES), timeout_s)
-        told = [message for message in messages if message.error() is not None]
-        ends = dict(map(_end, told))
-        if told:
-            messages = [message for message in messages if message.error() is None]
-        last: dict[Any, Any] = {(m.topic(), m.partition()): m.offset() for m in messages}
-        ends |= {
-            TopicPartition(*place): max(offset + 1, ends.get(TopicPartition(*place), 0))
-            for place, offset in last.items()
-        }
-        return ConsumerRecords([message.value() for message in messages], ends, messages)
+        records = self._poll(timeout_s, limit=limit)
+        self._positions |= records.ends
+        return records
 
-    def gather(self, timeout_s: float, *, limit: int = MESSAGES) -> ConsumerRecords:
-        """Return what has arrived, a few milliseconds of it, so that it is decoded together.
+    def gather(self, timeout_s: float, *, limit: int = MAX_RECORDS) -> ConsumerRecords:
+        """Return the records of a few milliseconds, so that they are decoded together.
 
         Raises:
             TransientError: as `read`.
         """
-        first = self.read(timeout_s, limit=1)
+        first = self._poll(timeout_s, limit=1)
         if not first.ends:
             return first
-        more = self.read(GATHER_S, limit=limit)
-        return ConsumerRecords(
-            first.values + more.values, first.ends | more.ends, first.raw + more.raw
-        )
+        more = self._poll(GATHER_S, limit=limit)
+        ends = first.ends | more.ends
+        self._positions |= ends
+        return ConsumerRecords(first.values + more.values, ends, first.raw + more.raw)
 
-    def lag(self, ends: Mapping[TopicPartition, int]) -> int:
-        """Return how many records lie beyond these offsets, as the last answers of Kafka told."""
-        marks = {
-            place: self._client.get_watermark_offsets(
-                confluent_kafka.TopicPartition(*place), cached=True
-            )
-            for place in ends
+    def _poll(self, timeout_s: float, *, limit: int) -> ConsumerRecords:
+        messages = self._client.consume(min(limit, MAX_RECORDS), timeout_s)
+        errors = [message for message in messages if message.error() is not None]
+        ends = dict(map(_end_of_partition, errors))
+        if errors:
+            messages = [message for message in messages if message.error() is None]
+        last: dict[Any, Any] = {(m.topic(), m.partition()): m.offset() for m in messages}
+        ends |= {
+            TopicPartition(*tp): max(offset + 1, ends.get(TopicPartition(*tp), 0))
+            for tp, offset in last.items()
         }
-        return sum(max(0, marks[place][1] - end) for place, end in ends.items())
+        return ConsumerRecords([message.value() for message in messages], ends, messages)
+
+    def lag(self) -> int:
+        """Return how many records lie beyond the positions, by the watermarks fetched last."""
+        highs = {
+            tp: self._client.get_watermark_offsets(confluent_kafka.TopicPartition(*tp), cached=True)
+            for tp in self._positions
+        }
+        return sum(max(0, highs[tp][1] - end) for tp, end in self._positions.items())
 
     def close(self) -> None:
         """Leave the cluster."""
         self._client.close()
 
 
-def _end(told: Message) -> tuple[TopicPartition, int]:
-    place = TopicPartition(told.topic() or "", told.partition() or 0)
-    error = told.error()
+def _partitions(metadata: ClusterMetadata, matches: Callable[[str], bool]) -> list[TopicPartition]:
+    found: list[TopicPartition] = []
+    for name in sorted(filter(matches, metadata.topics)):
+        topic = metadata.topics[name]
+        if topic.error is not None:
+            raise TransientError(f"{name}: no partitions: {topic.error.str()}")
+        found += (TopicPartition(name, number) for number in sorted(topic.partitions))
+    return found
+
+
+def _end_of_partition(report: Message) -> tuple[TopicPartition, int]:
+    tp = TopicPartition(report.topic() or "", report.partition() or 0)
+    error = report.error()
     if error is None or error.code() != KafkaError._PARTITION_EOF:
         reason = "" if error is None else error.str()
-        raise TransientError(f"{place.topic} partition {place.partition}: {reason}")
-    return place, told.offset() or 0
+        raise TransientError(f"{tp.topic} partition {tp.partition}: {reason}")
+    return tp, report.offset() or 0
 
 
-ANSWER_S: Final = 1.0
+HIGH_WATERMARKS_TIMEOUT_S: Final = 1.0
 
 
 class HighWatermarks:
-    """Asks a cluster for high watermarks: two short requests, however many partitions."""
+    """Reads a cluster's high watermarks in two short requests, however many partitions."""
 
-    def __init__(self, cluster: Cluster, *, timeout_s: float = ANSWER_S) -> None:
+    def __init__(self, cluster: Cluster, *, timeout_s: float = HIGH_WATERMARKS_TIMEOUT_S) -> None:
         self._admin = cluster.admin()
         self._timeout_s = timeout_s
 
-    def ends(self, wanted: Callable[[str], bool]) -> dict[TopicPartition, int]:
-        """Return the offset that the next record of each partition of the wanted topics will get.
+    def read(self, matches: Callable[[str], bool]) -> dict[TopicPartition, int]:
+        """Return the offset of the next record of each partition of the topics that match.
 
         Raises:
             TransientError: the cluster does not answer.
         """
         try:
-            topics = self._admin.list_topics(timeout=self._timeout_s).topics
-            places = [
-                confluent_kafka.TopicPartition(name, number)
-                for name, told in topics.items()
-                if wanted(name)
-                for number in told.partitions
-            ]
-            return self._ends(places) if places else {}
+            metadata = self._admin.list_topics(timeout=self._timeout_s)
+            partitions = _partitions(metadata, matches)
+            return self._latest(partitions) if partitions else {}
         except KafkaException as exc:
             raise TransientError(f"Kafka does not answer: {exc.args[0].str()}") from exc
 
-    def _ends(self, places: list[confluent_kafka.TopicPartition]) -> dict[TopicPartition, int]:
-        told = self._admin.list_offsets(
-            {place: OffsetSpec.latest() for place in places},  # type: ignore[no-untyped-call]
+    def _latest(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        latest = self._admin.list_offsets(
+            {confluent_kafka.TopicPartition(*tp): OffsetSpec.latest() for tp in partitions},  # type: ignore[no-untyped-call]
             isolation_level=IsolationLevel.READ_COMMITTED,
             request_timeout=self._timeout_s,
         )
         return {
-            TopicPartition(one.topic, one.partition): end.result().offset
-            for one, end in told.items()
+            TopicPartition(tp.topic, tp.partition): answer.result().offset
+            for tp, answer in latest.items()
         }

@@ -13,7 +13,6 @@ from pyiceberg.table import Table
 from k2lib.errors import K2Error, TransientError
 from k2lib.iceberg.tables import TABLES, TableSpec
 from k2lib.iceberg.writer import CATALOG_ERRORS
-from k2lib.kafka.cluster import list_topics, log_ids
 from k2lib.kafka.consumer import ConsumerRecords, HighWatermarks, TopicConsumer, TopicPartition
 from k2lib.kafka.source import FindLog, KafkaSource, answers, no_log
 from k2lib.kafka.topics import topic_kind
@@ -125,7 +124,7 @@ class Tail(Closing):
         try:
             if time.monotonic() < self._silent_until:
                 self._check_answers()
-            return self._marks.ends(self._feeds), None
+            return self._marks.read(self._feeds), None
         except TransientError as exc:
             self._silent_until = time.monotonic() + RETRY_S
             return None, str(exc)
@@ -223,31 +222,30 @@ class Tail(Closing):
         self._check_answers()
         state = TableState.of(self._load())
         self._lake_newest = self._times.of(state)
-        with TopicConsumer(self.source.cluster, follows=True) as reader:
+        with TopicConsumer(self.source.cluster, low_latency=True) as consumer:
             held = TailBuffer(self._spec, state)
-            self._follow(reader, held)
+            self._follow(consumer, held)
             with self._changed:
                 if self._held is not None:
                     self._held.close()
                 self._held, self._again, self._problem = held, False, None
                 self._changed.notify_all()
-            self._read(reader, held)
+            self._read(consumer, held)
 
-    def _read(self, reader: TopicConsumer, held: TailBuffer) -> None:
-        looked = pruned = time.monotonic()
+    def _read(self, consumer: TopicConsumer, held: TailBuffer) -> None:
+        pruned = time.monotonic()
         while not (self._stop.is_set() or self._again or self._is_idle()):
-            now = time.monotonic()
-            if self._look.is_set() or now - looked > LOOK_S:
+            if self._look.is_set() or not consumer.found_within(LOOK_S):
                 self._look.clear()
-                self._follow(reader, held)
-                looked = now
+                self._follow(consumer, held)
+            now = time.monotonic()
             if now - pruned > PRUNE_S:
                 self._prune(held)
                 pruned = now
             if self._is_full():
                 self._stop.wait(POLL_S)
             else:
-                self._append(held, reader.gather(POLL_S))
+                self._append(held, consumer.gather(POLL_S))
 
     def _append(self, held: TailBuffer, messages: ConsumerRecords) -> None:
         if not messages.ends:
@@ -267,22 +265,21 @@ class Tail(Closing):
             if not held.advance(TableState.of(self._load())):
                 self._begin_again()
 
-    def _follow(self, reader: TopicConsumer, held: TailBuffer) -> None:
-        admin = self.source.cluster.admin()
-        topics = [topic for topic in list_topics(admin) if self._feeds(topic)]
-        logs = log_ids(self.source.cluster, admin, topics)
+    def _follow(self, consumer: TopicConsumer, held: TailBuffer) -> None:
+        partitions = consumer.find_partitions(self._feeds)
+        logs = consumer.log_ids(partitions)
         with self._changed:
-            if any(logs.get(place.topic) != one.log for place, one in held.reached.items()):
+            if any(logs.get(tp.topic) != one.log for tp, one in held.reached.items()):
                 self._begin_again()  # a topic was deleted, or made again
                 return
-        places = [place for topic in topics for place in reader.partitions(topic)]
-        new = [place for place in places if place not in held.reached]
-        marks = {place: reader.watermarks(place) for place in new}
+
+        def start_at(tp: TopicPartition, low: int, high: int) -> int:
+            with self._changed:
+                held.follow(tp, logs[tp.topic], low, high)
+                return held.reached[tp].end
+
+        consumer.follow(partitions, start_at)
         with self._changed:
-            for place, (low, high) in marks.items():
-                held.follow(place, logs[place.topic], low, high)
-            if new:
-                reader.assign({place: one.end for place, one in held.reached.items()})
             self._changed.notify_all()
 
 

@@ -123,7 +123,7 @@ def test_topics_of_several_venues_and_a_later_one_feed_one_table(
     with running_sink(kafka, settings) as running:
         running.wait(lambda: running.added() == 100)
         produce(kafka, many_trades(50, first=100, exchange="BINANCE_SIM"), BINANCE_TOPIC)
-        running.sink.look.set()
+        running.sink.discover.set()
         running.wait(lambda: running.added() == 150)
     exchanges = seen(settings).column("exchange")
     assert (exchanges.count("ASX_SIM"), exchanges.count("BINANCE_SIM")) == (100, 50)
@@ -287,7 +287,7 @@ def test_a_topic_made_anew_under_a_running_sink_is_read_from_its_beginning(
     with running_sink(real_kafka, settings) as running:
         running.wait(lambda: running.added() == 100)
         make_anew(real_kafka, 200, first=0)
-        running.sink.look.set()
+        running.sink.discover.set()
         running.wait(lambda: running.added() == 200)
     assert seen(settings).column() == message_ids(200)
 

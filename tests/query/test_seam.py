@@ -19,7 +19,7 @@ from support.waiting import first
 from k2lib.errors import TransientError
 from k2lib.events import CommitDone
 from k2lib.iceberg.maintenance import Maintenance
-from k2lib.iceberg.sink_session import SinkSession
+from k2lib.iceberg.sink import SinkSession
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.iceberg.writer import TableWriter
 from k2lib.kafka.consumer import TopicConsumer, TopicPartition
@@ -162,8 +162,8 @@ class World:
             return
         self.session.follow_topics()
         wanted = self.draw.randint(1, unread)
-        while self.session.pending.n_messages < wanted:
-            self.session.read(0.2, limit=wanted - self.session.pending.n_messages)
+        while self.session.pending.n_records < wanted:
+            self.session.read(0.2, limit=wanted - self.session.pending.n_records)
         ends = {place.partition: end for place, (_, end) in self.session.pending.read.items()}
         self.session.commit()
         moved: dict[int, set[int]] = {}

@@ -14,8 +14,7 @@ from support.recorded_events import AnEvent, events_of
 from support.waiting import wait_until
 
 from k2lib.events import BatchDone, Event, OnEvent
-from k2lib.iceberg.sink import Sink
-from k2lib.iceberg.sink_session import SinkSession
+from k2lib.iceberg.sink import Sink, SinkSession
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.iceberg.writer import TableWriter
 from k2lib.kafka.connect import Kafka
@@ -98,8 +97,8 @@ def read_messages(session: SinkSession, count: int) -> None:
     pending = session.pending
 
     def has_read() -> bool:
-        session.read(0.1, limit=count - pending.n_messages)
-        return pending.n_messages >= count
+        session.read(0.1, limit=count - pending.n_records)
+        return pending.n_records >= count
 
     wait_until(has_read)
 

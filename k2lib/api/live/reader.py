@@ -9,11 +9,9 @@ from typing import Final
 
 import pyarrow as pa
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from k2lib.api.live.clients import SCHEMAS, Frame, Subscription, frames_of
 from k2lib.errors import K2Error, TransientError, reason_of
-from k2lib.kafka.cluster import TIMEOUT_S
 from k2lib.kafka.consumer import ConsumerRecords, TopicConsumer, TopicPartition
 from k2lib.kafka.source import FindLog, KafkaSource, answers
 from k2lib.kafka.topics import topic_kind
@@ -145,9 +143,12 @@ class LiveReader(Closing):
             raise TransientError(f"Kafka at {source.cluster.bootstrap} does not answer")
         if source != self._source:
             self._begin(source)
-        with TopicConsumer(source.cluster, follows=True) as consumer:
-            self._resume(consumer)
-            self._read(consumer, source)
+        with TopicConsumer(source.cluster, low_latency=True) as consumer:
+            consumer.follow(self._positions, self._resume_at)
+            try:
+                self._read(consumer, source)
+            finally:
+                self._positions = dict(consumer.positions)
 
     def _begin(self, source: KafkaSource) -> None:
         """Start on another log; an embedded one has no records from before its process."""
@@ -156,49 +157,43 @@ class LiveReader(Closing):
         self._missed = self._source is not None
         self._source, self._positions, self._pending = source, {}, set()
 
-    def _resume(self, consumer: TopicConsumer) -> None:
+    def _resume_at(self, tp: TopicPartition, low: int, high: int) -> int:
         """Continue where the last session ended, as far as the log still has those records."""
-        for partition, position in self._positions.items():
-            low, high = consumer.watermarks(partition)
-            if not low <= position <= high:
-                self._positions[partition], self._missed = high, True
-        consumer.assign(self._positions)
+        position = self._positions[tp]
+        if low <= position <= high:
+            return position
+        self._missed = True
+        return high
 
     def _read(self, consumer: TopicConsumer, source: KafkaSource) -> None:
-        admin = source.cluster.admin()
-        refreshed_at, followed_version = float("-inf"), -1
+        followed_version = -1
         while not self._stop.is_set():
             version, subscriptions = self._requested
             is_new = version != followed_version
-            if is_new or time.monotonic() - refreshed_at > REFRESH_S:
+            if is_new or not consumer.found_within(REFRESH_S):
                 if self._find_log() != source:
                     return
-                self._follow(consumer, admin, subscriptions)
+                self._follow(consumer, subscriptions)
                 if is_new:
                     self._send(ReaderState(live=True, version=version, missed=self._missed))
-                refreshed_at, followed_version, self._missed = time.monotonic(), version, False
+                followed_version, self._missed = version, False
             self._publish(consumer.gather(POLL_S, limit=MAX_BATCH), source, subscriptions)
 
-    def _follow(
-        self, consumer: TopicConsumer, admin: AdminClient, subscriptions: frozenset[Subscription]
-    ) -> None:
+    def _follow(self, consumer: TopicConsumer, subscriptions: frozenset[Subscription]) -> None:
         followed = _kinds_and_venues(subscriptions)
-        positions: dict[TopicPartition, int] = {}
-        for partition in _partitions(admin, followed):
-            position = self._positions.get(partition)
+        partitions = consumer.find_partitions(lambda topic: _kind_and_venue(topic) in followed)
+        consumer.unfollow(consumer.positions.keys() - set(partitions))
+
+        def start_at(tp: TopicPartition, low: int, high: int) -> int:
             # A topic made after the first subscription to its venue is read from its beginning.
-            is_late = _kind_and_venue(partition.topic) in self._followed
-            if position is None:
-                position = consumer.watermarks(partition)[0 if is_late else 1]
-            positions[partition] = position
-        if positions.keys() != self._positions.keys():
-            consumer.assign(positions)
-        self._positions, self._followed = positions, followed
+            return low if _kind_and_venue(tp.topic) in self._followed else high
+
+        consumer.follow(partitions, start_at)
+        self._followed = followed
 
     def _publish(
         self, records: ConsumerRecords, source: KafkaSource, subscriptions: frozenset[Subscription]
     ) -> None:
-        self._positions.update(records.ends)
         frames: list[Frame] = []
         symbols = {one.symbol.encode() for one in subscriptions}
         for kind, values in _by_kind(records, symbols).items():
@@ -224,16 +219,6 @@ def _by_kind(records: ConsumerRecords, symbols: set[bytes]) -> dict[str, list[by
         if key is None or key in symbols:
             by_kind.setdefault(topic_kind(message.topic() or "") or "", []).append(value)
     return by_kind
-
-
-def _partitions(admin: AdminClient, followed: set[KindAndVenue]) -> list[TopicPartition]:
-    topics = admin.list_topics(timeout=TIMEOUT_S).topics if followed else {}
-    return [
-        TopicPartition(topic, number)
-        for topic, metadata in topics.items()
-        if _kind_and_venue(topic) in followed
-        for number in sorted(metadata.partitions)
-    ]
 
 
 def _kinds_and_venues(subscriptions: frozenset[Subscription]) -> set[KindAndVenue]:

@@ -11,8 +11,8 @@ from support.log_rows import TRADES_TOPIC, many_trades, message_ids
 
 from k2lib.errors import TransientError
 from k2lib.iceberg.tables import load_table, open_catalog
-from k2lib.iceberg.unread import unread
 from k2lib.kafka.connect import Kafka
+from k2lib.pipeline import unread
 from k2lib.schema.records import TRADE
 from k2lib.settings import Settings
 
