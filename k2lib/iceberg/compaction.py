@@ -1,32 +1,35 @@
 """Merging a partition's small files into sorted larger ones, in one snapshot.
 
-Files stand in tiers that grow by eight, by their rows. When a tier of a partition is full, its
-files become one file of a higher tier, so a row is rewritten once a tier, whatever the table's
-size.
+A file's number of rows puts it in a tier, each eight times as large as the one below. When a tier
+of a partition is full, its files become one file of a higher tier, so a row is rewritten once a
+tier, whatever the size of the table.
 """
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
 import duckdb
 import pyarrow as pa
-from pyiceberg.io.pyarrow import PyArrowFileIO, schema_to_pyarrow
-from pyiceberg.manifest import DataFile, ManifestContent
+from pyiceberg.io.pyarrow import schema_to_pyarrow
+from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
-from pyiceberg.table.snapshots import Snapshot, ancestors_of
 from pyiceberg.typedef import Record
 
 from k2lib.errors import TransientError
-from k2lib.iceberg.manifests import table_sql
-from k2lib.iceberg.offsets import SUMMARY_KEY
+from k2lib.iceberg.manifests import (
+    ManifestCache,
+    duckdb_path,
+    has_delete_files,
+    list_manifests,
+    table_sql,
+)
+from k2lib.iceberg.offsets import CAUSE_PROPERTY, offset_properties
 from k2lib.iceberg.writer import QuickTransaction, write_file
 
-CARRIED: Final = (SUMMARY_KEY,)
-CAUSE: Final = "k2.cause"
 FAN_IN: Final = 8
 TARGET_BYTES: Final = 32 * 1024 * 1024
 _FIRST_TIER_ROWS: Final = 4096
@@ -77,25 +80,18 @@ def total(merges: Sequence[Merge]) -> Merge:
     )
 
 
-class LiveFiles:
-    """The data files of a table's current snapshot; a manifest is read once while it is in use."""
+class CompactionCandidates:
+    """The data files of a table that may be merged."""
 
     def __init__(self) -> None:
-        self._read: dict[str, list[DataFile]] = {}
+        self._manifests = ManifestCache(lambda _, file: file)
 
-    def of(self, table: Table) -> list[DataFile]:
-        """Return the files that may be merged: none where delete files apply to them."""
-        snapshot = table.current_snapshot()
-        manifests = snapshot.manifests(table.io) if snapshot else []
-        self._read = {
-            manifest.manifest_path: self._read[manifest.manifest_path]
-            if manifest.manifest_path in self._read
-            else [entry.data_file for entry in manifest.fetch_manifest_entry(table.io)]
-            for manifest in manifests
-        }
-        if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
+    def read(self, table: Table) -> list[DataFile]:
+        """Return the files of the current snapshot; none where delete files apply to them."""
+        manifests = list_manifests(table, table.metadata.current_snapshot_id)
+        files = self._manifests.files(table, manifests)
+        if has_delete_files(manifests):
             return []
-        files = (file for files in self._read.values() for file in files)
         return [file for file in files if file.spec_id == table.spec().spec_id]
 
 
@@ -111,7 +107,7 @@ def compact(table: Table, groups: Sequence[Sequence[DataFile]], *, order: Sequen
         return Merge()
     written = _written(table, groups, order=order)
     transaction = QuickTransaction(table)
-    properties = {**carried(table), CAUSE: "compaction"}
+    properties = {**offset_properties(table), CAUSE_PROPERTY: "compaction"}
     with transaction.update_snapshot(snapshot_properties=properties).overwrite() as update:
         for file in merged:
             update.delete_data_file(file)
@@ -119,29 +115,6 @@ def compact(table: Table, groups: Sequence[Sequence[DataFile]], *, order: Sequen
             update.append_data_file(file)
     transaction.commit_transaction()
     return Merge(len(merged), len(written), sum(file.record_count for file in written))
-
-
-def carried(table: Table) -> dict[str, str]:
-    """Return what a maintenance snapshot copies forward from the newest that has it."""
-    last = next(reversed(offset_lineage(table)), None)
-    return {name: value for name, value in summary(last).items() if name in CARRIED}
-
-
-def offset_lineage(table: Table) -> list[Snapshot]:
-    """Return the snapshots from the current one back to the newest that carries offsets."""
-    lineage = []
-    for snapshot in ancestors_of(table.current_snapshot(), table.metadata):
-        lineage.append(snapshot)
-        if summary(snapshot).keys() >= set(CARRIED):
-            return lineage
-    return lineage[:1]
-
-
-def summary(snapshot: Snapshot | None) -> Mapping[str, str]:
-    """Return a snapshot's own properties; none where there is no snapshot."""
-    if snapshot is None or snapshot.summary is None:
-        return {}
-    return snapshot.summary.additional_properties
 
 
 def _up_to_target(files: Sequence[DataFile]) -> list[DataFile]:
@@ -188,7 +161,7 @@ def _sorted_rows(
     schema = schema_to_pyarrow(table.schema())
     keys = ", ".join(f'"{name}" ASC NULLS FIRST' for name in order)
     with tempfile.TemporaryDirectory(prefix="k2-compaction-") as folder, _duckdb(folder) as duck:
-        small_files = table_sql(table, files=[_path(file) for file in group])
+        small_files = table_sql(table, files=[duckdb_path(file.file_path) for file in group])
         rows = duck.sql(f"SELECT * FROM ({small_files}) ORDER BY {keys}")
         for batch in rows.to_arrow_reader(_ROW_GROUP_ROWS):
             yield pa.Table.from_batches([batch]).cast(schema)
@@ -196,9 +169,3 @@ def _sorted_rows(
 
 def _duckdb(folder: str) -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": folder})
-
-
-def _path(file: DataFile) -> str:
-    """Return where DuckDB finds the file: local ones without a scheme, others as they are."""
-    scheme, _, path = PyArrowFileIO.parse_location(file.file_path)
-    return path if scheme == "file" else file.file_path

@@ -16,7 +16,7 @@ from pyiceberg.expressions import (
 )
 from pyiceberg.table import Table
 
-from k2lib.iceberg.manifests import ALL_ROWS, compare, planned_files, table_sql
+from k2lib.iceberg.manifests import ALL_ROWS, compare, plan_paths, table_sql
 from k2lib.iceberg.tables import TableSpec
 
 INSTRUMENT: Final = ["exchange", "symbol"]
@@ -54,7 +54,7 @@ class Deduplicator:
             self._newest = pl.concat([self._newest, newest]).group_by(INSTRUMENT).max()
 
     def _read_newest(self, table: Table) -> pl.DataFrame:
-        stored = table_sql(table, files=planned_files(table))
+        stored = table_sql(table, files=plan_paths(table))
         found = self._connection.sql(
             "select exchange, symbol, max(source_sequence) as source_sequence, "
             f"max(timestamp) as timestamp from ({stored}) group by all"
@@ -87,7 +87,7 @@ def stored_ids(
     """
     found: list[str] = []
     for row_filter, some in _ranges(suspects) if by_day else [(ALL_ROWS, suspects)]:
-        files = planned_files(table, row_filter=row_filter)
+        files = plan_paths(table, row_filter=row_filter)
         if files:
             stored = table_sql(table, files=files)
             found += _known_among(connection, some, stored)

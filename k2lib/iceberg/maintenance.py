@@ -12,7 +12,8 @@ from pyiceberg.table.update.snapshot import ExpireSnapshots
 
 from k2lib.errors import StaleWriterError
 from k2lib.events import MaintenanceDone, OnEvent, log_event
-from k2lib.iceberg.compaction import FAN_IN, LiveFiles, Merge, compact, offset_lineage, plan, total
+from k2lib.iceberg.compaction import FAN_IN, CompactionCandidates, Merge, compact, plan, total
+from k2lib.iceberg.offsets import offset_lineage
 from k2lib.iceberg.orphan_files import OrphanFileCleaner, OrphanFileResult
 from k2lib.iceberg.tables import TableSpec
 from k2lib.iceberg.writer import QuickTransaction
@@ -119,7 +120,7 @@ class Maintenance:
         self._spec = spec
         self._now = now
         self._on_event = on_event
-        self._files = LiveFiles()
+        self._candidates = CompactionCandidates()
         self._sweep = OrphanFileCleaner(state)
         self._commits = 0
         self._swept_at: datetime | None = None
@@ -166,7 +167,7 @@ class Maintenance:
             self._on_event(done)
 
     def _merge(self, table: Table, *, fan_in: int) -> Merge:
-        groups = plan(self._files.of(table), fan_in=fan_in)
+        groups = plan(self._candidates.read(table), fan_in=fan_in)
         try:
             return compact(table, groups, order=self._spec.order)
         except CommitFailedException as exc:

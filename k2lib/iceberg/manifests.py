@@ -1,20 +1,24 @@
-"""The data files that hold a table at a snapshot, and DuckDB's SQL over them."""
+"""Manifests: the data files of a table at a snapshot, their bounds, and DuckDB's SQL over them.
+
+Every reader of manifests uses these functions but two: `orphan_files` needs the bare paths of all
+kept snapshots, and `notebook.query_plan` shows how pyiceberg itself prunes files.
+"""
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 import duckdb
 import pyarrow as pa
 from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression, LiteralPredicate
-from pyiceberg.manifest import DataFile, ManifestContent
+from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table
 from pyiceberg.types import NestedField, PrimitiveType
 
@@ -29,7 +33,7 @@ FAR_OFF_US: Final = 2**63 - 1
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """What a manifest says of one data file.
+    """A data file with what its manifest says of its rows.
 
     Attributes:
         path: as DuckDB reads it.
@@ -46,6 +50,23 @@ class PlannedFile:
     first_symbol: str | None = None
     last_symbol: str | None = None
 
+    @classmethod
+    def of(cls, table: Table, file: DataFile) -> "PlannedFile":
+        """Return a file of a table by its manifest entry."""
+        names = [field.name for field in table.specs()[file.spec_id].fields]
+        exchange = file.partition[names.index("exchange")] if "exchange" in names else None
+        oldest, newest = column_bounds(table, file, "timestamp")
+        first, last = column_bounds(table, file, "symbol")
+        return cls(
+            duckdb_path(file.file_path),
+            file.record_count,
+            exchange,
+            LONG_AGO_US if oldest is None else oldest,
+            FAR_OFF_US if newest is None else newest,
+            first,
+            last,
+        )
+
     def can_have(self, symbol: str, exchange: str | None) -> bool:
         """Say whether it can have rows of an instrument, or of a symbol anywhere."""
         if exchange is not None and self.exchange not in (exchange, None):
@@ -59,18 +80,85 @@ class PlannedFile:
         return after_start and (end is None or self.oldest_us < _microseconds(end))
 
 
-class PlanCache:
-    """The file lists planned last, so that asking again reads no manifest.
+def column_bounds(table: Table, file: DataFile, column: str) -> tuple[Any, Any]:
+    """Return the least and the greatest value a file can have in a column.
 
-    What a snapshot holds never changes: an entry stays right as long as it is kept. Nor does a
-    manifest: of the next snapshot, only those are read that the one listed before it had not.
+    Returns:
+        Times as microseconds since the epoch, texts cut to 16 characters; None for what is unknown.
+    """
+    if column not in table.schema().column_names:
+        return None, None
+    field = table.schema().find_field(column)
+    return _bound(file.lower_bounds, field), _bound(file.upper_bounds, field)
+
+
+File = TypeVar("File")
+
+
+class ManifestCache(Generic[File]):
+    """The data files of a table's snapshots; each manifest is read once while it is in use.
+
+    A manifest never changes, so of the next snapshot only new manifests are read.
+    """
+
+    def __init__(self, convert: Callable[[Table, DataFile], File]) -> None:
+        """Begin empty.
+
+        Args:
+            convert: returns what is kept of a data file.
+        """
+        self._convert = convert
+        self._tables: dict[UUID, dict[str, list[File]]] = {}
+
+    def files(self, table: Table, manifests: Sequence[ManifestFile]) -> list[File]:
+        """Return the data files of these manifests, all those of one snapshot."""
+        known = self._tables.get(table.metadata.table_uuid, {})
+        self._tables[table.metadata.table_uuid] = listed = {
+            manifest.manifest_path: known[manifest.manifest_path]
+            if manifest.manifest_path in known
+            else self._read(table, manifest)
+            for manifest in manifests
+        }
+        return list(chain.from_iterable(listed.values()))
+
+    def _read(self, table: Table, manifest: ManifestFile) -> list[File]:
+        entries = manifest.fetch_manifest_entry(table.io)
+        return [self._convert(table, entry.data_file) for entry in entries]
+
+
+def list_manifests(table: Table, snapshot_id: int | None) -> list[ManifestFile]:
+    """Return the manifests of a snapshot; none where nothing was ever committed."""
+    snapshot = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
+    return [] if snapshot is None else snapshot.manifests(table.io)
+
+
+def has_delete_files(manifests: Iterable[ManifestFile]) -> bool:
+    """Say whether delete files apply to the data files of a snapshot."""
+    return any(manifest.content == ManifestContent.DELETES for manifest in manifests)
+
+
+class PlanCache:
+    """The plans made last, so that the same question reads no manifest again.
+
+    A snapshot never changes: a plan stays right as long as it is kept.
     """
 
     def __init__(self, limit: int = 64) -> None:
         self._limit = limit
         self._plans: OrderedDict[tuple[object, ...], list[PlannedFile]] = OrderedDict()
-        self._manifests: dict[UUID, dict[str, list[PlannedFile]]] = {}
+        self._manifests = ManifestCache(PlannedFile.of)
         self._lock = threading.Lock()
+
+    def paths(
+        self,
+        table: Table,
+        *,
+        row_filter: BooleanExpression = ALL_ROWS,
+        snapshot_id: int | None = None,
+    ) -> list[str]:
+        """Return what `plan_paths` returns, planned at most once."""
+        planned = self.files(table, row_filter=row_filter, snapshot_id=snapshot_id)
+        return [file.path for file in planned]
 
     def files(
         self,
@@ -78,87 +166,60 @@ class PlanCache:
         *,
         row_filter: BooleanExpression = ALL_ROWS,
         snapshot_id: int | None = None,
-    ) -> list[str]:
-        """Return what `planned_files` returns, planned at most once."""
-        stored = self.stored(table, row_filter=row_filter, snapshot_id=snapshot_id)
-        return [file.path for file in stored]
-
-    def stored(
-        self,
-        table: Table,
-        *,
-        row_filter: BooleanExpression = ALL_ROWS,
-        snapshot_id: int | None = None,
     ) -> list[PlannedFile]:
-        """Return what `stored_files` returns, planned at most once."""
-        at = newest_snapshot_id(table) if snapshot_id is None else snapshot_id
+        """Return what `plan_files` returns, planned at most once."""
+        at = table.metadata.current_snapshot_id if snapshot_id is None else snapshot_id
         key = (table.metadata.table_uuid, at, str(row_filter))
         with self._lock:
             if key not in self._plans:
                 self._plans[key] = (
-                    self._listed(table, at)
+                    self._all_files(table, at)
                     if row_filter == ALL_ROWS
-                    else stored_files(table, row_filter=row_filter, snapshot_id=at)
+                    else plan_files(table, row_filter=row_filter, snapshot_id=at)
                 )
             self._plans.move_to_end(key)
             while len(self._plans) > self._limit:
                 self._plans.popitem(last=False)
             return self._plans[key]
 
-    def _listed(self, table: Table, snapshot_id: int | None) -> list[PlannedFile]:
-        snapshot = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
-        manifests = [] if snapshot is None else snapshot.manifests(table.io)
-        if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
-            raise _deletes_error(table)
-        known = self._manifests.get(table.metadata.table_uuid, {})
-        self._manifests[table.metadata.table_uuid] = listed = {
-            manifest.manifest_path: known.get(manifest.manifest_path)
-            or [
-                _stored(table, entry.data_file) for entry in manifest.fetch_manifest_entry(table.io)
-            ]
-            for manifest in manifests
-        }
-        return sorted(chain.from_iterable(listed.values()), key=lambda file: file.path)
+    def _all_files(self, table: Table, snapshot_id: int | None) -> list[PlannedFile]:
+        manifests = list_manifests(table, snapshot_id)
+        if has_delete_files(manifests):
+            raise _delete_files_error(table)
+        return sorted(self._manifests.files(table, manifests), key=lambda file: file.path)
 
 
-def newest_snapshot_id(table: Table) -> int | None:
-    """Return the id of the current snapshot, or None where nothing was ever committed."""
-    return table.metadata.current_snapshot_id
-
-
-def planned_files(
-    table: Table,
-    *,
-    row_filter: BooleanExpression = ALL_ROWS,
-    snapshot_id: int | None = None,
-) -> list[str]:
-    """Return the files that can hold rows of the filter; the rows still need filtering.
-
-    Returns:
-        Paths as DuckDB reads them: local ones without `file://`, others as they are; sorted.
-    Raises:
-        QueryError: another writer left delete files, which a plain read would ignore.
-    """
-    stored = stored_files(table, row_filter=row_filter, snapshot_id=snapshot_id)
-    return [file.path for file in stored]
-
-
-def stored_files(
+def plan_files(
     table: Table,
     *,
     row_filter: BooleanExpression = ALL_ROWS,
     snapshot_id: int | None = None,
 ) -> list[PlannedFile]:
-    """Return what the manifests say of the files of `planned_files`, sorted by path.
+    """Return the files that can have rows of the filter, sorted by path; rows still need filtering.
 
     Raises:
-        QueryError: as `planned_files`.
+        QueryError: another writer left delete files, which a plain read would ignore.
     """
     tasks = list(table.scan(row_filter=row_filter, snapshot_id=snapshot_id).plan_files())
     if any(task.delete_files for task in tasks):
-        raise _deletes_error(table)
-    files = [_stored(table, task.file) for task in tasks]
+        raise _delete_files_error(table)
+    files = [PlannedFile.of(table, task.file) for task in tasks]
     return sorted(files, key=lambda file: file.path)
+
+
+def plan_paths(
+    table: Table,
+    *,
+    row_filter: BooleanExpression = ALL_ROWS,
+    snapshot_id: int | None = None,
+) -> list[str]:
+    """Return the paths of `plan_files`, as DuckDB reads them.
+
+    Raises:
+        QueryError: as `plan_files`.
+    """
+    planned = plan_files(table, row_filter=row_filter, snapshot_id=snapshot_id)
+    return [file.path for file in planned]
 
 
 def table_sql(table: Table, *, files: Sequence[str]) -> str:
@@ -185,45 +246,29 @@ def compare(kind: type[LiteralPredicate], column: str, value: str) -> BooleanExp
     return kind(column, value)
 
 
+def duckdb_path(uri: str) -> str:
+    """Return a file's location as DuckDB reads it: local ones without `file://`, others as is."""
+    prefix = next((prefix for prefix in LOCAL_PREFIXES if uri.startswith(prefix)), "")
+    return uri.removeprefix(prefix)
+
+
 def text_sql(text: str) -> str:
     """Return a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def _deletes_error(table: Table) -> QueryError:
+def _delete_files_error(table: Table) -> QueryError:
     return QueryError(
         f"table {'.'.join(table.name())} has delete files, which are not read here: "
         "compact it with the engine that deleted the rows"
     )
 
 
-def _stored(table: Table, file: DataFile) -> PlannedFile:
-    path = _as_path(file.file_path)
-    names = [field.name for field in table.specs()[file.spec_id].fields]
-    exchange = file.partition[names.index("exchange")] if "exchange" in names else None
-    bounds = {}
-    for name in ("timestamp", "symbol"):
-        if name in table.schema().column_names:
-            field = table.schema().find_field(name)
-            bounds[name] = [_bound(side, field) for side in (file.lower_bounds, file.upper_bounds)]
-    oldest, newest = bounds.get("timestamp", (None, None))
-    first, last = bounds.get("symbol", (None, None))
-    return PlannedFile(
-        path,
-        file.record_count,
-        exchange,
-        LONG_AGO_US if oldest is None else oldest,
-        FAR_OFF_US if newest is None else newest,
-        first,
-        last,
-    )
-
-
 def _bound(bounds: dict[int, bytes] | None, field: NestedField) -> Any:
-    told, kind = (bounds or {}).get(field.field_id), field.field_type
-    if told is None or not isinstance(kind, PrimitiveType):
+    bound, kind = (bounds or {}).get(field.field_id), field.field_type
+    if bound is None or not isinstance(kind, PrimitiveType):
         return None
-    return from_bytes(kind, told)
+    return from_bytes(kind, bound)
 
 
 def _microseconds(moment: datetime) -> int:
@@ -238,7 +283,7 @@ def _parquet_sql(files: Sequence[str], *options: str) -> str:
 
 @lru_cache
 def _no_rows_sql(schema: pa.Schema) -> str:
-    """Only DuckDB knows what it calls a type of Arrow's, and it takes milliseconds to ask."""
+    """Only DuckDB knows its name of an Arrow type, and it takes milliseconds to say it."""
     with duckdb.connect() as connection:
         empty = connection.from_arrow(schema.empty_table())
         kinds = zip(empty.columns, empty.types, strict=True)
@@ -248,8 +293,3 @@ def _no_rows_sql(schema: pa.Schema) -> str:
 
 def _columns(schema: pa.Schema) -> str:
     return ", ".join(f'"{name}"' for name in schema.names)
-
-
-def _as_path(uri: str) -> str:
-    prefix = next((prefix for prefix in LOCAL_PREFIXES if uri.startswith(prefix)), "")
-    return uri.removeprefix(prefix)

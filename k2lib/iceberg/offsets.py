@@ -1,34 +1,74 @@
-"""How far a table has read each log: kept in the snapshots' summaries, nowhere else."""
+"""Snapshot properties of K2: `k2.offsets`, how far a table has read each log, and `k2.cause`.
+
+Offsets are in the snapshot summaries and nowhere else. The truth is the newest ancestor of the
+current snapshot that has them: snapshots of maintenance copy them, those of other engines do not.
+"""
 
 import json
 from collections.abc import Mapping
 from typing import Final
 
 from pyiceberg.table import Table
-from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.table.snapshots import Snapshot, ancestors_of
 
 from k2lib.kafka.consumer import TopicPartition
 
-SUMMARY_KEY: Final = "k2.offsets"
+OFFSETS_PROPERTY: Final = "k2.offsets"
+CAUSE_PROPERTY: Final = "k2.cause"
 EMBEDDED: Final = "embedded-"
 
 OffsetRange = tuple[int, int]
 Offsets = dict[str, dict[TopicPartition, OffsetRange]]
 
 
-def read_offsets(table: Table, snapshot: Snapshot | None = None) -> Offsets:
-    """Return log → partition → [start, end) by the newest ancestor that tells them.
+def snapshot_properties(snapshot: Snapshot | None) -> Mapping[str, str]:
+    """Return the properties in a snapshot's summary; none where there is no snapshot."""
+    if snapshot is None or snapshot.summary is None:
+        return {}
+    return snapshot.summary.additional_properties
+
+
+def snapshot_cause(snapshot: Snapshot) -> str | None:
+    """Return what committed a snapshot other than a sink, such as `compaction`; else None."""
+    return snapshot_properties(snapshot).get(CAUSE_PROPERTY)
+
+
+def has_offsets(snapshot: Snapshot) -> bool:
+    """Say whether the summary of this very snapshot has offsets."""
+    return OFFSETS_PROPERTY in snapshot_properties(snapshot)
+
+
+def offset_lineage(table: Table, snapshot: Snapshot | None = None) -> list[Snapshot]:
+    """Return the snapshots from this one back to the newest that has offsets.
 
     Args:
         snapshot: where to begin; the table's current one where it is None.
+    Returns:
+        The first snapshot alone where none of its ancestors has offsets.
     """
-    at = snapshot or table.current_snapshot()
-    while at is not None:
-        text = at.summary.additional_properties.get(SUMMARY_KEY) if at.summary else None
-        if text is not None:
-            return parse(text)
-        at = table.snapshot_by_id(at.parent_snapshot_id) if at.parent_snapshot_id else None
-    return {}
+    start = table.current_snapshot() if snapshot is None else snapshot
+    lineage = []
+    for ancestor in ancestors_of(start, table.metadata):
+        lineage.append(ancestor)
+        if has_offsets(ancestor):
+            return lineage
+    return lineage[:1]
+
+
+def offset_properties(table: Table, snapshot: Snapshot | None = None) -> dict[str, str]:
+    """Return the newest offsets of a table as the property that a later snapshot carries on."""
+    properties = snapshot_properties(next(reversed(offset_lineage(table, snapshot)), None))
+    return {name: value for name, value in properties.items() if name == OFFSETS_PROPERTY}
+
+
+def read_offsets(table: Table, snapshot: Snapshot | None = None) -> Offsets:
+    """Return log id → partition → [start, end) as a table has read them at a snapshot.
+
+    Args:
+        snapshot: the table's current one where it is None.
+    """
+    text = offset_properties(table, snapshot).get(OFFSETS_PROPERTY)
+    return {} if text is None else parse(text)
 
 
 def parse(text: str) -> Offsets:
@@ -44,12 +84,13 @@ def parse(text: str) -> Offsets:
 
 
 def render(offsets: Offsets) -> str:
-    """Write the JSON of a summary: {log: {topic: {partition: [start, end]}}}."""
-    told: dict[str, dict[str, dict[str, OffsetRange]]] = {}
-    for log, places in offsets.items():
-        for place, reached in sorted(places.items()):
-            told.setdefault(log, {}).setdefault(place.topic, {})[str(place.partition)] = reached
-    return json.dumps(told, separators=(",", ":"))
+    """Write the JSON of a summary: {log id: {topic: {partition: [start, end]}}}."""
+    by_topic: dict[str, dict[str, dict[str, OffsetRange]]] = {}
+    for log, ranges in offsets.items():
+        for tp, offset_range in sorted(ranges.items()):
+            topics = by_topic.setdefault(log, {})
+            topics.setdefault(tp.topic, {})[str(tp.partition)] = offset_range
+    return json.dumps(by_topic, separators=(",", ":"))
 
 
 def advance(
@@ -58,20 +99,21 @@ def advance(
     """Return the offsets after a commit of what was `read`: [start, end) of each partition read.
 
     Args:
-        logs: the log of each topic; other embedded logs are dropped once one of these is embedded.
+        logs: the log id of each topic; once one of them is embedded, other embedded logs are
+            dropped.
     """
-    embedded = any(logs[place.topic].startswith(EMBEDDED) for place in read)
+    embedded = any(logs[tp.topic].startswith(EMBEDDED) for tp in read)
     after = {
-        log: {place: (end, end) for place, (_, end) in places.items()}
-        for log, places in offsets.items()
+        log: {tp: (end, end) for tp, (_, end) in ranges.items()}
+        for log, ranges in offsets.items()
         if not (embedded and log.startswith(EMBEDDED) and log not in logs.values())
     }
-    for place, reached in read.items():
-        after.setdefault(logs[place.topic], {})[place] = reached
+    for tp, offset_range in read.items():
+        after.setdefault(logs[tp.topic], {})[tp] = offset_range
     return after
 
 
-def end_of(offsets: Offsets, log: str, place: TopicPartition) -> int | None:
+def end_of(offsets: Offsets, log: str, tp: TopicPartition) -> int | None:
     """Return the next offset to read, None where the table never read this partition."""
-    reached = offsets.get(log, {}).get(place)
-    return None if reached is None else reached[1]
+    offset_range = offsets.get(log, {}).get(tp)
+    return None if offset_range is None else offset_range[1]

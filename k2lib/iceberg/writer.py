@@ -22,7 +22,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from k2lib.errors import ConfigError, StaleWriterError, TransientError
 from k2lib.events import CommitBegun, CommitDone, FilesWritten, OnEvent
 from k2lib.iceberg.deduplication import Deduplicator
-from k2lib.iceberg.offsets import SUMMARY_KEY, OffsetRange, advance, end_of, read_offsets, render
+from k2lib.iceberg.offsets import (
+    OFFSETS_PROPERTY,
+    OffsetRange,
+    advance,
+    end_of,
+    read_offsets,
+    render,
+)
 from k2lib.iceberg.tables import TableSpec
 from k2lib.kafka.consumer import TopicPartition
 
@@ -197,7 +204,7 @@ class TableWriter:
         transaction = QuickTransaction(self.table)
         files = write_files(self.table, self._spec, rows) if rows.num_rows else []
         self._on_event(FilesWritten(table, len(files)))
-        summary = {SUMMARY_KEY: offsets}
+        summary = {OFFSETS_PROPERTY: offsets}
         with transaction.update_snapshot(snapshot_properties=summary).merge_append() as update:
             for file in files:
                 update.append_data_file(file)

@@ -12,6 +12,7 @@ from pyiceberg.table import Table
 from k2lib.errors import ConfigError, OwnerError
 from k2lib.events import MaintenanceDone
 from k2lib.iceberg.maintenance import Maintenance
+from k2lib.iceberg.offsets import snapshot_properties
 from k2lib.iceberg.sink import lock_path
 from k2lib.iceberg.tables import TABLES, TableSpec, load_table, open_catalog
 from k2lib.locks import lock_holder, try_lock, writer_lock
@@ -81,14 +82,12 @@ def _tables(settings: Settings) -> tuple[TableStatus, ...]:
 
 
 def _table(name: str, table: Table) -> TableStatus:
-    snapshot = table.current_snapshot()
-    summary = snapshot.summary if snapshot else None
-    told = summary.additional_properties if summary else {}
+    totals = snapshot_properties(table.current_snapshot())
     return TableStatus(
         name,
-        rows=int(told.get("total-records", 0)),
-        files=int(told.get("total-data-files", 0)),
-        disk_bytes=int(told.get("total-files-size", 0)),
+        rows=int(totals.get("total-records", 0)),
+        files=int(totals.get("total-data-files", 0)),
+        disk_bytes=int(totals.get("total-files-size", 0)),
         snapshots=len(table.snapshots()),
     )
 

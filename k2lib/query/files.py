@@ -41,7 +41,7 @@ class FilePlanner:
         """Return the files that can have rows of the filter."""
         if view.table is None:
             return []
-        return self._plans.stored(view.table, row_filter=row_filter, snapshot_id=view.snapshot_id)
+        return self._plans.files(view.table, row_filter=row_filter, snapshot_id=view.snapshot_id)
 
     def files_of(self, view: TableView, wanted: InstrumentFilter) -> list[PlannedFile]:
         """Return the files that can have rows of an instrument in a span.

@@ -268,7 +268,7 @@ class SqlViews:
         if table is None:
             rows = nothing_sql(name)
         else:
-            rows = table_sql(table, files=self._plans.files(table))
+            rows = table_sql(table, files=self._plans.paths(table))
         self._connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {rows}")
         self._connection.execute(
             f"CREATE OR REPLACE VIEW {name} AS {_shown_sql(name, f'SELECT * FROM lake.{name}')}"

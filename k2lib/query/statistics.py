@@ -7,7 +7,7 @@ import polars as pl
 from pyiceberg.table import Table
 
 from k2lib.errors import NotFoundError, QueryError
-from k2lib.iceberg.manifests import planned_files, table_sql, text_sql
+from k2lib.iceberg.manifests import plan_paths, table_sql, text_sql
 from k2lib.iceberg.tables import TABLES
 from k2lib.query.answer import ReadResult
 from k2lib.query.engine import Engine
@@ -202,8 +202,8 @@ def difference(engine: Engine, table: Table, before: AsOf, after: AsOf) -> pl.Da
     Raises:
         QueryError: no such snapshot is kept.
     """
-    then = set(planned_files(table, snapshot_id=resolve(table, before)))
-    now = set(planned_files(table, snapshot_id=resolve(table, after)))
+    then = set(plan_paths(table, snapshot_id=resolve(table, before)))
+    now = set(plan_paths(table, snapshot_id=resolve(table, after)))
     left, came = (table_sql(table, files=sorted(some)) for some in (then - now, now - then))
     query = f"{_only('added', came, left)} UNION ALL {_only('removed', left, came)}"
     order = ", ".join(f"{name} NULLS FIRST" for name in TABLES[table.name()[-1]].order)

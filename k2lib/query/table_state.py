@@ -7,13 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 import pyarrow as pa
-from pyiceberg.conversions import from_bytes
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot, ancestors_of
-from pyiceberg.types import TimestamptzType
 
-from k2lib.iceberg.compaction import CAUSE, summary
-from k2lib.iceberg.offsets import SUMMARY_KEY, Offsets, read_offsets
+from k2lib.iceberg.manifests import column_bounds
+from k2lib.iceberg.offsets import Offsets, has_offsets, read_offsets, snapshot_cause
 from k2lib.iceberg.tables import TABLES
 from k2lib.query.answer import CompleteTo
 
@@ -69,14 +67,11 @@ def step(before: TableState, after: TableState) -> Step:
 
 def newest_time(table: Table, snapshot: Snapshot) -> datetime | None:
     """Return the newest event time in a snapshot of a table, by what its files say."""
-    schema = table.schema()
-    name = next(name for name in EVENT_TIMES if name in schema.column_names)
-    of_field = schema.find_field(name)
+    name = next(name for name in EVENT_TIMES if name in table.schema().column_names)
     scan = table.scan(snapshot_id=snapshot.snapshot_id, selected_fields=(name,))
-    files = (task.file for task in scan.plan_files())
-    bounds = [(file.upper_bounds or {}).get(of_field.field_id) for file in files]
-    times = [from_bytes(TimestamptzType(), bound) for bound in bounds if bound is not None]
-    return EPOCH + timedelta(microseconds=max(map(int, times))) if times else None
+    newest = [column_bounds(table, task.file, name)[1] for task in scan.plan_files()]
+    times = [time for time in newest if time is not None]
+    return EPOCH + timedelta(microseconds=max(times)) if times else None
 
 
 class NewestTimes:
@@ -110,10 +105,10 @@ def _made_by(commits: Iterable[Snapshot]) -> Step:
 
 
 def _tells_what_it_added(one: Snapshot) -> bool:
-    if CAUSE in summary(one):
+    if snapshot_cause(one) is not None:
         return True
     added = one.summary is not None and one.summary.operation == Operation.APPEND
-    return added and SUMMARY_KEY in summary(one)
+    return added and has_offsets(one)
 
 
 @dataclass(frozen=True)

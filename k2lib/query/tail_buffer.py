@@ -14,7 +14,7 @@ from pyiceberg.expressions import And, BooleanExpression, In
 
 from k2lib.errors import LossError
 from k2lib.iceberg.deduplication import BOUNDS, INSTRUMENT, stored_ids, suspected
-from k2lib.iceberg.manifests import planned_files, table_sql, text_sql
+from k2lib.iceberg.manifests import plan_paths, table_sql, text_sql
 from k2lib.iceberg.offsets import end_of
 from k2lib.iceberg.tables import TableSpec
 from k2lib.kafka.consumer import TopicPartition
@@ -260,7 +260,7 @@ class TailBuffer(Closing):
         assert table is not None
         names = {name: instruments[name].unique().to_list() for name in INSTRUMENT}
         wanted = And(*(_one_of(name, some) for name, some in names.items()))
-        files = planned_files(table, row_filter=wanted)
+        files = plan_paths(table, row_filter=wanted)
         listed = {name: ", ".join(map(text_sql, some)) for name, some in names.items()}
         where = " AND ".join(f"{name} IN ({some})" for name, some in listed.items())
         stored = table_sql(table, files=files)

@@ -10,10 +10,9 @@ from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot
 
 from k2lib.errors import NotFoundError, QueryError
+from k2lib.iceberg.offsets import OFFSETS_PROPERTY, snapshot_cause, snapshot_properties
 
 AsOf = int | str | datetime
-CAUSE: Final = "k2.cause"
-OFFSETS: Final = "k2.offsets"
 NAMED_AT_MOST: Final = 10
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 COLUMNS: Final[Mapping[str, pl.DataType | type[pl.DataType]]] = {
@@ -110,7 +109,7 @@ def _tags(table: Table) -> Iterator[tuple[str, int]]:
 
 def _told(one: Snapshot, table: Table) -> dict[str, Any]:
     summary = one.summary
-    said = dict(summary.additional_properties) if summary else {}
+    said = snapshot_properties(one)
     numbers = {
         "rows_added": said.get("added-records", 0),
         "rows_total": said.get("total-records"),
@@ -122,10 +121,10 @@ def _told(one: Snapshot, table: Table) -> dict[str, Any]:
         "parent_id": one.parent_snapshot_id,
         "committed": _committed(one),
         "operation": summary.operation.value if summary else None,
-        "cause": said.get(CAUSE, "append"),
+        "cause": snapshot_cause(one) or "append",
         **{name: None if value is None else int(value) for name, value in numbers.items()},
         "tags": sorted(tag for tag, at in _tags(table) if at == one.snapshot_id),
-        "offsets": said.get(OFFSETS),
+        "offsets": said.get(OFFSETS_PROPERTY),
     }
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, LessThanOrEqual
 
-from k2lib.iceberg.manifests import compare, planned_files, table_sql
+from k2lib.iceberg.manifests import compare, plan_paths, table_sql
 from k2lib.query.engine import Engine
 from k2lib.query.request import InstrumentFilter
 from k2lib.query.table_state import TableView
@@ -112,7 +112,7 @@ class Holes:
         if table is None or self._seen.snapshot_id is None:
             return in_tail
         with still_kept(self._seen):
-            files = planned_files(
+            files = plan_paths(
                 table, row_filter=_row_filter(wanted, ids), snapshot_id=self._seen.snapshot_id
             )
         if not files:

@@ -4,22 +4,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final
 
 import pyarrow as pa
-from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import Or
-from pyiceberg.manifest import DataFile
-from pyiceberg.table import Table
-from pyiceberg.types import PrimitiveType
 
 from k2lib.errors import QueryError
-from k2lib.iceberg.manifests import planned_files
+from k2lib.iceberg.manifests import PlannedFile, plan_files
 from k2lib.iceberg.tables import TABLES
 from k2lib.query.engine import Engine
 from k2lib.query.request import TimeBound, instrument_filter, no_such_symbol, pick_exchange
 from k2lib.query.table_state import TableView
-from k2lib.replay.lanes import NULL, Lane, Parts, in_file, in_table, of_tail, times_us
+from k2lib.replay.lanes import Lane, Parts, in_file, in_table, of_tail, times_us
 from k2lib.replay.merge import Run
 from k2lib.schema.records import EVENT_ORDER
 
@@ -43,7 +39,7 @@ class Plan:
 
     lanes: tuple[Lane, ...]
     seen: Mapping[str, TableView]
-    files: Mapping[str, Sequence[DataFile]]
+    files: Mapping[str, Sequence[PlannedFile]]
     rows: int
 
     def runs(self, columns: Sequence[str] | None) -> list[Run]:
@@ -126,46 +122,31 @@ def still_kept(seen: TableView) -> Iterator[None]:
         ) from exc
 
 
-def _files(lanes: Sequence[Lane], seen: TableView) -> list[DataFile]:
+def _files(lanes: Sequence[Lane], seen: TableView) -> list[PlannedFile]:
     table = seen.table
     if table is None or seen.snapshot_id is None:
         return []
     filters = [lane.wanted.row_filter for lane in lanes]
     either = filters[0] if len(filters) == 1 else Or(*filters)
-    # Refuses what cannot be read here.
-    planned_files(table, row_filter=either, snapshot_id=seen.snapshot_id)
-    scan = table.scan(row_filter=either, snapshot_id=seen.snapshot_id)
-    return [task.file for task in scan.plan_files()]
+    return plan_files(table, row_filter=either, snapshot_id=seen.snapshot_id)
 
 
 def _stored(
-    lanes: Sequence[Lane], files: Sequence[DataFile], seen: TableView, read: Callable[..., Parts]
+    lanes: Sequence[Lane], files: Sequence[PlannedFile], seen: TableView, read: Callable[..., Parts]
 ) -> Iterator[Run]:
     table = seen.table
     if table is None:
         return
     for file in files:
-        since, _ = _bounds(file, table, "timestamp")
-        low, high = _bounds(file, table, "symbol")
         for lane in lanes:
-            if low is None or low <= lane.wanted.symbol <= high:
-                parts = partial(read, lane, file.file_path, io=table.io)
-                yield Run(lane, NULL if since is None else since, partial(_kept, parts, seen))
+            if file.can_have(lane.wanted.symbol, lane.wanted.exchange):
+                parts = partial(read, lane, file.path, io=table.io)
+                yield Run(lane, file.oldest_us, partial(_kept, parts, seen))
 
 
 def _kept(read: Callable[[], Parts], seen: TableView) -> Parts:
     with still_kept(seen):
         yield from read()
-
-
-def _bounds(file: DataFile, table: Table, name: str) -> tuple[Any, Any]:
-    of_field = table.schema().find_field(name)
-    low = (file.lower_bounds or {}).get(of_field.field_id)
-    high = (file.upper_bounds or {}).get(of_field.field_id)
-    if low is None or high is None:
-        return None, None
-    kind = cast(PrimitiveType, of_field.field_type)
-    return from_bytes(kind, low), from_bytes(kind, high)
 
 
 def _in_tail(lanes: Sequence[Lane], seen: TableView, schema: pa.Schema, rows: int) -> Iterator[Run]:

@@ -23,7 +23,7 @@ from support.lake_upkeep import (
 )
 
 from k2lib.errors import TransientError
-from k2lib.iceberg.compaction import TARGET_BYTES, LiveFiles, Merge, compact, plan, tier
+from k2lib.iceberg.compaction import TARGET_BYTES, CompactionCandidates, Merge, compact, plan, tier
 from k2lib.iceberg.offsets import read_offsets
 from k2lib.iceberg.tables import TABLES, ensure_table
 
@@ -42,7 +42,7 @@ def _files(count: int, **sizes: int) -> list[DataFile]:
 
 
 def _compact(table: Table) -> Merge:
-    return compact(table, plan(LiveFiles().of(table), fan_in=2), order=TRADES.order)
+    return compact(table, plan(CompactionCandidates().read(table), fan_in=2), order=TRADES.order)
 
 
 def _rows(table: Table) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ def test_a_table_without_partitions_is_compacted(tmp_path: Path) -> None:
     catalog = catalog_in(tmp_path)
     for revision in range(8):
         table = append(catalog, [gap("g1", revision)], "gaps")
-    merge = compact(table, plan(LiveFiles().of(table)), order=TABLES["gaps"].order)
+    merge = compact(table, plan(CompactionCandidates().read(table)), order=TABLES["gaps"].order)
     assert merge == Merge(8, 1, 8)
     assert sorted(row["revision"] for row in _rows(table)) == list(range(8))
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from support.lake_rows import append, at, catalog_in, gap, quote, rows_table, trade
 
 from k2lib.iceberg.deduplication import Deduplicator
-from k2lib.iceberg.manifests import planned_files
+from k2lib.iceberg.manifests import plan_paths
 from k2lib.iceberg.tables import TABLES, ensure_table
 from k2lib.schema.records import DEAD_LETTER
 
@@ -125,7 +125,7 @@ def test_what_is_newer_than_all_of_its_instrument_is_not_looked_for(
 ) -> None:
     lake = Lake(tmp_path)
     lake.add([trade(1, source_sequence=counter and 1), trade(1, symbol="MWR", message_id="w1")])
-    for file in planned_files(lake.table):
+    for file in plan_paths(lake.table):
         Path(file).unlink()
     assert lake.add([trade(9, source_sequence=counter), trade(0, symbol="NEW", message_id="n")])
 
@@ -133,7 +133,7 @@ def test_what_is_newer_than_all_of_its_instrument_is_not_looked_for(
 def test_what_is_not_newer_is_looked_for_in_the_files(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     lake.add([trade(1)])
-    for file in planned_files(lake.table):
+    for file in plan_paths(lake.table):
         Path(file).unlink()
     with pytest.raises(duckdb.IOException):
         lake.add([trade(1)])

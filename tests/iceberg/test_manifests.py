@@ -15,9 +15,9 @@ from support.lake_rows import append, at, catalog_in, rows_table, trade
 from k2lib.iceberg.manifests import (
     PlanCache,
     compare,
-    planned_files,
+    plan_files,
+    plan_paths,
     relation_sql,
-    stored_files,
     table_sql,
 )
 from k2lib.iceberg.tables import TableCache
@@ -30,7 +30,7 @@ def catalog(tmp_path: Path) -> Catalog:
 
 
 def test_plan_names_files_as_duckdb_reads_them(catalog: Catalog) -> None:
-    files = planned_files(append(catalog, [trade(1)]))
+    files = plan_paths(append(catalog, [trade(1)]))
     assert len(files) == 1
     assert Path(files[0]).is_file()
 
@@ -39,23 +39,23 @@ def test_plan_leaves_out_files_that_cannot_match(catalog: Catalog) -> None:
     append(catalog, [trade(1), trade(2, timestamp=at(0) + timedelta(days=1))])
     table = append(catalog, [trade(3, symbol="MWR")])
     day = compare(GreaterThanOrEqual, "timestamp", "2014-03-11T00:00:00+00:00")
-    assert len(planned_files(table)) == 3
-    assert len(planned_files(table, row_filter=day)) == 1
-    assert len(planned_files(table, row_filter=compare(EqualTo, "symbol", "MWR"))) == 1
+    assert len(plan_paths(table)) == 3
+    assert len(plan_paths(table, row_filter=day)) == 1
+    assert len(plan_paths(table, row_filter=compare(EqualTo, "symbol", "MWR"))) == 1
 
 
 def test_plan_of_an_older_snapshot_has_its_files_only(catalog: Catalog) -> None:
     first = append(catalog, [trade(1)]).metadata.current_snapshot_id
     table = append(catalog, [trade(2)])
-    assert len(planned_files(table, snapshot_id=first)) == 1
+    assert len(plan_paths(table, snapshot_id=first)) == 1
 
 
 def test_cache_plans_a_new_snapshot_again(catalog: Catalog) -> None:
     plans = PlanCache()
-    before = plans.files(append(catalog, [trade(1)]))
+    before = plans.paths(append(catalog, [trade(1)]))
     table = append(catalog, [trade(2)])
-    assert len(plans.files(table)) == 2
-    assert plans.stored(table) is plans.stored(table)
+    assert len(plans.paths(table)) == 2
+    assert plans.files(table) is plans.files(table)
     assert len(before) == 1
 
 
@@ -68,25 +68,25 @@ def test_cache_lists_what_pyiceberg_plans_whatever_was_listed_before(catalog: Ca
     snapshots.append(table.metadata.current_snapshot_id)
     plans = PlanCache()
     for at_snapshot in (*snapshots, None, *snapshots[::-2], snapshots[3]):
-        listed = plans.stored(table, snapshot_id=at_snapshot)
-        assert listed == stored_files(table, snapshot_id=at_snapshot)
+        listed = plans.files(table, snapshot_id=at_snapshot)
+        assert listed == plan_files(table, snapshot_id=at_snapshot)
 
 
 def test_cache_reads_no_manifest_twice(catalog: Catalog) -> None:
     plans = PlanCache()
     first = append(catalog, [trade(1)])
-    [known] = plans.stored(first)
+    [known] = plans.files(first)
     for manifest in first.current_snapshot().manifests(first.io):
         Path(manifest.manifest_path.removeprefix("file://")).unlink()
-    assert known in plans.stored(append(catalog, [trade(2)]))
+    assert known in plans.files(append(catalog, [trade(2)]))
 
 
 def test_cache_keeps_its_newest_plans(catalog: Catalog) -> None:
     plans = PlanCache(limit=1)
     table = append(catalog, [trade(1)])
-    before = plans.stored(table)
-    plans.stored(table, row_filter=compare(EqualTo, "symbol", "BHP"))
-    assert plans.stored(table) is not before
+    before = plans.files(table)
+    plans.files(table, row_filter=compare(EqualTo, "symbol", "BHP"))
+    assert plans.files(table) is not before
 
 
 def test_no_files_are_a_relation_with_columns_and_types() -> None:
@@ -113,7 +113,7 @@ def test_relation_gives_back_what_was_appended(catalog: Catalog) -> None:
     table = append(catalog, rows)
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
-    found = connection.sql(table_sql(table, files=planned_files(table)))
+    found = connection.sql(table_sql(table, files=plan_paths(table)))
     assert found.to_arrow_table().cast(TRADE.arrow).sort_by("message_id") == rows_table(rows)
 
 
@@ -122,17 +122,17 @@ def test_files_older_than_a_column_have_nulls_in_it(catalog: Catalog) -> None:
     with table.update_schema() as update:
         update.add_column("broker", StringType())
     connection = duckdb.connect()
-    only_old = connection.sql(table_sql(table, files=planned_files(table)))
+    only_old = connection.sql(table_sql(table, files=plan_paths(table)))
     assert only_old.columns == [*TRADE.arrow.names, "broker"]
     table.append(rows_table([trade(2)]).append_column("broker", pa.array(["Z"])))
-    both = connection.sql(table_sql(table, files=planned_files(table)))
+    both = connection.sql(table_sql(table, files=plan_paths(table)))
     found = both.order("message_id").project("broker").fetchall()
     assert found == [(None,), ("Z",)]
 
 
 def test_files_say_which_instruments_and_times_they_can_have(catalog: Catalog) -> None:
     table = append(catalog, [trade(1), trade(9, symbol="MWR")])
-    [file] = stored_files(table)
+    [file] = plan_files(table)
     assert file.can_have("BHP", "ASX") and file.can_have("MWR", None)
     assert not file.can_have("AAA", None) and not file.can_have("ZZZ", "ASX")
     assert not file.can_have("BHP", "BINANCE")
@@ -142,7 +142,7 @@ def test_files_say_which_instruments_and_times_they_can_have(catalog: Catalog) -
 
 def test_symbols_longer_than_the_bounds_are_not_left_out(catalog: Catalog) -> None:
     names = ["A" * 40, "A" * 16 + "Z" * 24]
-    [file] = stored_files(append(catalog, [trade(n, symbol=one) for n, one in enumerate(names)]))
+    [file] = plan_files(append(catalog, [trade(n, symbol=one) for n, one in enumerate(names)]))
     assert all(file.can_have(name, None) for name in names)
 
 
@@ -154,4 +154,4 @@ def test_a_table_is_loaded_again_only_when_it_moved(catalog: Catalog) -> None:
     assert first is not None and loaded.table("trades_v2") is first
     append(catalog, [trade(2)])
     then = loaded.table("trades_v2")
-    assert then is not None and len(stored_files(then)) == 2
+    assert then is not None and len(plan_files(then)) == 2

@@ -21,13 +21,13 @@ from support.asx_facts import (
 from support.kafkas import emptied
 
 from k2lib import K2
-from k2lib.iceberg.manifests import planned_files
+from k2lib.iceberg.manifests import plan_paths
 from k2lib.load.report import LoadReport
 
 
 def stored_trades(k2: K2) -> dict[str, TradeFacts]:
     """Read the table's files with DuckDB alone: symbol → facts."""
-    files = planned_files(k2.table("trades_v2"))
+    files = plan_paths(k2.table("trades_v2"))
     rows = duckdb.connect().execute(
         "select symbol, count(*), sum(price), sum(quantity),"
         " sum(price::decimal(38, 8) * quantity::decimal(38, 0)), min(timestamp), max(timestamp)"

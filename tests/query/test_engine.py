@@ -15,7 +15,7 @@ from pyiceberg.types import StringType
 from support.lake_rows import NOON, append, at, catalog_in, gap, quote, trade
 
 from k2lib.errors import QueryError
-from k2lib.iceberg.manifests import stored_files
+from k2lib.iceberg.manifests import plan_files
 from k2lib.iceberg.tables import TABLES, load_table
 from k2lib.query.engine import Engine
 from k2lib.schema.records import EVENT_ORDER
@@ -300,7 +300,7 @@ def test_sql_of_a_span_sees_that_span_only(catalog: Catalog, engine: Engine) -> 
 def test_sql_of_a_span_opens_no_file_of_another_time(catalog: Catalog, engine: Engine) -> None:
     append(catalog, [trade(1)])
     table = append(catalog, [trade(2, timestamp=at(0) + timedelta(days=9))])
-    [first, _] = sorted(stored_files(table), key=lambda file: file.oldest_us)
+    [first, _] = sorted(plan_files(table), key=lambda file: file.oldest_us)
     assert len(engine.sql("SELECT * FROM trades_v2")) == 2
     Path(first.path).unlink()
     assert len(engine.sql("SELECT * FROM trades_v2", start=at(60))) == 1

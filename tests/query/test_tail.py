@@ -82,7 +82,7 @@ def numbers(rows: pa.Table) -> list[int]:
 
 def asked(tail: Tail) -> TableView:
     """Ask, until Kafka says where it ends: no answer waits longer than a second for that."""
-    return first(tail.ask, lambda seen: seen.complete_to.behind is not None)
+    return first(tail.view, lambda seen: seen.complete_to.behind is not None)
 
 
 def complete(seen: TableView) -> bool:
@@ -179,7 +179,7 @@ def test_an_error_of_the_registry_is_told_and_the_lake_answered(reading: Reading
         lambda: load_table(reading.catalog, "trades_v2"),
         times=NewestTimes(),
     ) as tail:
-        seen = first(tail.ask, lambda seen: "Expecting value" in str(seen.complete_to.reason))
+        seen = first(tail.view, lambda seen: "Expecting value" in str(seen.complete_to.reason))
         told = seen.complete_to
     assert not told.log and told.time == trade(1)["timestamp"]
 
