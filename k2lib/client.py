@@ -10,9 +10,9 @@ from k2lib.errors import ConfigError
 from k2lib.events import Event, OnEvent, log_event, to_all
 from k2lib.iceberg.sink_threads import make_sinks, run_sinks
 from k2lib.iceberg.tables import TABLES, open_catalog
-from k2lib.kafka.cluster import Cluster, read_properties
+from k2lib.kafka.cluster import Cluster, KafkaSource, read_properties
 from k2lib.kafka.connect import RemoteKafka
-from k2lib.kafka.source import KafkaSource, attach
+from k2lib.kafka.embedded import attach
 from k2lib.lifecycle import Closing, interrupts_held
 from k2lib.load.asx import load_asx
 from k2lib.load.report import LoadReport

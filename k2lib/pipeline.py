@@ -16,12 +16,11 @@ from k2lib.iceberg.offsets import end_of, read_offsets
 from k2lib.iceberg.sink_threads import LOOK_AGAIN_S, SinkThreads, make_sinks
 from k2lib.iceberg.tables import TABLES, check_schema, load_table
 from k2lib.iceberg.writer import CATALOG_ERRORS
-from k2lib.kafka.cluster import Cluster, log_ids
+from k2lib.kafka.cluster import Cluster, KafkaSource, log_ids
 from k2lib.kafka.connect import RECORD_OVERHEAD_BYTES, open_kafka
 from k2lib.kafka.consumer import ConsumerRecords, TopicConsumer, TopicPartition
 from k2lib.kafka.producer import FLUSH_S, SLICE_ROWS, BatchProducer
 from k2lib.kafka.registry import Registry
-from k2lib.kafka.source import KafkaSource
 from k2lib.kafka.topics import DEAD_LETTERS, topic_kind
 from k2lib.lifecycle import Closing
 from k2lib.schema.codec import decode

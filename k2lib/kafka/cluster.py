@@ -1,6 +1,10 @@
-"""A Kafka cluster as its clients see it: where it is, and which log a topic's offsets belong to."""
+"""A Kafka cluster for its clients: address and options, topics, and the log ids of topics.
 
-from collections.abc import Iterable, Mapping
+Offsets mean something only in one log: a topic that is deleted and created again is another log.
+"""
+
+import socket
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +15,8 @@ from confluent_kafka.admin import AdminClient
 from k2lib.errors import ConfigError, TransientError
 
 TIMEOUT_S: Final = 10.0
+CONNECT_S: Final = 0.25
+KAFKA_PORT: Final = 9092
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,43 @@ class Cluster:
             ) from exc
 
 
+@dataclass(frozen=True)
+class KafkaSource:
+    """What a reader needs: a cluster, and the Avro texts of its schema ids."""
+
+    cluster: Cluster
+    schema_text: Callable[[int], str] = field(compare=False)
+
+
+# Finds the cluster to read; raises TransientError, which says why, where there is none.
+FindLog = Callable[[], KafkaSource]
+
+
+def no_log() -> KafkaSource:
+    """Find no cluster.
+
+    Raises:
+        TransientError: always.
+    """
+    raise TransientError("no Kafka was given")
+
+
+def is_reachable(bootstrap: str, *, timeout_s: float = CONNECT_S) -> bool:
+    """Say whether anything listens at one of the addresses of a cluster."""
+    return any(_listens(address, timeout_s) for address in bootstrap.split(","))
+
+
+def _listens(address: str, timeout_s: float) -> bool:
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        host, port = address, str(KAFKA_PORT)
+    try:
+        with socket.create_connection((host.strip("[] "), int(port)), timeout=timeout_s):
+            return True
+    except OSError:
+        return False
+
+
 def list_topics(admin: AdminClient, *, timeout_s: float = TIMEOUT_S) -> list[str]:
     """Return the names of all topics.
 
@@ -57,7 +100,7 @@ def list_topics(admin: AdminClient, *, timeout_s: float = TIMEOUT_S) -> list[str
 
 
 def log_ids(cluster: Cluster, admin: AdminClient, topics: Iterable[str]) -> dict[str, str]:
-    """Return the log of each topic: `<cluster id>/<topic id>`, or the embedded broker's.
+    """Return the log id of each topic: `<cluster id>/<topic id>`, or that of the embedded broker.
 
     Raises:
         TransientError: the cluster does not answer, or a topic is gone.
@@ -68,7 +111,9 @@ def log_ids(cluster: Cluster, admin: AdminClient, topics: Iterable[str]) -> dict
     try:
         cluster_id = admin.list_topics(timeout=TIMEOUT_S).cluster_id
         described = admin.describe_topics(TopicCollection(names), request_timeout=TIMEOUT_S)
-        return {name: f"{cluster_id}/{made.result().topic_id}" for name, made in described.items()}
+        return {
+            name: f"{cluster_id}/{topic.result().topic_id}" for name, topic in described.items()
+        }
     except KafkaException as exc:
         raise TransientError(f"Kafka does not tell its topics: {exc.args[0].str()}") from exc
 

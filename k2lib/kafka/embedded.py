@@ -1,16 +1,20 @@
-"""The embedded broker: librdkafka's mock cluster in the process of a home's one writer."""
+"""The embedded broker: librdkafka's mock cluster in the process of a home's one writer.
+
+`run/embedded.json` in the home describes it to readers in other processes, which `attach` to it.
+"""
 
 import json
 import os
 import threading
 import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import Producer
 
-from k2lib.errors import OwnerError
-from k2lib.kafka.cluster import TIMEOUT_S, Cluster
+from k2lib.errors import OwnerError, RecordError, TransientError
+from k2lib.kafka.cluster import TIMEOUT_S, Cluster, KafkaSource, is_reachable
 from k2lib.kafka.producer import OPTIONS
 from k2lib.kafka.registry import Registry
 from k2lib.locks import Lock, lock_holder, try_lock, writer_lock
@@ -19,10 +23,10 @@ WINDOW_BYTES: Final = 1_500_000
 
 
 class EmbeddedBroker:
-    """Owns a home: its lock, the broker, and `run/embedded.json`, which tells readers of it.
+    """Owns a home: its lock, the broker, and the file that describes the broker to readers.
 
-    The broker keeps about 5 MB a partition and forgets the oldest silently: who produces
-    waits for the sink after every `WINDOW_BYTES`, so that at most two windows are unread.
+    The broker keeps about 5 MB a partition and drops the oldest silently: the pipeline waits for
+    the sinks after every `WINDOW_BYTES`, so that at most two windows are unread.
     """
 
     window_bytes = WINDOW_BYTES
@@ -34,28 +38,15 @@ class EmbeddedBroker:
             OwnerError: another process owns the home; the message names its pid.
         """
         self._lock = _own(home)
-        self._told = home / "run" / "embedded.json"
+        self._path = embedded_path(home)
         client = Producer({"test.mock.num.brokers": 1, "log_level": 2} | OPTIONS)
         brokers = client.list_topics(timeout=TIMEOUT_S).brokers.values()
         self.client: Producer | None = client
         address = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
         self.cluster = Cluster(address, embedded_log=f"embedded-{uuid.uuid4()}")
-        self._telling = threading.Lock()
-        self.registry = Registry(f"mock://{uuid.uuid4()}", on_registered=self.tell)
-        self.tell()
-
-    def tell(self) -> None:
-        """Write pid, address, and the schema ids and texts of now, for readers."""
-        with self._telling:
-            told = {
-                "pid": os.getpid(),
-                "bootstrap": self.cluster.bootstrap,
-                "log": self.cluster.embedded_log,
-                "schemas": self.registry.known(),
-            }
-            written = self._told.with_suffix(".new")
-            written.write_text(json.dumps(told), encoding="utf-8")
-            written.replace(self._told)
+        self._writing = threading.Lock()
+        self.registry = Registry(f"mock://{uuid.uuid4()}", on_registered=self._write_description)
+        self._write_description()
 
     def close(self) -> None:
         """End the broker and free the home; other clients must be closed before."""
@@ -64,8 +55,39 @@ class EmbeddedBroker:
             self.client.close()
             self.client = None
         self.registry.close()
-        self._told.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
         self._lock.close()
+
+    def _write_description(self) -> None:
+        """Write pid, address, and today's schema ids and texts, as a whole file."""
+        with self._writing:
+            description = {
+                "pid": os.getpid(),
+                "bootstrap": self.cluster.bootstrap,
+                "log": self.cluster.embedded_log,
+                "schemas": self.registry.texts(),
+            }
+            new = self._path.with_suffix(".new")
+            new.write_text(json.dumps(description), encoding="utf-8")
+            new.replace(self._path)
+
+
+def embedded_path(home: Path) -> Path:
+    """Return the file that describes a home's embedded broker to readers."""
+    return home / "run" / "embedded.json"
+
+
+def attach(home: Path) -> KafkaSource:
+    """Find the embedded broker of a home's writer, in whatever process it runs.
+
+    Raises:
+        TransientError: no process writes the home.
+    """
+    broker = _description(home)
+    if broker is None or not _is_alive(broker["pid"]) or not is_reachable(broker["bootstrap"]):
+        raise TransientError("no process writes this home: the lake is all there is")
+    cluster = Cluster(broker["bootstrap"], embedded_log=broker["log"])
+    return KafkaSource(cluster, _schema_texts(home))
 
 
 def _own(home: Path) -> Lock:
@@ -77,3 +99,35 @@ def _own(home: Path) -> Lock:
             "it to end, or take another home with K2_HOME"
         )
     return lock
+
+
+def _description(home: Path) -> Mapping[str, Any] | None:
+    try:
+        text = embedded_path(home).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    description: Mapping[str, Any] = json.loads(text)
+    return description
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _schema_texts(home: Path) -> Callable[[int], str]:
+    texts: dict[str, str] = {}
+
+    def text(schema_id: int) -> str:
+        if str(schema_id) not in texts:
+            texts.update((_description(home) or {}).get("schemas", {}))
+        if str(schema_id) not in texts:
+            raise RecordError(f"no schema has the id {schema_id}")
+        return texts[str(schema_id)]
+
+    return text

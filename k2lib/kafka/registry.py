@@ -1,4 +1,4 @@
-"""Schema ids: registered once per topic, looked up by id, the texts kept."""
+"""The schema registry: schemas are registered once per topic, and their texts looked up by id."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -57,8 +57,8 @@ class Registry:
         """Close the connections to the registry."""
         self._client.close()
 
-    def known(self) -> Mapping[int, str]:
-        """Return the ids and texts met so far."""
+    def texts(self) -> Mapping[int, str]:
+        """Return the Avro texts used so far, by id."""
         return dict(self._texts)
 
     def _register(self, subject: str, schema: RecordSchema) -> int:

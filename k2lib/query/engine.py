@@ -16,7 +16,7 @@ from pyiceberg.expressions import BooleanExpression
 from k2lib.errors import QueryError
 from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile
 from k2lib.iceberg.tables import TableCache
-from k2lib.kafka.source import FindLog, no_log
+from k2lib.kafka.cluster import FindLog, no_log
 from k2lib.lifecycle import Closing
 from k2lib.query.answer import Params, ReadResult, fetch_frame, first_lines
 from k2lib.query.files import FilePlanner, from_newest, from_oldest, has_first, has_last

@@ -13,8 +13,8 @@ from pyiceberg.table import Table
 from k2lib.errors import K2Error, TransientError
 from k2lib.iceberg.tables import TABLES, TableSpec
 from k2lib.iceberg.writer import CATALOG_ERRORS
+from k2lib.kafka.cluster import FindLog, KafkaSource, is_reachable, no_log
 from k2lib.kafka.consumer import ConsumerRecords, HighWatermarks, TopicConsumer, TopicPartition
-from k2lib.kafka.source import FindLog, KafkaSource, answers, no_log
 from k2lib.kafka.topics import topic_kind
 from k2lib.lifecycle import Closing
 from k2lib.query.answer import CompleteTo
@@ -132,7 +132,7 @@ class Tail(Closing):
     def _check_answers(self) -> None:
         """Cheaper than to wait for a client that finds nobody."""
         bootstrap = self.source.cluster.bootstrap
-        if not answers(bootstrap):
+        if not is_reachable(bootstrap):
             raise TransientError(f"Kafka at {bootstrap} does not answer")
 
     def _feeds(self, topic: str) -> bool:

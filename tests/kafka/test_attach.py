@@ -17,8 +17,8 @@ from support.waiting import wait_until
 
 from k2lib import K2
 from k2lib.errors import RecordError, TransientError
-from k2lib.kafka.embedded import EmbeddedBroker
-from k2lib.kafka.source import answers, attach
+from k2lib.kafka.cluster import is_reachable
+from k2lib.kafka.embedded import EmbeddedBroker, attach
 from k2lib.schema.records import TRADE
 
 TOPIC = "market.equities.trades.asx"
@@ -152,13 +152,13 @@ def test_schemas_registered_after_attaching_are_known_at_once(tmp_path: Path) ->
     "bootstrap", ["127.0.0.1:1", "plaintext://127.0.0.1:1,127.0.0.1:2", "[::1]:1"]
 )
 def test_where_nothing_listens_is_told_at_once(bootstrap: str) -> None:
-    assert not answers(bootstrap)
+    assert not is_reachable(bootstrap)
 
 
 def test_one_address_that_listens_is_enough(tmp_path: Path) -> None:
     broker = EmbeddedBroker(tmp_path)
     try:
-        assert answers(f"127.0.0.1:1,{broker.cluster.bootstrap}")
+        assert is_reachable(f"127.0.0.1:1,{broker.cluster.bootstrap}")
     finally:
         broker.close()
 

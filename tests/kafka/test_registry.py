@@ -33,7 +33,7 @@ def registry(kafka: Kafka) -> Registry:
 def test_a_schema_has_one_id_however_often_it_is_registered(registry: Registry) -> None:
     first = registry.register(TOPIC, TRADE)
     assert registry.register(TOPIC, TRADE) == first
-    assert registry.known() == {first: TRADE.text}
+    assert registry.texts() == {first: TRADE.text}
 
 
 @pytest.mark.stack

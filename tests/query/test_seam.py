@@ -22,9 +22,9 @@ from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.sink import SinkSession
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.iceberg.writer import TableWriter
+from k2lib.kafka.cluster import KafkaSource
 from k2lib.kafka.consumer import TopicConsumer, TopicPartition
 from k2lib.kafka.embedded import EmbeddedBroker
-from k2lib.kafka.source import KafkaSource
 from k2lib.query.answer import ReadResult
 from k2lib.query.engine import Engine
 from k2lib.schema.codec import encode

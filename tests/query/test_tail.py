@@ -21,9 +21,9 @@ from support.waiting import first, wait_until
 from k2lib.errors import LossError
 from k2lib.iceberg.offsets import render
 from k2lib.iceberg.tables import TABLES, ensure_table, load_table, open_catalog
+from k2lib.kafka.cluster import KafkaSource
 from k2lib.kafka.connect import Kafka
 from k2lib.kafka.consumer import HighWatermarks, TopicPartition
-from k2lib.kafka.source import KafkaSource
 from k2lib.kafka.topics import create_topics
 from k2lib.query.table_state import NewestTimes, TableState, TableView, step
 from k2lib.query.tail import FULL, Tail

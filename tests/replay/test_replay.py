@@ -24,8 +24,8 @@ from support.open_files import open_files
 from support.waiting import wait_until
 
 from k2lib.errors import QueryError
+from k2lib.kafka.cluster import KafkaSource
 from k2lib.kafka.embedded import EmbeddedBroker
-from k2lib.kafka.source import KafkaSource
 from k2lib.query.engine import Engine
 from k2lib.query.request import instrument_filter
 from k2lib.replay import Gap, Quote, Replay, Trade, replay

@@ -11,8 +11,8 @@ from confluent_kafka import KafkaException
 
 from k2lib.api.live.clients import SCHEMAS, Frame, Subscription, frames_of
 from k2lib.errors import K2Error, TransientError, reason_of
+from k2lib.kafka.cluster import FindLog, KafkaSource, is_reachable
 from k2lib.kafka.consumer import ConsumerRecords, TopicConsumer, TopicPartition
-from k2lib.kafka.source import FindLog, KafkaSource, answers
 from k2lib.kafka.topics import topic_kind
 from k2lib.lifecycle import Closing
 from k2lib.schema.codec import decode
@@ -138,7 +138,7 @@ class LiveReader(Closing):
 
     def _session(self) -> None:
         source = self._find_log()
-        if not answers(source.cluster.bootstrap):
+        if not is_reachable(source.cluster.bootstrap):
             raise TransientError(f"Kafka at {source.cluster.bootstrap} does not answer")
         if source != self._source:
             self._begin(source)

@@ -25,7 +25,7 @@ from k2lib.api.live.reader import LiveReader, ReaderState, ReaderUpdate
 from k2lib.api.metrics import ApiMetrics
 from k2lib.api.options import ApiOptions
 from k2lib.api.security import RequestRefusedError
-from k2lib.kafka.source import FindLog
+from k2lib.kafka.cluster import FindLog
 
 GRACE_S: Final = 2.0
 

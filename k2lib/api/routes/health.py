@@ -14,7 +14,7 @@ from k2lib.client import K2
 from k2lib.errors import K2Error, TransientError, reason_of
 from k2lib.iceberg.tables import load_table
 from k2lib.iceberg.writer import CATALOG_ERRORS
-from k2lib.kafka.source import answers
+from k2lib.kafka.cluster import is_reachable
 
 RETRY_S: Final = 5
 CHECKED_TABLES: Final = ("trades_v2", "quotes_v2")
@@ -87,6 +87,6 @@ def log_state(k2: K2) -> LogState:
         bootstrap = k2.find_log().cluster.bootstrap
     except TransientError as exc:
         return LogState(answers=False, reason=reason_of(exc))
-    if not answers(bootstrap):
+    if not is_reachable(bootstrap):
         return LogState(answers=False, reason=f"Kafka at {bootstrap} does not answer")
     return LogState(answers=True)
