@@ -8,14 +8,13 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
 
-from k2lib.api.context import Desk
+from k2lib.api.context import AppContext
 from k2lib.api.middleware import add_middleware
 from k2lib.api.options import ApiOptions
 from k2lib.api.problems import add_problem_handlers
-from k2lib.api.responses.accept import BINARY_TYPES
+from k2lib.api.responses.formats import BINARY_TYPES
 from k2lib.api.responses.openapi import DESCRIPTION, describe
-from k2lib.api.routes import reads, replays, tables
-from k2lib.api.routes.reads import queries
+from k2lib.api.routes import reads, replay
 from k2lib.client import K2
 from k2lib.query.engine import Engine
 from k2lib.query.guard import Guard
@@ -42,16 +41,14 @@ def create_app(k2: K2, *, options: ApiOptions | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.desk = Desk(k2, engine, options)
+    app.state.context = AppContext(k2, engine, options)
     app.include_router(reads.router)
-    app.include_router(tables.router)
-    app.include_router(queries)
-    app.include_router(replays.router)
+    app.include_router(replay.router)
     add_problem_handlers(app)
     app.add_middleware(
         GZipMiddleware,
         compresslevel=FASTEST_GZIP,
-        exclude_content_types=(*BINARY_TYPES, replays.NDJSON),
+        exclude_content_types=(*BINARY_TYPES, replay.NDJSON),
     )
     add_middleware(app, k2=k2, options=options)
     describe(app, options)

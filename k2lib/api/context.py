@@ -1,4 +1,4 @@
-"""What the handlers of requests share: the platform, an engine of their own, and the limits."""
+"""The context of every request: the platform, its query engine, and the options."""
 
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore
@@ -11,22 +11,22 @@ from k2lib.client import K2
 from k2lib.query.engine import Engine
 
 # Each holds up to a million rows while it merges what it reads.
-REPLAYS_AT_ONCE: Final = 4
+MAX_REPLAYS: Final = 4
 
 
 @dataclass(frozen=True)
-class Desk:
-    """Where a request is worked on."""
+class AppContext:
+    """What the routes share."""
 
     k2: K2
     engine: Engine
     options: ApiOptions
-    replays: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(REPLAYS_AT_ONCE))
+    replay_slots: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(MAX_REPLAYS))
 
 
-async def _desk(request: Request) -> Desk:
-    desk: Desk = request.app.state.desk
-    return desk
+async def _context(request: Request) -> AppContext:
+    context: AppContext = request.app.state.context
+    return context
 
 
-AtDesk = Annotated[Desk, Depends(_desk)]
+Context = Annotated[AppContext, Depends(_context)]

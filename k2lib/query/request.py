@@ -154,13 +154,13 @@ def pick_exchange(symbol: str, exchange: str | None, *, venues: Sequence[str]) -
         QueryError: there are several.
         NotFoundError: the one asked for is not among them.
     """
-    venues = ", ".join(sorted(venues))
+    names = ", ".join(sorted(venues))
     if exchange is None:
         if len(venues) > 1:
-            raise QueryError(f"{symbol} is held at {venues}: say which one with exchange=")
+            raise QueryError(f"{symbol} is held at {names}: say which one with exchange=")
         return venues[0]
     if exchange not in venues:
-        raise NotFoundError(f"{symbol} is not held at {exchange}, but at {venues}")
+        raise NotFoundError(f"{symbol} is not held at {exchange}, but at {names}")
     return exchange
 
 

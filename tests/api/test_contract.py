@@ -15,7 +15,7 @@ from support.lake_rows import append, at, gap, quote, trade
 from k2lib import K2
 from k2lib.api.app import create_app
 from k2lib.api.options import ApiOptions
-from k2lib.api.responses.accept import FORMATS
+from k2lib.api.responses.formats import FORMATS
 from k2lib.api.server import ServedApp, bind
 
 # A question can be well formed and still have no answer: that is no fault of the document. And

@@ -22,8 +22,7 @@ from support.asx_csv import told
 from support.lake_rows import append, quote, trade
 
 from k2lib import K2
-from k2lib.api.responses.accept import FORMATS, MEDIA_TYPES, choose_format
-from k2lib.api.responses.formats import encode
+from k2lib.api.responses.formats import FORMATS, MEDIA_TYPES, choose_format, encode
 from k2lib.schema.records import TRADE
 
 ODD = {"plain": "0", "quoted": 'a "b", c', "line": "x\ny\u2028", "wide": "Ünï 😀", "empty": ""}

@@ -17,7 +17,7 @@ from support.waiting import first, wait_until
 
 from k2lib import K2
 from k2lib.api.problems import WrongParameterError
-from k2lib.api.requests.cursor import read_row_cursor, write_cursor
+from k2lib.api.requests.cursor import decode_row_cursor, encode_cursor
 from k2lib.schema.records import EVENT_ORDER, TRADE
 
 TRADES_TOPIC = "market.equities.trades.asx"
@@ -242,19 +242,19 @@ def test_a_cursor_of_another_question_is_refused(k2: K2, client: TestClient) -> 
 @given(st.integers(0, 200), st.integers(1, 255))
 def test_a_cursor_with_any_byte_changed_is_refused(place: int, flip: int) -> None:
     asked_for = {"symbol": "BHP"}
-    cursor = write_cursor(PLACE, asked=asked_for)
-    assert read_row_cursor(cursor, asked=asked_for) == PLACE
+    cursor = encode_cursor(PLACE, scope=asked_for)
+    assert decode_row_cursor(cursor, scope=asked_for) == PLACE
     raw = bytearray(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     raw[place % len(raw)] ^= flip
     changed = base64.urlsafe_b64encode(bytes(raw)).decode().rstrip("=")
     with pytest.raises(WrongParameterError, match="does not belong to this question"):
-        read_row_cursor(changed, asked=asked_for)
+        decode_row_cursor(changed, scope=asked_for)
 
 
 @given(st.text(max_size=60))
 def test_no_text_is_taken_for_a_cursor(text: str) -> None:
     with pytest.raises(WrongParameterError):
-        read_row_cursor(text, asked={})
+        decode_row_cursor(text, scope={})
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_no_text_is_taken_for_a_cursor(text: str) -> None:
 )
 def test_a_cursor_that_was_made_up_is_refused(place: tuple[Any, ...]) -> None:
     with pytest.raises(WrongParameterError):
-        read_row_cursor(write_cursor(place, asked={}), asked={})
+        decode_row_cursor(encode_cursor(place, scope={}), scope={})
 
 
 def test_a_page_of_too_many_rows_is_refused(k2: K2, client: TestClient) -> None:

@@ -1,1 +1,1 @@
-"""What requests ask for: their parameters and bodies, and the rows that are meant."""
+"""Requests: their parameters and bodies, and the queries that they become."""

@@ -1,6 +1,6 @@
-"""The bodies of the POSTs, read and described in one place."""
+"""The bodies of the POSTs: their types, checks and descriptions."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,9 +13,9 @@ from k2lib.api.requests.parameters import (
     Every,
     Exchange,
     FormatField,
-    Held,
     LimitField,
     Moment,
+    RowTable,
     StartField,
     Symbol,
     TailField,
@@ -40,16 +40,16 @@ Metric = Literal[
     "count", "sum_price", "min_price", "max_price", "avg_price", "sum_quantity", "min_quantity",
     "max_quantity", "avg_quantity", "turnover", "vwap", "open", "close", "first", "last",
 ]  # fmt: skip
-OF_EVERY_TABLE: frozenset[str] = frozenset({"count", "first", "last"})
-OF_TRADES: frozenset[str] = frozenset({"side"})
-MOST_SYMBOLS = 100
+METRICS_OF_QUOTES: frozenset[str] = frozenset({"count", "first", "last"})
+DIMENSIONS_OF_TRADES: frozenset[str] = frozenset({"side"})
+MAX_SYMBOLS = 100
 ONE_KIND = "an Arrow stream has columns of one kind: give kinds trades or quotes"
 
 SymbolsField = Annotated[
     list[Symbol],
     Field(
         min_length=1,
-        max_length=MOST_SYMBOLS,
+        max_length=MAX_SYMBOLS,
         description="The venues' names of the instruments.",
         examples=[["BHP", "MWR"]],
     ),
@@ -60,8 +60,8 @@ ExchangeField = Annotated[
 ]
 
 
-class Body(BaseModel):
-    """What every POST takes: anything else is refused."""
+class QueryBody(BaseModel):
+    """The fields of every query; others are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -72,7 +72,7 @@ class Body(BaseModel):
     format: FormatField = None
 
 
-class RowsQuery(Body):
+class RowsQuery(QueryBody):
     """Rows of several instruments."""
 
     symbols: SymbolsField
@@ -82,16 +82,6 @@ class RowsQuery(Body):
     ] = "asc"
     limit: LimitField = DEFAULT_LIMIT
     cursor: CursorField = None
-
-    def asked(self) -> dict[str, Any]:
-        """Return what the rows depend on, in what JSON can say: not page size, cursor or format."""
-        about_the_page = {"limit", "cursor", "format"}
-        told = {name: getattr(self, name) for name in type(self).model_fields}
-        return {
-            name: None if value is None else str(value)
-            for name, value in told.items()
-            if name not in about_the_page
-        }
 
 
 class TradesQuery(RowsQuery):
@@ -175,13 +165,13 @@ class ReplayQuery(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> "ReplayQuery":
+    def _check(self) -> "ReplayQuery":
         if self.format == "arrow" and len(set(self.kinds)) > 1:
             raise ValueError(ONE_KIND)
         return self
 
 
-class Aggregation(Body):
+class Aggregation(QueryBody):
     """Figures of groups of rows; metrics of prices never cross instruments."""
 
     model_config = ConfigDict(
@@ -196,12 +186,12 @@ class Aggregation(Body):
         }
     )
 
-    table: Annotated[Held, Field(description="Of quotes: count, first and last only.")] = (
+    table: Annotated[RowTable, Field(description="Of quotes: count, first and last only.")] = (
         "trades_v2"
     )
     symbols: Annotated[
         list[Symbol] | None,
-        Field(min_length=1, max_length=MOST_SYMBOLS, description="All without it."),
+        Field(min_length=1, max_length=MAX_SYMBOLS, description="All without it."),
     ] = None
     exchange: ExchangeField = None
     group_by: Annotated[
@@ -223,15 +213,15 @@ class Aggregation(Body):
     ]
 
     @model_validator(mode="after")
-    def _fits(self) -> "Aggregation":
+    def _check(self) -> "Aggregation":
         if (self.every is not None) != ("interval" in self.group_by):
             raise ValueError("give every with interval in group_by, and not without")
         if self.table == "quotes_v2":
-            self._fits_quotes()
+            self._check_quotes()
         return self
 
-    def _fits_quotes(self) -> None:
-        wrong: list[str] = [one for one in self.metrics if one not in OF_EVERY_TABLE]
-        wrong += [one for one in self.group_by if one in OF_TRADES]
+    def _check_quotes(self) -> None:
+        wrong: list[str] = [name for name in self.metrics if name not in METRICS_OF_QUOTES]
+        wrong += [name for name in self.group_by if name in DIMENSIONS_OF_TRADES]
         if wrong:
             raise ValueError(f"quotes have no {', '.join(wrong)}")

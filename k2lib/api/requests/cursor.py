@@ -1,4 +1,4 @@
-"""Where a page ended, as text that only the same question can go on from; all pure."""
+"""Paging cursors: the position where a page ended, as text bound to its query; all pure."""
 
 import base64
 import binascii
@@ -17,7 +17,7 @@ from k2lib.schema.records import EVENT_ORDER
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 DIGEST_BYTES: Final = 8
-OTHER_QUESTION: Final = (
+WRONG_CURSOR: Final = (
     "it does not belong to this question; give `next` as it was answered, with the parameters "
     "it was answered for (limit and format may differ)"
 )
@@ -25,8 +25,8 @@ _Long = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Micros = Annotated[int, msgspec.Meta(ge=-(2**55), le=2**55)]
 
 
-class RowPlace(NamedTuple):
-    """A row of trades or quotes in the order of events, and the snapshot read, where one was."""
+class RowPosition(NamedTuple):
+    """A row of trades or quotes in the order of events, and the snapshot if one is pinned."""
 
     snapshot_id: _Long | None
     timestamp_us: _Micros
@@ -38,7 +38,7 @@ class RowPlace(NamedTuple):
 
     @property
     def key(self) -> RowKey:
-        """Its place within its instrument."""
+        """Its position within its instrument."""
         return RowKey(
             from_micros(self.timestamp_us),
             self.source_sequence,
@@ -47,50 +47,50 @@ class RowPlace(NamedTuple):
         )
 
 
-class BarPlace(NamedTuple):
-    """The bar to begin with, its venue, and the snapshot read, where one was."""
+class BarPosition(NamedTuple):
+    """The first bar of a page, its venue, and the snapshot if one is pinned."""
 
     snapshot_id: _Long | None
     start_us: _Micros
     exchange: str
 
 
-_Place = TypeVar("_Place", RowPlace, BarPlace)
+_Position = TypeVar("_Position", RowPosition, BarPosition)
 
 
-def row_place(rows: pl.DataFrame, *, snapshot_id: int | None) -> RowPlace:
-    """Return the place of the last of some rows."""
+def last_row_position(rows: pl.DataFrame, *, snapshot_id: int | None) -> RowPosition:
+    """Return the position of the last row."""
     last = rows.tail(1).select(EVENT_ORDER).row(0, named=True)
     moment = last.pop("timestamp")
-    return RowPlace(snapshot_id=snapshot_id, timestamp_us=to_micros(moment), **last)
+    return RowPosition(snapshot_id=snapshot_id, timestamp_us=to_micros(moment), **last)
 
 
-def write_cursor(place: Sequence[Any], *, asked: Mapping[str, Any]) -> str:
-    """Return a place as text.
+def encode_cursor(position: Sequence[Any], *, scope: Mapping[str, Any]) -> str:
+    """Return a position as text.
 
     Args:
-        asked: what the rows depend on, in what JSON can say.
+        scope: the query that the cursor belongs to, as JSON values.
     """
-    told = msgspec.json.encode(tuple(place))
-    return base64.urlsafe_b64encode(_digest(told, asked) + told).rstrip(b"=").decode()
+    data = msgspec.json.encode(tuple(position))
+    return base64.urlsafe_b64encode(_digest(data, scope) + data).rstrip(b"=").decode()
 
 
-def read_row_cursor(text: str, *, asked: Mapping[str, Any]) -> RowPlace:
-    """Return the row after which a page begins.
+def decode_row_cursor(text: str, *, scope: Mapping[str, Any]) -> RowPosition:
+    """Return the row before the first one of a page.
 
     Raises:
-        WrongParameterError: no cursor, or one of another question.
+        WrongParameterError: not a cursor, or one of another query.
     """
-    return _decoded(text, asked, RowPlace)
+    return _decoded(text, scope, RowPosition)
 
 
-def read_bar_cursor(text: str, *, asked: Mapping[str, Any]) -> BarPlace:
-    """Return the bar with which a page begins.
+def decode_bar_cursor(text: str, *, scope: Mapping[str, Any]) -> BarPosition:
+    """Return the first bar of a page.
 
     Raises:
-        WrongParameterError: no cursor, or one of another question.
+        WrongParameterError: not a cursor, or one of another query.
     """
-    return _decoded(text, asked, BarPlace)
+    return _decoded(text, scope, BarPosition)
 
 
 def to_micros(moment: datetime) -> int:
@@ -99,28 +99,28 @@ def to_micros(moment: datetime) -> int:
 
 
 def from_micros(count: int) -> datetime:
-    """Return the moment so many microseconds after the epoch."""
+    """Return the moment of a number of microseconds since the epoch."""
     return EPOCH + timedelta(microseconds=count)
 
 
-def _decoded(text: str, asked: Mapping[str, Any], kind: type[_Place]) -> _Place:
+def _decoded(text: str, scope: Mapping[str, Any], kind: type[_Position]) -> _Position:
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except (ValueError, binascii.Error):
-        raise _garbled(text) from None
-    digest, told = raw[:DIGEST_BYTES], raw[DIGEST_BYTES:]
-    if digest != _digest(told, asked):
-        raise _garbled(text)
+        raise _wrong_cursor(text) from None
+    digest, data = raw[:DIGEST_BYTES], raw[DIGEST_BYTES:]
+    if digest != _digest(data, scope):
+        raise _wrong_cursor(text)
     try:
-        return msgspec.json.decode(told, type=kind)
+        return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise _garbled(text) from None
+        raise _wrong_cursor(text) from None
 
 
-def _digest(told: bytes, asked: Mapping[str, Any]) -> bytes:
-    question = msgspec.json.encode(dict(asked), order="sorted")
-    return hashlib.blake2b(question + b"\0" + told, digest_size=DIGEST_BYTES).digest()
+def _digest(data: bytes, scope: Mapping[str, Any]) -> bytes:
+    query = msgspec.json.encode(dict(scope), order="sorted")
+    return hashlib.blake2b(query + b"\0" + data, digest_size=DIGEST_BYTES).digest()
 
 
-def _garbled(text: str) -> WrongParameterError:
-    return WrongParameterError("cursor", text, OTHER_QUESTION)
+def _wrong_cursor(text: str) -> WrongParameterError:
+    return WrongParameterError("cursor", text, WRONG_CURSOR)

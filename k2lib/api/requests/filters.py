@@ -1,4 +1,4 @@
-"""Which rows a POST asks for, as SQL conditions whose values are all bound; pure."""
+"""The rows of a POST, as SQL conditions with bound values, and as filters of files."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,17 +15,27 @@ from pyiceberg.expressions import (
     Or,
 )
 
-from k2lib.api.requests.cursor import RowPlace, from_micros
+from k2lib.api.requests.cursor import RowPosition, from_micros
+from k2lib.errors import NotFoundError
 from k2lib.iceberg.manifests import compare
-from k2lib.query.request import BEFORE_ALL, InstrumentFilter, sort_keys
+from k2lib.query.engine import Engine
+from k2lib.query.request import (
+    BEFORE_ALL,
+    InstrumentFilter,
+    TimeBound,
+    instrument_filter,
+    pick_exchange,
+    sort_keys,
+)
+from k2lib.query.table_state import TableView
 from k2lib.schema.records import EVENT_ORDER
 
 SORT_KEYS: Final = sort_keys(EVENT_ORDER)
 
 
 @dataclass(frozen=True)
-class Where:
-    """Conditions that all hold, and the values of their `$names`."""
+class SqlCondition:
+    """Terms that all hold, and the values of their `$names`."""
 
     terms: tuple[str, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -35,75 +45,75 @@ class Where:
         """All of them as one condition."""
         return " AND ".join(f"({term})" for term in self.terms) or "true"
 
-    def __and__(self, other: "Where") -> "Where":
-        return Where(self.terms + other.terms, {**self.params, **other.params})
+    def __and__(self, other: "SqlCondition") -> "SqlCondition":
+        return SqlCondition(self.terms + other.terms, {**self.params, **other.params})
 
 
-def of_names(symbols: Sequence[str] | None, exchange: str | None) -> Where:
-    """Return the condition for some symbols, or all, at a venue, or at any."""
-    where = Where()
+def names_condition(symbols: Sequence[str] | None, exchange: str | None) -> SqlCondition:
+    """Return the condition for symbols at a venue; None is all symbols, or all venues."""
+    where = SqlCondition()
     if symbols is not None:
         named = {f"symbol_{number}": symbol for number, symbol in enumerate(symbols)}
-        where &= Where((_one_of("symbol", named),), named)
+        where &= SqlCondition((_is_in("symbol", named),), named)
     if exchange is not None:
-        where &= Where(("exchange = $exchange",), {"exchange": exchange})
+        where &= SqlCondition(("exchange = $exchange",), {"exchange": exchange})
     return where
 
 
-def of_venues(wanted: Iterable[InstrumentFilter]) -> Where:
+def instruments_condition(instruments: Iterable[InstrumentFilter]) -> SqlCondition:
     """Return the condition for instruments in the spans of their venues.
 
     Args:
-        wanted: at least one; those of one venue have one span.
+        instruments: at least one; those of one venue have one span.
     """
     by_venue: dict[str, list[InstrumentFilter]] = {}
-    for one in wanted:
-        by_venue.setdefault(one.exchange, []).append(one)
-    parts = [_of_venue(some, number) for number, some in enumerate(by_venue.values())]
+    for instrument in instruments:
+        by_venue.setdefault(instrument.exchange, []).append(instrument)
+    parts = [_venue_condition(group, number) for number, group in enumerate(by_venue.values())]
     if len(parts) == 1:
         return parts[0]
     params = {name: value for part in parts for name, value in part.params.items()}
-    return Where((" OR ".join(f"({part.sql})" for part in parts),), params)
+    return SqlCondition((" OR ".join(f"({part.sql})" for part in parts),), params)
 
 
-def within(limits: Mapping[str, tuple[str, Any]]) -> Where:
-    """Return the condition for columns that are within limits.
+def limits_condition(limits: Mapping[str, tuple[str, Any]]) -> SqlCondition:
+    """Return the condition for columns within limits.
 
     Args:
         limits: by the name of the value: `price >=` and the value, None for no limit.
     """
-    given = {name: limit for name, limit in limits.items() if limit[1] is not None}
-    terms = tuple(f"{compared} ${name}" for name, (compared, _) in given.items())
-    return Where(terms, {name: value for name, (_, value) in given.items()})
+    used = {name: limit for name, limit in limits.items() if limit[1] is not None}
+    terms = tuple(f"{comparison} ${name}" for name, (comparison, _) in used.items())
+    return SqlCondition(terms, {name: value for name, (_, value) in used.items()})
 
 
-def behind(place: RowPlace | None, *, descending: bool) -> Where:
-    """Return the condition for the rows behind one, in the order of events or backwards."""
-    if place is None:
-        return Where()
+def after_condition(position: RowPosition | None, *, descending: bool) -> SqlCondition:
+    """Return the condition for the rows after one, in the order of events or backwards."""
+    if position is None:
+        return SqlCondition()
     names = ("at", "at_exchange", "at_symbol", "at_source", "at_platform", "at_message")
     values = (
-        from_micros(place.timestamp_us),
-        place.exchange,
-        place.symbol,
-        BEFORE_ALL if place.source_sequence is None else place.source_sequence,
-        BEFORE_ALL if place.platform_sequence is None else place.platform_sequence,
-        place.message_id,
+        from_micros(position.timestamp_us),
+        position.exchange,
+        position.symbol,
+        BEFORE_ALL if position.source_sequence is None else position.source_sequence,
+        BEFORE_ALL if position.platform_sequence is None else position.platform_sequence,
+        position.message_id,
     )
     sign = "<" if descending else ">"
     row = ", ".join(f"${name}" for name in names)
-    # The first term says the same of time alone: by it whole files are passed over.
+    # The first term is the same for the time alone: by it whole files are skipped.
     terms = (f"timestamp {sign}= $at", f"({', '.join(SORT_KEYS)}) {sign} ({row})")
-    return Where(terms, dict(zip(names, values, strict=True)))
+    return SqlCondition(terms, dict(zip(names, values, strict=True)))
 
 
-def _of_venue(wanted: Sequence[InstrumentFilter], number: int) -> Where:
-    first = wanted[0]
-    named = {f"symbol_{number}_{place}": one.symbol for place, one in enumerate(wanted)}
+def _venue_condition(instruments: Sequence[InstrumentFilter], number: int) -> SqlCondition:
+    first = instruments[0]
+    named = {f"symbol_{number}_{index}": one.symbol for index, one in enumerate(instruments)}
     venue = f"exchange_{number}"
-    where = Where((f"exchange = ${venue}",), {venue: first.exchange})
-    where &= Where((_one_of("symbol", named),), named)
-    return where & within(
+    where = SqlCondition((f"exchange = ${venue}",), {venue: first.exchange})
+    where &= SqlCondition((_is_in("symbol", named),), named)
+    return where & limits_condition(
         {
             f"start_{number}": ("timestamp >=", first.start),
             f"end_{number}": ("timestamp <", first.end),
@@ -111,51 +121,80 @@ def _of_venue(wanted: Sequence[InstrumentFilter], number: int) -> Where:
     )
 
 
-def _one_of(column: str, named: Mapping[str, Any]) -> str:
+def _is_in(column: str, named: Mapping[str, Any]) -> str:
     if len(named) == 1:
         return f"{column} = ${next(iter(named))}"
     return f"{column} IN ({', '.join(f'${name}' for name in named)})"
 
 
-def of_symbols(symbols: Sequence[str] | None, exchange: str | None) -> BooleanExpression:
-    """Return which rows some symbols, or all, can have."""
-    may_have: BooleanExpression = AlwaysTrue()
+def names_filter(symbols: Sequence[str] | None, exchange: str | None) -> BooleanExpression:
+    """Return the filter of files for symbols at a venue; None is all."""
+    row_filter: BooleanExpression = AlwaysTrue()
     if symbols is not None:
-        may_have = _any_of([compare(EqualTo, "symbol", one) for one in sorted(set(symbols))])
+        row_filter = _any_of(
+            [compare(EqualTo, "symbol", symbol) for symbol in sorted(set(symbols))]
+        )
     if exchange is not None:
-        may_have = And(may_have, compare(EqualTo, "exchange", exchange))
-    return may_have
+        row_filter = And(row_filter, compare(EqualTo, "exchange", exchange))
+    return row_filter
 
 
-def of_days(start: datetime | None, end: datetime | None) -> BooleanExpression:
-    """Return which rows the days of a span can have: by whole days, as the files are parted.
+def days_filter(start: datetime | None, end: datetime | None) -> BooleanExpression:
+    """Return the filter of files for the days of a span: whole days, as files are partitioned.
 
-    One plan then serves all pages of a day.
+    One file plan then serves all pages of a day.
     """
-    may_have: BooleanExpression = AlwaysTrue()
+    row_filter: BooleanExpression = AlwaysTrue()
     if start is not None:
         first = datetime.combine(start.astimezone(UTC), time(), UTC)
-        may_have = And(may_have, compare(GreaterThanOrEqual, "timestamp", first.isoformat()))
+        row_filter = And(row_filter, compare(GreaterThanOrEqual, "timestamp", first.isoformat()))
     if end is not None:
         last = datetime.combine(end.astimezone(UTC), time.max, UTC)
-        may_have = And(may_have, compare(LessThanOrEqual, "timestamp", last.isoformat()))
-    return may_have
+        row_filter = And(row_filter, compare(LessThanOrEqual, "timestamp", last.isoformat()))
+    return row_filter
 
 
-def of_wanted(
-    wanted: Sequence[InstrumentFilter], *, within: BooleanExpression
-) -> BooleanExpression:
-    """Return which of some rows the spans of instruments can have.
+def spans_filter(instruments: Sequence[InstrumentFilter]) -> BooleanExpression:
+    """Return the filter of files for the spans of instruments.
 
     Args:
-        wanted: at least one.
+        instruments: at least one.
     """
-    starts = [one.start for one in wanted if one.start is not None]
-    ends = [one.end for one in wanted if one.end is not None]
-    start = min(starts) if len(starts) == len(wanted) else None
-    end = max(ends) if len(ends) == len(wanted) else None
-    return And(within, of_days(start, end))
+    starts = [one.start for one in instruments if one.start is not None]
+    ends = [one.end for one in instruments if one.end is not None]
+    start = min(starts) if len(starts) == len(instruments) else None
+    end = max(ends) if len(ends) == len(instruments) else None
+    return days_filter(start, end)
 
 
 def _any_of(terms: Sequence[BooleanExpression]) -> BooleanExpression:
     return terms[0] if len(terms) == 1 else Or(*terms)
+
+
+def resolve_instruments(
+    engine: Engine,
+    view: TableView,
+    *,
+    symbols: Sequence[str],
+    exchange: str | None,
+    start: TimeBound | None,
+    end: TimeBound | None,
+) -> list[InstrumentFilter]:
+    """Return each symbol at its venue, with the span by that venue's clock.
+
+    Raises:
+        NotFoundError: the table does not have a symbol, or not at that venue.
+        QueryError: a symbol is at several venues and `exchange` is None.
+    """
+    return [
+        instrument_filter(symbol, _exchange(engine, view, symbol, exchange), start=start, end=end)
+        for symbol in dict.fromkeys(symbols)
+    ]
+
+
+def _exchange(engine: Engine, view: TableView, symbol: str, exchange: str | None) -> str:
+    venues = engine.venues(view, symbol)
+    if not venues:
+        table = view.complete_to.table
+        raise NotFoundError(f"{symbol} is not in {table}: /v1/symbols lists what is")
+    return pick_exchange(symbol, exchange, venues=venues)

@@ -1,112 +1,222 @@
-"""Pages: so many rows or bars, and where the next ones begin."""
+"""Pages of rows and bars: the query of one page, and the cursor of the next one."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from k2lib.api.context import Desk
+from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression
+
+from k2lib.api.context import AppContext
 from k2lib.api.problems import WrongParameterError
+from k2lib.api.requests.bodies import QuotesQuery, RowsQuery, TradesQuery
 from k2lib.api.requests.cursor import (
-    BarPlace,
+    BarPosition,
+    RowPosition,
+    decode_bar_cursor,
+    decode_row_cursor,
+    encode_cursor,
     from_micros,
-    read_bar_cursor,
-    read_row_cursor,
-    row_place,
+    last_row_position,
     to_micros,
-    write_cursor,
 )
-from k2lib.api.requests.parameters import Bars, PageOfInstrument, Recent
-from k2lib.api.responses.reply import Page
+from k2lib.api.requests.filters import (
+    SORT_KEYS,
+    SqlCondition,
+    after_condition,
+    days_filter,
+    instruments_condition,
+    limits_condition,
+    names_filter,
+    resolve_instruments,
+    spans_filter,
+)
+from k2lib.api.requests.parameters import (
+    BarsParameters,
+    RecentParameters,
+    RowsParameters,
+    cursor_scope,
+)
+from k2lib.api.responses.reply import ResultPage
 from k2lib.query.answer import ReadResult
 from k2lib.query.statistics import ask_bars
 from k2lib.query.time_travel import AsOf
+from k2lib.schema.records import EVENT_ORDER
 
 TRADES: Final = "trades_v2"
+QUOTES: Final = "quotes_v2"
 
 
-def checked_limit(limit: int, desk: Desk) -> int:
-    """Return how many rows a page has.
+def rows_page(context: AppContext, table: str, parameters: RowsParameters) -> ResultPage:
+    """Return one page of an instrument's rows in the order of events."""
+    limit = _checked_limit(context, parameters.limit)
+    scope = {"table": table, **cursor_scope(parameters)}
+    last = None if parameters.cursor is None else decode_row_cursor(parameters.cursor, scope=scope)
+    result = context.engine.ask(
+        table,
+        parameters.symbol,
+        exchange=parameters.exchange if last is None else last.exchange,
+        start=parameters.start,
+        end=parameters.end,
+        as_of=_pinned(parameters.as_of, last),
+        after=None if last is None else last.key,
+        first=limit + 1,
+        tail=parameters.tail,
+    )
+    return _cut(result, limit, table=table, as_of=parameters.as_of, scope=scope)
 
-    Raises:
-        WrongParameterError: more than one may have.
-    """
-    most = desk.options.max_rows
-    if limit > most:
-        raise WrongParameterError("limit", limit, f"a page has at most {most} rows")
+
+def recent_page(context: AppContext, table: str, parameters: RecentParameters) -> ResultPage:
+    """Return an instrument's newest rows in the order of events."""
+    result = context.engine.ask(
+        table,
+        parameters.symbol,
+        exchange=parameters.exchange,
+        as_of=parameters.as_of,
+        last=_checked_limit(context, parameters.limit),
+        tail=parameters.tail,
+    )
+    return ResultPage(result)
+
+
+def bars_page(context: AppContext, parameters: BarsParameters) -> ResultPage:
+    """Return one page of an instrument's bars."""
+    limit = _checked_limit(context, parameters.limit)
+    scope = {"table": "bars", **cursor_scope(parameters)}
+    first = None if parameters.cursor is None else decode_bar_cursor(parameters.cursor, scope=scope)
+    result = ask_bars(
+        context.engine,
+        parameters.symbol,
+        every=parameters.every,
+        exchange=parameters.exchange if first is None else first.exchange,
+        start=parameters.start if first is None else from_micros(first.start_us),
+        end=parameters.end,
+        as_of=_pinned(parameters.as_of, first),
+        market=parameters.market,
+        first=limit + 1,
+        tail=parameters.tail,
+    )
+    if result.frame.height <= limit:
+        return ResultPage(result)
+    next_bar = result.frame.row(limit, named=True)
+    snapshot_id = _pinned_snapshot(result, TRADES, parameters.as_of)
+    position = BarPosition(snapshot_id, to_micros(next_bar["start"]), next_bar["exchange"])
+    bars = ReadResult(result.frame.head(limit), result.complete_to)
+    return ResultPage(bars, encode_cursor(position, scope=scope))
+
+
+def trades_query_page(context: AppContext, query: TradesQuery) -> ResultPage:
+    """Return one page of the trades of several instruments that meet the filters."""
+    filters = limits_condition(
+        {
+            "side": ("side =", query.side),
+            "min_price": ("price >=", query.min_price),
+            "max_price": ("price <=", query.max_price),
+            "min_quantity": ("quantity >=", query.min_quantity),
+            "max_quantity": ("quantity <=", query.max_quantity),
+        }
+    )
+    return _query_page(context, TRADES, query, filters=filters, columns=query.columns)
+
+
+def quotes_query_page(context: AppContext, query: QuotesQuery) -> ResultPage:
+    """Return one page of the quotes of several instruments that meet the filters."""
+    filters = limits_condition(
+        {
+            "min_bid_price": ("bid_price >=", query.min_bid_price),
+            "max_bid_price": ("bid_price <=", query.max_bid_price),
+            "min_ask_price": ("ask_price >=", query.min_ask_price),
+            "max_ask_price": ("ask_price <=", query.max_ask_price),
+        }
+    )
+    return _query_page(context, QUOTES, query, filters=filters, columns=query.columns)
+
+
+def _query_page(
+    context: AppContext,
+    table: str,
+    query: RowsQuery,
+    *,
+    filters: SqlCondition,
+    columns: Sequence[str] | None,
+) -> ResultPage:
+    limit = _checked_limit(context, query.limit)
+    scope = {"query": table, **cursor_scope(query)}
+    last = None if query.cursor is None else decode_row_cursor(query.cursor, scope=scope)
+    view = context.engine.table_view(table, as_of=_pinned(query.as_of, last), tail=query.tail)
+    instruments = resolve_instruments(
+        context.engine,
+        view,
+        symbols=query.symbols,
+        exchange=query.exchange,
+        start=query.start,
+        end=query.end,
+    )
+    is_descending = query.order == "desc"
+    row_filter = And(
+        names_filter(query.symbols, query.exchange),
+        spans_filter(instruments),
+        _remaining_days(last, is_descending),
+    )
+    rows = context.engine.rows(view, row_filter=row_filter)
+    condition = (
+        instruments_condition(instruments)
+        & filters
+        & after_condition(last, descending=is_descending)
+    )
+    sql = _rows_sql(rows.sql, condition, columns=columns, descending=is_descending, count=limit + 1)
+    result = rows.answer(context.engine.fetch(sql, rows, params=condition.params))
+    page = _cut(result, limit, table=table, as_of=query.as_of, scope=scope)
+    if columns is None:
+        return page
+    return ResultPage(
+        ReadResult(page.result.frame.select(columns), result.complete_to), page.next_cursor
+    )
+
+
+def _remaining_days(last: RowPosition | None, descending: bool) -> BooleanExpression:
+    if last is None:
+        return AlwaysTrue()
+    moment = from_micros(last.timestamp_us)
+    return days_filter(None, moment) if descending else days_filter(moment, None)
+
+
+def _rows_sql(
+    rows: str,
+    condition: SqlCondition,
+    *,
+    columns: Sequence[str] | None,
+    descending: bool,
+    count: int,
+) -> str:
+    # The columns of the cursor are read too, and left out of the answer.
+    names = "*" if columns is None else ", ".join(dict.fromkeys([*columns, *EVENT_ORDER]))
+    order = ", ".join(f"{key} {'DESC' if descending else 'ASC'}" for key in SORT_KEYS)
+    return f"SELECT {names} FROM ({rows}) WHERE {condition.sql} ORDER BY {order} LIMIT {count}"
+
+
+def _checked_limit(context: AppContext, limit: int) -> int:
+    max_rows = context.options.max_rows
+    if limit > max_rows:
+        raise WrongParameterError("limit", limit, f"a page has at most {max_rows} rows")
     return limit
 
 
-def row_page(desk: Desk, table: str, asked: PageOfInstrument) -> Page:
-    """Return one page of an instrument's rows in the order of events."""
-    limit = checked_limit(asked.limit, desk)
-    question = {"table": table, **asked.asked()}
-    place = None if asked.cursor is None else read_row_cursor(asked.cursor, asked=question)
-    answer = desk.engine.ask(
-        table,
-        asked.symbol,
-        exchange=asked.exchange if place is None else place.exchange,
-        start=asked.start,
-        end=asked.end,
-        as_of=pinned(asked.as_of, None if place is None else place.snapshot_id),
-        after=None if place is None else place.key,
-        first=limit + 1,
-        tail=asked.tail,
-    )
-    return cut(answer, limit, table=table, as_of=asked.as_of, question=question)
+def _cut(
+    result: ReadResult, limit: int, *, table: str, as_of: AsOf | None, scope: Mapping[str, Any]
+) -> ResultPage:
+    """Cut off the row beyond the limit, which is read to see whether there is a next page."""
+    if result.frame.height <= limit:
+        return ResultPage(result)
+    rows = result.frame.head(limit)
+    position = last_row_position(rows, snapshot_id=_pinned_snapshot(result, table, as_of))
+    return ResultPage(ReadResult(rows, result.complete_to), encode_cursor(position, scope=scope))
 
 
-def cut(
-    answer: ReadResult, limit: int, *, table: str, as_of: AsOf | None, question: dict[str, Any]
-) -> Page:
-    """Return the rows of one page, of an answer that has one row more if there is a next one."""
-    if answer.frame.height <= limit:
-        return Page(answer)
-    rows = answer.frame.head(limit)
-    place = row_place(rows, snapshot_id=_read_at(answer, table, as_of))
-    return Page(ReadResult(rows, answer.complete_to), write_cursor(place, asked=question))
+def _pinned(as_of: AsOf | None, position: RowPosition | BarPosition | None) -> AsOf | None:
+    """Return the snapshot of the first page for all pages, even where a tag has moved since."""
+    if position is None or position.snapshot_id is None:
+        return as_of
+    return position.snapshot_id
 
 
-def recent_page(desk: Desk, table: str, asked: Recent) -> Page:
-    """Return an instrument's newest rows in the order of events."""
-    answer = desk.engine.ask(
-        table,
-        asked.symbol,
-        exchange=asked.exchange,
-        as_of=asked.as_of,
-        last=checked_limit(asked.limit, desk),
-        tail=asked.tail,
-    )
-    return Page(answer)
-
-
-def bar_page(desk: Desk, asked: Bars) -> Page:
-    """Return one page of an instrument's bars."""
-    limit = checked_limit(asked.limit, desk)
-    question = {"table": "bars", **asked.asked()}
-    place = None if asked.cursor is None else read_bar_cursor(asked.cursor, asked=question)
-    answer = ask_bars(
-        desk.engine,
-        asked.symbol,
-        every=asked.every,
-        exchange=asked.exchange if place is None else place.exchange,
-        start=asked.start if place is None else from_micros(place.start_us),
-        end=asked.end,
-        as_of=pinned(asked.as_of, None if place is None else place.snapshot_id),
-        market=asked.market,
-        first=limit + 1,
-        tail=asked.tail,
-    )
-    if answer.frame.height <= limit:
-        return Page(answer)
-    following = answer.frame.row(limit, named=True)
-    snapshot_id = _read_at(answer, TRADES, asked.as_of)
-    after = BarPlace(snapshot_id, to_micros(following["start"]), following["exchange"])
-    bars = ReadResult(answer.frame.head(limit), answer.complete_to)
-    return Page(bars, write_cursor(after, asked=question))
-
-
-def pinned(as_of: AsOf | None, snapshot_id: int | None) -> AsOf | None:
-    """Return the moment of a page: that of the first one, even where a tag has moved since."""
-    return as_of if snapshot_id is None else snapshot_id
-
-
-def _read_at(answer: ReadResult, table: str, as_of: AsOf | None) -> int | None:
-    return None if as_of is None else answer.complete_to[table].snapshot_id
+def _pinned_snapshot(result: ReadResult, table: str, as_of: AsOf | None) -> int | None:
+    return None if as_of is None else result.complete_to[table].snapshot_id

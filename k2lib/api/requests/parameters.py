@@ -1,4 +1,4 @@
-"""The parameters of each GET, read and described in one place."""
+"""The parameters of the GETs: their types, checks and descriptions."""
 
 import re
 from datetime import UTC, date, datetime
@@ -15,7 +15,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from k2lib.api.responses.accept import Format
+from k2lib.api.responses.formats import Format
 from k2lib.errors import QueryError
 from k2lib.query.request import TimeBound
 from k2lib.query.sql import Market
@@ -24,7 +24,7 @@ from k2lib.schema.calendar import bar_length
 
 FIRST_YEAR: Final = 1970
 LAST_YEAR: Final = 2199
-LONGEST_ID: Final = 2**63 - 1
+MAX_SNAPSHOT_ID: Final = 2**63 - 1
 SYMBOL: Final = r"^[^\u0000-\u0020\u007f]{1,64}$"
 EXCHANGE: Final = r"^[A-Z0-9_]{1,32}$"
 AS_OF: Final = r"^[A-Za-z0-9_.:+-]{1,64}$"
@@ -42,7 +42,7 @@ def read_when(value: object) -> TimeBound:
     """Return a date, or an aware moment.
 
     Raises:
-        ValueError: neither, or out of the years there can be data of.
+        ValueError: neither, or outside the years of the data.
     """
     if not isinstance(value, str):
         raise ValueError(_A_MOMENT)
@@ -53,10 +53,10 @@ def read_when(value: object) -> TimeBound:
 
 
 def read_day(value: object) -> date:
-    """Return a date of the years there can be data of.
+    """Return a date.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not a date, or outside the years of the data.
     """
     when = read_when(value)
     if isinstance(when, datetime):
@@ -68,7 +68,7 @@ def read_moment(text: str) -> datetime:
     """Return an aware moment, in UTC.
 
     Raises:
-        ValueError: it is none, or has no zone.
+        ValueError: not a moment, or without a zone.
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -84,15 +84,15 @@ def read_moment(text: str) -> datetime:
 
 
 def read_as_of(value: object) -> AsOf:
-    """Return a snapshot's id, a tag, or an aware moment, by what the text looks like.
+    """Return a snapshot's id, a tag, or an aware moment, by the form of the text.
 
     Raises:
-        ValueError: not a text that can be one of them.
+        ValueError: none of these forms.
     """
     if not isinstance(value, str) or re.fullmatch(AS_OF, value) is None:
         raise ValueError("give a snapshot's id, a tag, or a moment with its zone")
     if _DIGITS.fullmatch(value):
-        if int(value) > LONGEST_ID:
+        if int(value) > MAX_SNAPSHOT_ID:
             raise ValueError("no snapshot has so high an id")
         return int(value)
     if _DATE_ONLY.match(value) and len(value) > len("2014-03-10"):
@@ -104,7 +104,7 @@ def read_every(value: object) -> str:
     """Return the length of a bar.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not a length.
     """
     if not isinstance(value, str):
         raise ValueError("give a number and s, m, h or d, for example 5m")
@@ -116,10 +116,10 @@ def read_every(value: object) -> str:
 
 
 def read_amount(value: object) -> Decimal:
-    """Return an amount of 8 decimals at most, given as text as in every answer.
+    """Return an amount of 8 decimals at most, as text as in every answer.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not an amount.
     """
     if not isinstance(value, str) or re.fullmatch(AMOUNT, value) is None:
         raise ValueError('give text with at most 10 digits and 8 decimals, for example "36.67"')
@@ -158,7 +158,7 @@ Every = Annotated[str, BeforeValidator(read_every), _schema(pattern=EVERY)]
 Amount = Annotated[Decimal, PlainValidator(read_amount), _schema(pattern=AMOUNT)]
 
 
-Held = Literal["trades_v2", "quotes_v2"]
+RowTable = Literal["trades_v2", "quotes_v2"]
 AnyTable = Literal["trades_v2", "quotes_v2", "reference_v2", "dead_letters", "gaps"]
 GapState = Literal["noticed", "filled", "covered", "none_at_venue", "lost"]
 DEFAULT_LIMIT = 1000
@@ -203,48 +203,43 @@ FormatField = Annotated[
 ]
 
 
-class Parameters(BaseModel):
-    """What every GET takes: anything else is refused."""
+class CommonParameters(BaseModel):
+    """The parameters of every GET; others are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
     format: FormatField = None
 
-    def asked(self) -> dict[str, Any]:
-        """Return what the rows depend on, in what JSON can say: not page size, cursor or format."""
-        about_the_page = {"format", "limit", "cursor"}
-        told = {name: getattr(self, name) for name in type(self).model_fields}
-        return {
-            name: None if value is None else str(value)
-            for name, value in told.items()
-            if name not in about_the_page
-        }
+
+def cursor_scope(request: BaseModel) -> dict[str, str | None]:
+    """Return what the rows of a request depend on: not page size, cursor or format."""
+    values = {name: getattr(request, name) for name in type(request).model_fields}
+    return {
+        name: None if value is None else str(value)
+        for name, value in values.items()
+        if name not in ("format", "limit", "cursor")
+    }
 
 
-class Read(Parameters):
-    """What every read of a table takes."""
+class TableParameters(CommonParameters):
+    """The parameters of every read of a table."""
 
     as_of: AsOfField = None
     tail: TailField = True
 
 
-class OfInstrument(Read):
-    """The rows of one instrument in a span."""
+class RowsParameters(TableParameters):
+    """A page of the rows of one instrument in a span."""
 
     symbol: Annotated[Symbol, Field(description="The venue's name of it.", examples=["BHP"])]
     exchange: ExchangeField = None
     start: StartField = None
     end: EndField = None
-
-
-class PageOfInstrument(OfInstrument):
-    """A page of them."""
-
     limit: LimitField = DEFAULT_LIMIT
     cursor: CursorField = None
 
 
-class Recent(Read):
+class RecentParameters(TableParameters):
     """The newest rows of one instrument."""
 
     symbol: Annotated[Symbol, Field(description="The venue's name of it.", examples=["BHP"])]
@@ -252,7 +247,7 @@ class Recent(Read):
     limit: LimitField = 100
 
 
-class Bars(PageOfInstrument):
+class BarsParameters(RowsParameters):
     """Bars of one instrument."""
 
     every: Annotated[
@@ -267,22 +262,22 @@ class Bars(PageOfInstrument):
     ] = "all"
 
 
-class Instruments(Read):
+class InstrumentsParameters(TableParameters):
     """The instruments of a table."""
 
-    table: Annotated[Held, Field(description="Where they are held.", examples=["trades_v2"])] = (
-        "trades_v2"
-    )
+    table: Annotated[
+        RowTable, Field(description="Where they are held.", examples=["trades_v2"])
+    ] = "trades_v2"
     exchange: Annotated[Exchange | None, Field(description="Only this venue's.")] = None
 
 
-class Snapshots(Parameters):
+class SnapshotsParameters(CommonParameters):
     """The snapshots of a table."""
 
     table: Annotated[AnyTable, Field(description="Its name.", examples=["trades_v2"])] = "trades_v2"
 
 
-class Gaps(Read):
+class GapsParameters(TableParameters):
     """The gaps in the venues' sequences."""
 
     exchange: Annotated[Exchange | None, Field(description="Only this venue's.")] = None

@@ -1,5 +1,9 @@
-"""What rows look like in JSON; the other formats have the same columns."""
+"""The JSON documents of the API; the other formats have the same columns.
 
+OpenAPI names a model without its suffix: `TradeRow` is `Trade`, `TradesPage` is `Trades`.
+"""
+
+import re
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,7 +48,13 @@ VendorData = Annotated[
 ]
 
 
-class Trade(BaseModel):
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        model_title_generator=lambda model: re.sub("(Row|Page|Document)$", "", model.__name__)
+    )
+
+
+class TradeRow(_Model):
     """One execution."""
 
     message_id: str = Field(examples=["b59a418f-8cc6-5020-93a1-a5b1ac0169bc"])
@@ -64,7 +74,7 @@ class Trade(BaseModel):
     vendor_data: VendorData
 
 
-class Quote(BaseModel):
+class QuoteRow(_Model):
     """Best bid and ask; null where that side is empty."""
 
     message_id: str = Field(examples=["89da9b03-e5bf-5329-9be9-5e9c68ee2171"])
@@ -84,7 +94,7 @@ class Quote(BaseModel):
     vendor_data: VendorData
 
 
-class _Traded(BaseModel):
+class _TradedRow(_Model):
     open: Amount
     high: Amount
     low: Amount
@@ -95,7 +105,7 @@ class _Traded(BaseModel):
     turnover: Turnover
 
 
-class Bar(_Traded):
+class BarRow(_TradedRow):
     """What was traded in `[start, start + every)`."""
 
     exchange: str = Field(examples=["ASX"])
@@ -106,7 +116,7 @@ class Bar(_Traded):
     )
 
 
-class Summary(_Traded):
+class SummaryRow(_TradedRow):
     """What was traded on one trading date."""
 
     exchange: str = Field(examples=["ASX"])
@@ -116,7 +126,7 @@ class Summary(_Traded):
     last: Time = Field(description="The last trade's time.")
 
 
-class Instrument(BaseModel):
+class InstrumentRow(_Model):
     """One instrument as a table holds it."""
 
     exchange: str = Field(examples=["ASX"])
@@ -126,7 +136,7 @@ class Instrument(BaseModel):
     last: Time
 
 
-class Venue(BaseModel):
+class VenueRow(_Model):
     """One venue as a table holds it."""
 
     exchange: str = Field(examples=["ASX"])
@@ -136,7 +146,7 @@ class Venue(BaseModel):
     last: Time
 
 
-class Snapshot(BaseModel):
+class SnapshotRow(_Model):
     """One snapshot that is kept."""
 
     snapshot_id: SnapshotId
@@ -152,7 +162,7 @@ class Snapshot(BaseModel):
     offsets: str | None = Field(description="JSON of the Kafka offsets up to which it goes.")
 
 
-class Gap(BaseModel):
+class GapRow(_Model):
     """The newest revision of a hole in a venue's sequence."""
 
     message_id: str
@@ -170,7 +180,7 @@ class Gap(BaseModel):
     note: str
 
 
-class Group(BaseModel):
+class GroupRow(_Model):
     """What it was grouped by, then the metrics: those that were asked for."""
 
     symbol: str = Field(default="", examples=["BHP"])
@@ -198,7 +208,7 @@ class Group(BaseModel):
 Row = TypeVar("Row")
 
 
-class CompleteTo(BaseModel):
+class CompleteToDocument(_Model):
     """Up to where an answer is complete in one table."""
 
     table: str = Field(examples=["trades_v2"])
@@ -213,59 +223,59 @@ class CompleteTo(BaseModel):
     reason: str | None = Field(description="Why it is less than was asked for; null if it is not.")
 
 
-class Page(BaseModel, Generic[Row]):
+class ResponsePage(_Model, Generic[Row]):
     """Rows, and what is known about them."""
 
     data: list[Row]
-    complete_to: dict[str, CompleteTo] = Field(description="By table.")
+    complete_to: dict[str, CompleteToDocument] = Field(description="By table.")
     next: str | None = Field(description="Cursor of the next page; null on the last one.")
 
 
-class Trades(Page[Trade]):
+class TradesPage(ResponsePage[TradeRow]):
     """A page of trades in the order of events."""
 
 
-class Quotes(Page[Quote]):
+class QuotesPage(ResponsePage[QuoteRow]):
     """A page of quotes in the order of events."""
 
 
-class Bars(Page[Bar]):
+class BarsPage(ResponsePage[BarRow]):
     """A page of bars by time."""
 
 
-class Summaries(Page[Summary]):
+class SummariesPage(ResponsePage[SummaryRow]):
     """One row."""
 
 
-class Symbols(Page[Instrument]):
+class SymbolsPage(ResponsePage[InstrumentRow]):
     """Sorted by exchange and symbol."""
 
 
-class Stats(Page[Venue]):
+class StatsPage(ResponsePage[VenueRow]):
     """Sorted by exchange."""
 
 
-class Snapshots(Page[Snapshot]):
+class SnapshotsPage(ResponsePage[SnapshotRow]):
     """The newest first."""
 
 
-class Gaps(Page[Gap]):
+class GapsPage(ResponsePage[GapRow]):
     """Sorted by exchange, symbol and from_id."""
 
 
-class FoundTrades(Page[dict[str, Any]]):
+class FoundTradesPage(ResponsePage[dict[str, Any]]):
     """A page of trades, with the columns asked for."""
 
 
-class FoundQuotes(Page[dict[str, Any]]):
+class FoundQuotesPage(ResponsePage[dict[str, Any]]):
     """A page of quotes, with the columns asked for."""
 
 
-class Groups(Page[Group]):
+class GroupsPage(ResponsePage[GroupRow]):
     """A row for each group, sorted by what it was grouped by."""
 
 
-class ParameterError(BaseModel):
+class ParameterError(_Model):
     """What is wrong with one parameter."""
 
     parameter: str = Field(examples=["limit"])
@@ -273,7 +283,7 @@ class ParameterError(BaseModel):
     reason: str = Field(examples=["Input should be greater than or equal to 1"])
 
 
-class Problem(BaseModel):
+class ProblemDocument(_Model):
     """A problem document (RFC 9457)."""
 
     model_config = ConfigDict(extra="allow")

@@ -1,5 +1,6 @@
-"""What OpenAPI says beyond the types: formats, headers, problems, and the limits of this server."""
+"""The OpenAPI document: formats, headers, problems and limits, which the types do not say."""
 
+import json
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any, Final
@@ -10,8 +11,8 @@ from pydantic import TypeAdapter
 
 from k2lib.api.options import ApiOptions
 from k2lib.api.problems import MEDIA_TYPE
-from k2lib.api.responses.accept import MEDIA_TYPES
-from k2lib.api.responses.models import Problem, Quote, Trade
+from k2lib.api.responses.formats import MEDIA_TYPES
+from k2lib.api.responses.models import ProblemDocument, QuoteRow, TradeRow
 
 DESCRIPTION: Final = """Market data of a K2 home: the lake, and what Kafka has beyond it.
 
@@ -21,7 +22,7 @@ that is not the last has a cursor, `next`: pages skip and repeat nothing that wa
 first one was asked for. Decimals are text with all their digits, times UTC with microseconds.
 What goes wrong is told as a problem document (RFC 9457)."""
 REFS: Final = "#/components/schemas/"
-# What every request can meet, and what it means here.
+# The errors that every request can end with, and their meaning here.
 PROBLEMS: Final = {
     400: "A parameter is wrong, or the question has no single answer.",
     401: "No key, or one that is not known.",
@@ -41,16 +42,16 @@ HEADERS: Final[dict[str, Any]] = {
     "X-K2-Complete-To": ("Up to where the answer is complete, by table, as JSON.", True),
     "X-K2-Next": ("Cursor of the next page; not on the last one.", False),
 }
-OF_A_GET: Final[dict[str, Any]] = {
+GET_HEADERS: Final[dict[str, Any]] = {
     "ETag": ("Tag of the question, its format, and the table's state.", True),
     "Link": ('The next page\'s address, rel="next"; not on the last one.', False),
 }
-# Answers whose rows have only the columns that were asked for.
-PARTS: Final = {"FoundTrades": "Trade", "FoundQuotes": "Quote", "Groups": "Group"}
+# Pages whose rows have only the requested columns.
+PARTIAL_ROWS: Final = {"FoundTrades": "Trade", "FoundQuotes": "Quote", "Groups": "Group"}
 
 
 def describe(app: FastAPI, options: ApiOptions) -> None:
-    """Let an application's OpenAPI document say all of it."""
+    """Make an application's OpenAPI document complete."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -64,17 +65,32 @@ def _document(app: FastAPI, options: ApiOptions) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
+    _name_by_title(document)
     schemas = document["components"]["schemas"]
-    for model in (Problem, Trade, Quote):
+    for model in (ProblemDocument, TradeRow, QuoteRow):
         schemas |= _schemas_of(model)
-    for page, row in PARTS.items():
-        schemas[page]["properties"]["data"]["items"] = _part_of(schemas[row])
+    for page, row in PARTIAL_ROWS.items():
+        schemas[page]["properties"]["data"]["items"] = _partial(schemas[row])
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     for path, method, operation in _operations(document):
         _with_responses(operation, read=method == "get", streamed=path == "/v1/replay")
     _limit_rows(document, options.max_rows)
     return document
+
+
+def _name_by_title(document: dict[str, Any]) -> None:
+    """Name the schemas by their titles, not by the classes that they are made from."""
+    schemas = document["components"]["schemas"]
+    titles = {name: schema["title"] for name, schema in schemas.items()}
+    text = json.dumps(document)
+    for name, title in titles.items():
+        text = text.replace(f'"{REFS}{name}"', f'"{REFS}{title}"')
+    document.update(json.loads(text))
+    schemas = document["components"]["schemas"]
+    document["components"]["schemas"] = {
+        title: schemas[name] for name, title in sorted(titles.items(), key=lambda one: one[1])
+    }
 
 
 def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -93,19 +109,19 @@ def _with_responses(operation: dict[str, Any], *, read: bool, streamed: bool) ->
         return
     answer = responses["200"]
     answer["description"] = "Rows, in the format asked for."
-    answer["headers"] = _headers(HEADERS | (OF_A_GET if read else {}))
+    answer["headers"] = _headers(HEADERS | (GET_HEADERS if read else {}))
     answer["content"] |= _other_formats()
     if read:
         unchanged = {"description": "The client has the answer already (If-None-Match)."}
-        responses["304"] = {**unchanged, "headers": _headers({"ETag": OF_A_GET["ETag"]})}
+        responses["304"] = {**unchanged, "headers": _headers({"ETag": GET_HEADERS["ETag"]})}
         operation["parameters"] = [*operation.get("parameters", []), *map(_header_parameter, (
             ("Accept", "Formats, with how much each is wanted.", "text/csv;q=0.9, */*;q=0.1"),
             ("If-None-Match", "Tags of answers that the client has.", 'W/"0"'),
         ))]  # fmt: skip
 
 
-def _header_parameter(told: tuple[str, str, str]) -> dict[str, Any]:
-    name, description, example = told
+def _header_parameter(header: tuple[str, str, str]) -> dict[str, Any]:
+    name, description, example = header
     return {
         "name": name,
         "in": "header",
@@ -145,29 +161,29 @@ def _problem(meaning: str) -> dict[str, Any]:
     }
 
 
-def _headers(told: dict[str, Any]) -> dict[str, Any]:
+def _headers(headers: dict[str, Any]) -> dict[str, Any]:
     return {
         name: {"description": meaning, "required": always, "schema": {"type": "string"}}
-        for name, (meaning, always) in told.items()
+        for name, (meaning, always) in headers.items()
     }
 
 
 def _schemas_of(model: type[Any]) -> dict[str, Any]:
     adapter = TypeAdapter(model)
     schema = adapter.json_schema(mode="serialization", ref_template=f"{REFS}{{model}}")
-    return {**schema.pop("$defs", {}), model.__name__: schema}
+    return {**schema.pop("$defs", {}), schema["title"]: schema}
 
 
-def _part_of(row: dict[str, Any]) -> dict[str, Any]:
+def _partial(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in ("required", "title")}
 
 
-def _limit_rows(document: dict[str, Any], most: int) -> None:
+def _limit_rows(document: dict[str, Any], max_rows: int) -> None:
     for _, _, operation in _operations(document):
         for parameter in operation.get("parameters", []):
             if parameter["name"] == "limit":
-                parameter["schema"]["maximum"] = most
+                parameter["schema"]["maximum"] = max_rows
     for schema in document["components"]["schemas"].values():
         limit = schema.get("properties", {}).get("limit")
         if limit is not None:
-            limit["maximum"] = most
+            limit["maximum"] = max_rows

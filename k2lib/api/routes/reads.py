@@ -1,163 +1,279 @@
-"""The GETs: rows, bars, summaries, and what the tables hold."""
+"""The GETs of data, and the POSTs that query and aggregate it."""
 
 from typing import Annotated, Final
 
 import polars as pl
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from k2lib.api.context import AtDesk
-from k2lib.api.requests.aggregates import group_page
+from k2lib.api.context import AppContext, Context
+from k2lib.api.requests.aggregations import groups_page
 from k2lib.api.requests.bodies import Aggregation, QuotesQuery, TradesQuery
-from k2lib.api.requests.pages import TRADES, bar_page, recent_page, row_page
+from k2lib.api.requests.filters import limits_condition
+from k2lib.api.requests.pages import (
+    QUOTES,
+    TRADES,
+    bars_page,
+    quotes_query_page,
+    recent_page,
+    rows_page,
+    trades_query_page,
+)
 from k2lib.api.requests.parameters import (
-    Bars,
+    BarsParameters,
     Day,
     Exchange,
-    Instruments,
-    PageOfInstrument,
-    Read,
-    Recent,
+    GapsParameters,
+    InstrumentsParameters,
+    RecentParameters,
+    RowsParameters,
+    SnapshotsParameters,
     Symbol,
+    TableParameters,
 )
-from k2lib.api.requests.search import found_page, quote_filters, trade_filters
 from k2lib.api.responses import models
-from k2lib.api.responses.accept import choose_format
-from k2lib.api.responses.reply import Page, Source, check_rows, reply, sent
+from k2lib.api.responses.formats import choose_format
+from k2lib.api.responses.reply import (
+    ReadSource,
+    ResultPage,
+    check_row_count,
+    page_response,
+    reply,
+)
+from k2lib.errors import NotFoundError
+from k2lib.iceberg.tables import load_table
 from k2lib.query.answer import ReadResult
+from k2lib.query.sql import newest_revisions_sql
 from k2lib.query.statistics import ask_summary, ask_symbols
+from k2lib.query.time_travel import snapshots as kept_snapshots
 
-QUOTES: Final = "quotes_v2"
+GAPS: Final = "gaps"
 router = APIRouter(prefix="/v1")
 
 
-@router.get("/trades", response_model=models.Trades, tags=["rows"])
-def trades(asked: Annotated[PageOfInstrument, Query()], request: Request, desk: AtDesk) -> Response:
+@router.get("/trades", response_model=models.TradesPage, tags=["rows"])
+def trades(
+    parameters: Annotated[RowsParameters, Query()], request: Request, context: Context
+) -> Response:
     """Return one instrument's trades in the order of events, page by page."""
-    source = Source(TRADES, asked.as_of, asked.tail)
-    return reply(
-        request, desk, form=asked.format, source=source, ask=lambda: row_page(desk, TRADES, asked)
-    )
-
-
-@router.get("/trades/recent", response_model=models.Trades, tags=["rows"])
-def recent_trades(asked: Annotated[Recent, Query()], request: Request, desk: AtDesk) -> Response:
-    """Return one instrument's newest trades in the order of events, those of this second too."""
-    source = Source(TRADES, asked.as_of, asked.tail)
     return reply(
         request,
-        desk,
-        form=asked.format,
-        source=source,
-        ask=lambda: recent_page(desk, TRADES, asked),
+        context,
+        requested_format=parameters.format,
+        source=_source(TRADES, parameters),
+        query=lambda: rows_page(context, TRADES, parameters),
     )
 
 
-@router.get("/quotes", response_model=models.Quotes, tags=["rows"])
-def quotes(asked: Annotated[PageOfInstrument, Query()], request: Request, desk: AtDesk) -> Response:
-    """Return one instrument's quotes in the order of events, page by page."""
-    source = Source(QUOTES, asked.as_of, asked.tail)
+@router.get("/trades/recent", response_model=models.TradesPage, tags=["rows"])
+def recent_trades(
+    parameters: Annotated[RecentParameters, Query()], request: Request, context: Context
+) -> Response:
+    """Return one instrument's newest trades in the order of events, those of this second too."""
     return reply(
-        request, desk, form=asked.format, source=source, ask=lambda: row_page(desk, QUOTES, asked)
+        request,
+        context,
+        requested_format=parameters.format,
+        source=_source(TRADES, parameters),
+        query=lambda: recent_page(context, TRADES, parameters),
     )
 
 
-@router.get("/bars", response_model=models.Bars, tags=["aggregates"])
-def bars(asked: Annotated[Bars, Query()], request: Request, desk: AtDesk) -> Response:
+@router.get("/quotes", response_model=models.QuotesPage, tags=["rows"])
+def quotes(
+    parameters: Annotated[RowsParameters, Query()], request: Request, context: Context
+) -> Response:
+    """Return one instrument's quotes in the order of events, page by page."""
+    return reply(
+        request,
+        context,
+        requested_format=parameters.format,
+        source=_source(QUOTES, parameters),
+        query=lambda: rows_page(context, QUOTES, parameters),
+    )
+
+
+@router.get("/bars", response_model=models.BarsPage, tags=["aggregates"])
+def bars(
+    parameters: Annotated[BarsParameters, Query()], request: Request, context: Context
+) -> Response:
     """Return one instrument's open, high, low, close and volume by time."""
-    source = Source(TRADES, asked.as_of, asked.tail)
-    return reply(request, desk, form=asked.format, source=source, ask=lambda: bar_page(desk, asked))
+    return reply(
+        request,
+        context,
+        requested_format=parameters.format,
+        source=_source(TRADES, parameters),
+        query=lambda: bars_page(context, parameters),
+    )
 
 
 @router.get(
-    "/summary/{exchange}/{symbol}/{date}", response_model=models.Summaries, tags=["aggregates"]
+    "/summary/{exchange}/{symbol}/{date}", response_model=models.SummariesPage, tags=["aggregates"]
 )
 def summary(
     exchange: Annotated[Exchange, Path(description="Venue.", examples=["ASX"])],
     symbol: Annotated[Symbol, Path(description="The venue's name.", examples=["BHP"])],
     date: Annotated[Day, Path(description="The venue's trading date.", examples=["2014-03-10"])],
-    asked: Annotated[Read, Query()],
+    parameters: Annotated[TableParameters, Query()],
     request: Request,
-    desk: AtDesk,
+    context: Context,
 ) -> Response:
     """Return what one instrument did on one trading date of its venue."""
 
-    def ask() -> Page:
-        return Page(
+    def query() -> ResultPage:
+        return ResultPage(
             ask_summary(
-                desk.engine, symbol, date, exchange=exchange, as_of=asked.as_of, tail=asked.tail
+                context.engine,
+                symbol,
+                date,
+                exchange=exchange,
+                as_of=parameters.as_of,
+                tail=parameters.tail,
             )
         )
 
-    source = Source(TRADES, asked.as_of, asked.tail)
-    return reply(request, desk, form=asked.format, source=source, ask=ask)
-
-
-@router.get("/symbols", response_model=models.Symbols, tags=["about the data"])
-def symbols(asked: Annotated[Instruments, Query()], request: Request, desk: AtDesk) -> Response:
-    """Return the instruments that a table holds: how many rows, from when to when."""
-    source = Source(asked.table, asked.as_of, asked.tail)
-
-    def ask() -> Page:
-        answer = _held(desk, asked)
-        check_rows(desk, answer.frame.height, remedy="ask for one exchange")
-        return Page(answer)
-
-    return reply(request, desk, form=asked.format, source=source, ask=ask)
-
-
-@router.get("/stats", response_model=models.Stats, tags=["about the data"])
-def stats(asked: Annotated[Instruments, Query()], request: Request, desk: AtDesk) -> Response:
-    """Return how much a table holds of each venue: symbols, rows, from when to when."""
-    source = Source(asked.table, asked.as_of, asked.tail)
-
-    def ask() -> Page:
-        answer = _held(desk, asked)
-        return Page(ReadResult(_by_venue(answer.frame), answer.complete_to))
-
-    return reply(request, desk, form=asked.format, source=source, ask=ask)
-
-
-def _held(desk: AtDesk, asked: Instruments) -> ReadResult:
-    return ask_symbols(
-        desk.engine,
-        table=asked.table,
-        exchange=asked.exchange,
-        as_of=asked.as_of,
-        tail=asked.tail,
+    return reply(
+        request,
+        context,
+        requested_format=parameters.format,
+        source=_source(TRADES, parameters),
+        query=query,
     )
 
 
-def _by_venue(held: pl.DataFrame) -> pl.DataFrame:
-    counted = held.group_by("exchange").agg(
+@router.get("/symbols", response_model=models.SymbolsPage, tags=["about the data"])
+def symbols(
+    parameters: Annotated[InstrumentsParameters, Query()], request: Request, context: Context
+) -> Response:
+    """Return the instruments that a table holds: how many rows, from when to when."""
+
+    def query() -> ResultPage:
+        result = _instruments(context, parameters)
+        check_row_count(context, result.frame.height, remedy="ask for one exchange")
+        return ResultPage(result)
+
+    return reply(
+        request,
+        context,
+        requested_format=parameters.format,
+        source=_source(parameters.table, parameters),
+        query=query,
+    )
+
+
+@router.get("/stats", response_model=models.StatsPage, tags=["about the data"])
+def stats(
+    parameters: Annotated[InstrumentsParameters, Query()], request: Request, context: Context
+) -> Response:
+    """Return how much a table holds of each venue: symbols, rows, from when to when."""
+
+    def query() -> ResultPage:
+        result = _instruments(context, parameters)
+        return ResultPage(ReadResult(_by_venue(result.frame), result.complete_to))
+
+    return reply(
+        request,
+        context,
+        requested_format=parameters.format,
+        source=_source(parameters.table, parameters),
+        query=query,
+    )
+
+
+@router.get("/snapshots", response_model=models.SnapshotsPage, tags=["about the data"])
+def snapshots(
+    parameters: Annotated[SnapshotsParameters, Query()], request: Request, context: Context
+) -> Response:
+    """Return the snapshots that are kept of a table, the newest first: any can be an `as_of`."""
+    return reply(
+        request,
+        context,
+        requested_format=parameters.format,
+        source=None,
+        query=lambda: _snapshots_page(context, parameters.table),
+    )
+
+
+@router.get("/gaps", response_model=models.GapsPage, tags=["about the data"])
+def gaps(
+    parameters: Annotated[GapsParameters, Query()], request: Request, context: Context
+) -> Response:
+    """Return the holes in the venues' sequences, as they stand now."""
+    return reply(
+        request,
+        context,
+        requested_format=parameters.format,
+        source=_source(GAPS, parameters),
+        query=lambda: _gaps_page(context, parameters),
+    )
+
+
+@router.post("/trades/query", response_model=models.FoundTradesPage, tags=["queries"])
+def query_trades(query: TradesQuery, request: Request, context: Context) -> Response:
+    """Return trades of several instruments that meet the filters, page by page."""
+    form = choose_format(query.format, request.headers.get("accept"))
+    return page_response(trades_query_page(context, query), form)
+
+
+@router.post("/quotes/query", response_model=models.FoundQuotesPage, tags=["queries"])
+def query_quotes(query: QuotesQuery, request: Request, context: Context) -> Response:
+    """Return quotes of several instruments that meet the filters, page by page."""
+    form = choose_format(query.format, request.headers.get("accept"))
+    return page_response(quotes_query_page(context, query), form)
+
+
+@router.post("/aggregations", response_model=models.GroupsPage, tags=["queries"])
+def aggregations(query: Aggregation, request: Request, context: Context) -> Response:
+    """Return figures of groups of trades, or how many quotes there are of each."""
+    form = choose_format(query.format, request.headers.get("accept"))
+    return page_response(groups_page(context, query), form)
+
+
+def _source(table: str, parameters: TableParameters) -> ReadSource:
+    return ReadSource(table, parameters.as_of, parameters.tail)
+
+
+def _instruments(context: AppContext, parameters: InstrumentsParameters) -> ReadResult:
+    return ask_symbols(
+        context.engine,
+        table=parameters.table,
+        exchange=parameters.exchange,
+        as_of=parameters.as_of,
+        tail=parameters.tail,
+    )
+
+
+def _by_venue(instruments: pl.DataFrame) -> pl.DataFrame:
+    venues = instruments.group_by("exchange").agg(
         pl.len().cast(pl.Int64).alias("symbols"),
         pl.col("rows").sum(),
         pl.col("first").min(),
         pl.col("last").max(),
     )
-    return counted.sort("exchange")
+    return venues.sort("exchange")
 
 
-queries = APIRouter(prefix="/v1", tags=["queries"])
+def _snapshots_page(context: AppContext, name: str) -> ResultPage:
+    table = load_table(context.k2.catalog, name)
+    view = context.engine.table_view(name, tail=False)
+    if table is None:
+        raise NotFoundError(f"{name} is empty: nothing was written to it yet")
+    return ResultPage(ReadResult(kept_snapshots(table), {name: view.complete_to}))
 
 
-@queries.post("/trades/query", response_model=models.FoundTrades)
-def query_trades(asked: TradesQuery, request: Request, desk: AtDesk) -> Response:
-    """Return trades of several instruments that meet the filters, page by page."""
-    form = choose_format(asked.format, request.headers.get("accept"))
-    page = found_page(desk, TRADES, asked, filters=trade_filters(asked), columns=asked.columns)
-    return sent(page, form)
-
-
-@queries.post("/quotes/query", response_model=models.FoundQuotes)
-def query_quotes(asked: QuotesQuery, request: Request, desk: AtDesk) -> Response:
-    """Return quotes of several instruments that meet the filters, page by page."""
-    form = choose_format(asked.format, request.headers.get("accept"))
-    page = found_page(desk, QUOTES, asked, filters=quote_filters(asked), columns=asked.columns)
-    return sent(page, form)
-
-
-@queries.post("/aggregations", response_model=models.Groups)
-def aggregations(asked: Aggregation, request: Request, desk: AtDesk) -> Response:
-    """Return figures of groups of trades, or how many quotes there are of each."""
-    form = choose_format(asked.format, request.headers.get("accept"))
-    return sent(group_page(desk, asked), form)
+def _gaps_page(context: AppContext, parameters: GapsParameters) -> ResultPage:
+    view = context.engine.table_view(GAPS, as_of=parameters.as_of, tail=parameters.tail)
+    rows = context.engine.rows(view)
+    condition = limits_condition(
+        {
+            "exchange": ("exchange =", parameters.exchange),
+            "symbol": ("symbol =", parameters.symbol),
+            "state": ("state =", parameters.state),
+        }
+    )
+    sql = (
+        f"SELECT * FROM ({newest_revisions_sql(rows.sql)}) WHERE {condition.sql} "
+        f"ORDER BY exchange, symbol, from_id, gap_id LIMIT {context.options.max_rows + 1}"
+    )
+    frame = context.engine.fetch(sql, rows, params=condition.params)
+    check_row_count(context, frame.height, remedy="ask for one exchange, symbol or state")
+    return ResultPage(rows.answer(frame))
