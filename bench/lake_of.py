@@ -17,11 +17,11 @@ from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.iceberg.writer import TableWriter
 from k2lib.kafka.consumer import TopicPartition
 from k2lib.settings import Settings
-from k2lib.venues.binance.instruments import FALLBACK
+from k2lib.venues.binance.instruments import SHIPPED, shipped_instruments
 from k2lib.venues.binance.rows import TradeColumns, trade_rows
 
 EXCHANGE: Final = "BINANCE_SIM"
-INSTRUMENTS: Final = list(FALLBACK.values())[:20]
+INSTRUMENTS: Final = list(shipped_instruments(list(SHIPPED)[:20], exchange=EXCHANGE).values())
 SYMBOLS: Final = [one.symbol for one in INSTRUMENTS]
 ROWS_A_DAY: Final = 2_000_000
 # Of these rows, a commit's file is as large as those that compaction makes.
@@ -59,7 +59,7 @@ def trades(first: int, count: int, *, rows_a_day: int = ROWS_A_DAY) -> pa.Table:
         received_us=times + draw.integers(1_000, 50_000, count),
         vendor=ORIGIN,
     )
-    made = trade_rows(columns, INSTRUMENTS, exchange=EXCHANGE, unit="us", latest_us=2**62)
+    made = trade_rows(columns, INSTRUMENTS, unit="us", latest_us=2**62)
     assert not made.refusals
     return made.table
 

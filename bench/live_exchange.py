@@ -18,7 +18,7 @@ import trustme
 
 from bench.live_start import SYMBOLS
 from k2lib.simulator import ExchangeLimits, OfflineExchange
-from k2lib.venues.binance.hosts import Venue, binance
+from k2lib.venues.binance.venue import BinanceVenue, binance
 
 # A slow client is to be measured, not cut off for being slow.
 BUFFER_BYTES = 2 << 30
@@ -33,7 +33,7 @@ class Exchange:
     rest: str
     ca: str
 
-    def venue(self) -> Venue:
+    def venue(self) -> BinanceVenue:
         """Return it as the feed knows a venue."""
         tls = ssl.create_default_context(cafile=self.ca)
         return replace(binance([self.ws], [self.rest]), tls=tls)

@@ -11,8 +11,7 @@ from pathlib import Path
 from bench.live_start import SYMBOLS
 from bench.measure import machine
 from k2lib import K2
-from k2lib.feed.options import FeedOptions
-from k2lib.feed.stream import StreamLimits
+from k2lib.feed.options import FeedOptions, StreamLimits
 from k2lib.notebook.venue import offline_venue
 from k2lib.ops.services import down, up
 from k2lib.query.engine import Engine

@@ -11,7 +11,7 @@ from bench.measure import Figure, measured, tell
 from k2lib.client import K2
 from k2lib.events import Event, FramesReceived
 from k2lib.settings import read_settings
-from k2lib.venues.binance.hosts import binance
+from k2lib.venues.binance.venue import binance
 
 
 class Count:

@@ -14,15 +14,15 @@ from k2lib.kafka.cluster import Cluster, KafkaSource, read_properties
 from k2lib.kafka.connect import RemoteKafka
 from k2lib.kafka.embedded import attach
 from k2lib.lifecycle import Closing, interrupts_held
-from k2lib.load.asx import load_asx
-from k2lib.load.report import LoadReport
+from k2lib.load import LoadReport, load_files
 from k2lib.ops import services
 from k2lib.pipeline import Pipeline, Target
 from k2lib.query.engine import Engine
 from k2lib.reads import Reads
 from k2lib.settings import Settings, read_settings
+from k2lib.venues import file_venue, live_venue
 from k2lib.venues.asx.reference import CorporateActions, read_corporate_actions
-from k2lib.venues.binance.hosts import Venue, binance
+from k2lib.venues.base import FileOptions, LiveVenue
 
 if TYPE_CHECKING:  # what only a live feed or an archive needs is imported when one is used
     from k2lib.feed.feed import Feed
@@ -52,7 +52,7 @@ def choose_kafka(settings: Settings) -> Target:
     return Target("embedded")
 
 
-def choose_venue(settings: Settings) -> Venue:
+def choose_venue(settings: Settings) -> LiveVenue:
     """Return Binance at its own hosts, or at those of the settings.
 
     Raises:
@@ -61,7 +61,8 @@ def choose_venue(settings: Settings) -> Venue:
     ws, rest = settings.binance_ws_urls, settings.binance_rest_urls
     if (ws is None) != (rest is None):
         raise ConfigError("set K2_BINANCE_WS_URLS and K2_BINANCE_REST_URLS together, or neither")
-    return binance() if ws is None or rest is None else binance(ws.split(","), rest.split(","))
+    venue = live_venue("binance")
+    return venue if ws is None or rest is None else venue.at(ws.split(","), rest.split(","))
 
 
 class K2(Reads, Closing):
@@ -158,14 +159,7 @@ class K2(Reads, Closing):
         Returns:
             What became of each file; one that cannot be loaded does not stop the others.
         """
-        return load_asx(
-            [paths] if isinstance(paths, str | Path) else paths,
-            pipeline=self.pipeline,
-            engine=self.engine if self._with_sinks else None,
-            reference=reference,
-            parts=parts,
-            on_progress=on_progress,
-        )
+        return self._load("asx", paths, FileOptions(reference=reference, parts=parts), on_progress)
 
     def load_binance_archive(
         self,
@@ -187,23 +181,14 @@ class K2(Reads, Closing):
         Raises:
             ConfigError: a text of `assets` is not two assets.
         """
-        from k2lib.load.binance import load_binance_archive
-        from k2lib.venues.binance.instruments import read_assets
-
-        return load_binance_archive(
-            [paths] if isinstance(paths, str | Path) else paths,
-            pipeline=self.pipeline,
-            engine=self.engine if self._with_sinks else None,
-            exchange=exchange,
-            instruments=read_assets(assets),
-            on_progress=on_progress,
-        )
+        options = FileOptions(exchange=exchange, assets=assets)
+        return self._load("binance", paths, options, on_progress)
 
     def feed(
         self,
         symbols: Sequence[str],
         *,
-        venue: Venue | None = None,
+        venue: LiveVenue | None = None,
         options: "FeedOptions | None" = None,
         on_event: OnEvent | None = None,
     ) -> "Feed":
@@ -247,7 +232,7 @@ class K2(Reads, Closing):
         symbols: Sequence[str],
         *,
         seconds: float | None = None,
-        venue: Venue | None = None,
+        venue: LiveVenue | None = None,
         options: "FeedOptions | None" = None,
     ) -> "FeedStatus":
         """Stream live trades for so long, or until Ctrl-C, and wait until the lake has them.
@@ -300,6 +285,22 @@ class K2(Reads, Closing):
                     on_event=on_event,
                 )
             )
+
+    def _load(
+        self,
+        venue: str,
+        paths: str | Path | Sequence[str | Path],
+        options: FileOptions,
+        on_progress: Callable[[str, int], None],
+    ) -> LoadReport:
+        return load_files(
+            file_venue(venue),
+            [paths] if isinstance(paths, str | Path) else paths,
+            pipeline=self.pipeline,
+            engine=self.engine if self._with_sinks else None,
+            options=options,
+            on_progress=on_progress,
+        )
 
     def corporate_actions(self, reference: str | Path) -> CorporateActions:
         """Read dividends, splits and mergers of a reference folder; they are not stored."""

@@ -290,7 +290,7 @@ def test_the_exchanges_are_those_that_records_can_have() -> None:
 
 def _vendor_keys() -> dict[str, set[str]]:
     """Return the keys of a record of each kind, as the code makes them."""
-    known = {"exchange": "BINANCE", "latest_us": LATEST_US, "source": "any"}
+    known = {"latest_us": LATEST_US, "source": "any"}
     one = {"instrument": INSTRUMENTS["BTCUSDT"], "received_us": RECEIVED_US, **known}
     frames = [stream_frame(FACT), QUOTE]
     stamps = [RECEIVED_US] * len(frames)

@@ -8,7 +8,7 @@ import typer
 from k2lib.cli.shared import FAILED, INTERRUPTED, AsJson, open_k2, print_json
 
 if TYPE_CHECKING:
-    from k2lib.load.report import LoadReport
+    from k2lib.load import LoadReport
 
 
 def load_asx(

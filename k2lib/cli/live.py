@@ -16,7 +16,7 @@ from k2lib.errors import ConfigError, K2Error, TransientError
 
 if TYPE_CHECKING:
     from k2lib.settings import Settings
-    from k2lib.venues.binance.hosts import Venue
+    from k2lib.venues.base import LiveVenue
 
 Symbols = Annotated[str, typer.Option(help="Joined by commas.")]
 Seconds = Annotated[float | None, typer.Option(min=0, help="End after so long; Ctrl-C else.")]
@@ -139,7 +139,7 @@ def simulate_binance(
 
 def _stream(
     settings: "Settings",
-    venue: "Venue",
+    venue: "LiveVenue",
     symbols: Sequence[str],
     *,
     quotes: bool,
@@ -173,7 +173,7 @@ def _stream(
             print_json(report.as_json()) if as_json else print_report(report, console=out())
 
 
-def _check(venue: "Venue", symbols: Sequence[str], *, as_json: bool, hint: bool) -> None:
+def _check(venue: "LiveVenue", symbols: Sequence[str], *, as_json: bool, hint: bool) -> None:
     from k2lib.feed.check import check_venue
 
     checks = []
@@ -181,7 +181,7 @@ def _check(venue: "Venue", symbols: Sequence[str], *, as_json: bool, hint: bool)
         checks.append(one)
         if not as_json:
             state = "passed" if one.passed else "FAILED"
-            typer.echo(f"{state} {one.seconds:7.3f} s  {one.step:<12} {one.host}: {one.told}")
+            typer.echo(f"{state} {one.seconds:7.3f} s  {one.step:<12} {one.host}: {one.detail}")
     if as_json:
         print_json([one.as_json() for one in checks])
     failed = sum(not one.passed for one in checks)
@@ -202,16 +202,16 @@ def _check_options(*, us: bool, offline: bool, rate: float | None) -> None:
 @contextlib.contextmanager
 def _venue(
     settings: "Settings", symbols: Sequence[str], *, us: bool, offline: bool, rate: float | None
-) -> "Iterator[Venue]":
+) -> "Iterator[LiveVenue]":
     from k2lib.cli.views.simulation import rate_of_home
     from k2lib.client import choose_venue
     from k2lib.notebook.venue import reachable_venue
-    from k2lib.venues.binance.hosts import binance_us
+    from k2lib.venues import live_venue
 
     if us and settings.binance_ws_urls is not None:
         raise ConfigError("K2_BINANCE_WS_URLS and --us name two venues: leave one out")
     if not offline:
-        yield binance_us() if us else choose_venue(settings)
+        yield live_venue("binanceus") if us else choose_venue(settings)
         return
     kept = rate_of_home(settings.home, rate)
     with reachable_venue(symbols, rate=kept, offline=True) as chosen:

@@ -20,12 +20,12 @@ from k2lib.events import (
 )
 from k2lib.feed.options import FeedOptions
 from k2lib.feed.state_store import StateStore
-from k2lib.feed.stream import STREAMS_A_CONNECTION, Stream
+from k2lib.feed.stream import StreamClient
 from k2lib.resilience.breaker import Circuit, steady_wall_clock
 from k2lib.resilience.failover import Hosts
 from k2lib.resilience.rate_window import RateWindow
 from k2lib.resilience.staleness import Watchdog
-from k2lib.venues.binance.hosts import Venue
+from k2lib.venues.base import LiveVenue, Subscription
 
 LOOK_AGAIN_S: Final = 0.002
 FLOOD: Final = 5000
@@ -111,7 +111,6 @@ def _now_us() -> int:
 
 LOOK_S: Final = 0.05
 BEHIND_S: Final = 1.0
-STREAM_NAMES: Final = {"trade": "trade", "quote": "bookTicker"}
 
 
 class StreamConnections:
@@ -119,7 +118,7 @@ class StreamConnections:
 
     def __init__(
         self,
-        venue: Venue,
+        venue: LiveVenue,
         symbols: Sequence[str],
         *,
         inbox: Inbox,
@@ -137,21 +136,24 @@ class StreamConnections:
         self._connected = threading.Event()
         self._refusals: dict[str, str] = {}
         self._hosts = Hosts(
-            venue.ws_urls,
+            venue.stream_hosts,
             clock=steady_wall_clock(),
             memories=state.breakers(),
             rest_s=options.limits.breaker_rest_s,
             on_change=self._breaker_changed,
         )
-        self._watchdog: Watchdog[tuple[str, str]] = Watchdog(
+        self._watchdog: Watchdog[Subscription] = Watchdog(
             options.limits.stale_s, clock=time.monotonic
         )
-        self._keys = [(symbol, kind) for kind in options.kinds for symbol in symbols]
+        self._subscriptions = [
+            Subscription(symbol, kind) for kind in options.kinds for symbol in symbols
+        ]
+        self._per_connection = venue.subscriptions_per_connection
         self._streams = self._make_streams()
 
     def seen(self, symbol: str, kind: str) -> None:
         """Take note that data of a symbol came; called from the thread of rows."""
-        self._watchdog.seen((symbol, kind))
+        self._watchdog.seen(Subscription(symbol, kind))
 
     def run(self) -> None:
         """Stay connected until `stop` is set.
@@ -169,14 +171,14 @@ class StreamConnections:
         """
         until = time.monotonic() + self._options.first_connection_s
         while not self._connected.wait(LOOK_S) and not ended.is_set():
-            if self._refusals.keys() >= set(self._venue.ws_urls) or time.monotonic() > until:
+            if self._refusals.keys() >= set(self._venue.stream_hosts) or time.monotonic() > until:
                 told = "; ".join(f"{host}: {reason}" for host, reason in self._refusals.items())
                 raise TransientError(f"{self._venue.exchange} lets us in nowhere: {told}")
 
     async def _run(self) -> None:
         tasks = [asyncio.create_task(stream.run()) for stream in self._streams]
-        for key in self._keys:
-            self._watchdog.watch(key)
+        for subscription in self._subscriptions:
+            self._watchdog.watch(subscription)
         try:
             while not self._stop.is_set():
                 done, _ = await asyncio.wait(
@@ -197,25 +199,27 @@ class StreamConnections:
             return  # what waits here is not silent
         for (symbol, kind), silent_s in self._watchdog.stale():
             self._on_event(StreamStale(self._venue.exchange, symbol, kind, silent_s))
-            place = self._keys.index((symbol, kind)) // STREAMS_A_CONNECTION
-            self._streams[place].leave(f"{symbol} {kind} silent for {silent_s:.1f} s")
-            self._give_time(place)
+            number = self._number_of_stream(symbol, kind)
+            self._streams[number].leave(f"{symbol} {kind} silent for {silent_s:.1f} s")
+            self._give_time(number)
         for symbol, kind in self._watchdog.resumed():
             self._on_event(StreamResumed(self._venue.exchange, symbol, kind))
 
-    def _give_time(self, place: int) -> None:
-        """The next connection of a stream is not left because the last one was silent."""
-        first = place * STREAMS_A_CONNECTION
-        for key in self._keys[first : first + STREAMS_A_CONNECTION]:
-            self._watchdog.prolong(key)
+    def _number_of_stream(self, symbol: str, kind: str) -> int:
+        return self._subscriptions.index(Subscription(symbol, kind)) // self._per_connection
 
-    def _make_streams(self) -> list[Stream]:
+    def _give_time(self, number: int) -> None:
+        """The next connection of a stream is not left because the last one was silent."""
+        first = number * self._per_connection
+        for subscription in self._subscriptions[first : first + self._per_connection]:
+            self._watchdog.prolong(subscription)
+
+    def _make_streams(self) -> list[StreamClient]:
         limits = self._options.limits
         attempts = RateWindow(limits.attempts, limits.attempts_span_s, clock=time.monotonic)
-        names = [f"{symbol.lower()}@{STREAM_NAMES[kind]}" for symbol, kind in self._keys]
         return [
-            Stream(
-                names[start : start + STREAMS_A_CONNECTION],
+            StreamClient(
+                self._subscriptions[start : start + self._per_connection],
                 venue=self._venue,
                 hosts=self._hosts,
                 inbox=self._inbox,
@@ -223,7 +227,7 @@ class StreamConnections:
                 limits=limits,
                 on_event=self._follow_streams,
             )
-            for start in range(0, len(names), STREAMS_A_CONNECTION)
+            for start in range(0, len(self._subscriptions), self._per_connection)
         ]
 
     def _follow_streams(self, event: Event) -> None:

@@ -23,13 +23,10 @@ from k2lib.kafka.topics import topic_name
 from k2lib.lifecycle import Closing
 from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
-from k2lib.venues.binance.hosts import Venue, told_apart
-from k2lib.venues.binance.instruments import Instrument, fallback_instruments, read_exchange_info
-from k2lib.venues.binance.rest import Rest, VenueUnavailableError
+from k2lib.venues.base import Instrument, LiveVenue, VenueUnavailableError
 
 FILLS_WAITING: Final = 16
 HAND_OVER_S: Final = 0.05
-INFO_WEIGHT: Final = 20
 
 
 class Feed(Closing):
@@ -37,7 +34,7 @@ class Feed(Closing):
 
     def __init__(
         self,
-        venue: Venue,
+        venue: LiveVenue,
         symbols: Sequence[str],
         *,
         pipeline: Pipeline,
@@ -65,8 +62,7 @@ class Feed(Closing):
         self._threads: list[threading.Thread] = []
         self._on_event = on_event
         self._fills: Queue[GapFill] = Queue(FILLS_WAITING)
-        self._rest = Rest(
-            venue,
+        self._requests = venue.open_requests(
             on_event=on_event,
             stop=self._stop,
             breaker_rest_s=options.limits.breaker_rest_s,
@@ -75,7 +71,7 @@ class Feed(Closing):
         try:
             self.venue, self.instruments = self._look_up(venue, symbols)
             self._board = StatusBoard(
-                self.venue.exchange, list(self.instruments), venue.ws_urls, alerts=alerts
+                self.venue.exchange, list(self.instruments), venue.stream_hosts, alerts=alerts
             )
             self._start(self._parts(pipeline, engine, state, options))
         except BaseException:
@@ -110,18 +106,20 @@ class Feed(Closing):
         if self._threads:
             write_status(self._told, self._board.look())
         self._threads = []
-        self._rest.close()
+        self._requests.close()
         self._ended.set()
 
-    def _look_up(self, venue: Venue, symbols: Sequence[str]) -> tuple[Venue, dict[str, Instrument]]:
+    def _look_up(
+        self, venue: LiveVenue, symbols: Sequence[str]
+    ) -> tuple[LiveVenue, dict[str, Instrument]]:
         """Ask the venue what the symbols are; its hosts also say what venue they are."""
         names = list(dict.fromkeys(symbol.strip().upper() for symbol in symbols))
         try:
-            reply = self._rest.get("/api/v3/exchangeInfo", {}, weight=INFO_WEIGHT)
+            instruments = self._requests.instruments(names)
         except VenueUnavailableError as exc:
             self._on_event(SymbolsAssumed(venue.exchange, tuple(names), str(exc)))
-            return venue, _assumed(names, exc)
-        return told_apart(venue, reply.exchange), read_exchange_info(reply.body, names)
+            return venue, _shipped(venue, names, exc)
+        return venue.named(self._requests.exchange), instruments
 
     def _parts(
         self, pipeline: Pipeline, engine: Engine, state: StateStore, options: FeedOptions
@@ -137,16 +135,16 @@ class Feed(Closing):
             on_event=self._report,
         )
         filler = GapFiller(
-            self._rest,
+            self._requests.backfill,
             instruments=self.instruments,
             deliver=self._deliver,
-            source=topic_name("crypto", "trades", self.venue.exchange),
+            source=topic_name(self.venue.asset_class, "trades", self.venue.exchange),
             stop=self._stop,
             upgrade_s=options.upgrade_s,
             on_event=self._report,
         )
         rows = FeedWorker(
-            self.venue.exchange,
+            self.venue,
             self.instruments,
             inbox=inbox,
             fills=self._fills,
@@ -198,8 +196,10 @@ class Feed(Closing):
         self._on_event(event)
 
 
-def _assumed(names: Sequence[str], unreached: VenueUnavailableError) -> dict[str, Instrument]:
+def _shipped(
+    venue: LiveVenue, names: Sequence[str], unreached: VenueUnavailableError
+) -> dict[str, Instrument]:
     try:
-        return fallback_instruments(names)
+        return venue.shipped_instruments(names)
     except ConfigError as exc:
         raise TransientError(f"{exc}; {unreached}") from exc

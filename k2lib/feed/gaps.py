@@ -4,7 +4,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import pairwise
 from operator import itemgetter
 from typing import Final
 
@@ -14,9 +13,7 @@ import pyarrow as pa
 
 from k2lib.schema.identity import message_id
 from k2lib.schema.records import GAP
-
-IdArray = npt.NDArray[np.int64]
-Hole = tuple[int, int]
+from k2lib.venues.base import Hole, IdArray
 
 
 class Ids:
@@ -181,18 +178,6 @@ def gap_rows(gaps: Sequence[Gap], noticed: datetime) -> pa.Table:
         for gap in gaps
     ]
     return pa.Table.from_pylist(rows, schema=GAP.arrow)
-
-
-def absent_ids(missing: Hole, answered: IdArray) -> list[Hole]:
-    """Return the ids of `missing` that the venue does not have either.
-
-    An answer proves the absence of an id only if it goes on past it: the newest trades reach a
-    venue's database late.
-    """
-    low, high = missing
-    inside = np.unique(answered[(answered >= low) & (answered <= high)]).tolist()
-    edges = [low - 1, *inside, *([high + 1] if (answered > high).any() else [])]
-    return [(before + 1, after - 1) for before, after in pairwise(edges) if after - before > 1]
 
 
 def uncovered(holes: Iterable[Hole], explained: Iterable[Hole]) -> list[Hole]:

@@ -2,7 +2,23 @@
 
 from dataclasses import dataclass, field
 
-from k2lib.feed.stream import StreamLimits
+
+@dataclass(frozen=True)
+class StreamLimits:
+    """How a stream waits, and how many connection attempts it makes in a span.
+
+    `life_s`: age at which a connection is replaced. `stale_s`: silence after which another host is
+    tried. `hand_over_s`: how long an old connection goes on until the new one brings data.
+    """
+
+    first_delay_s: float = 5.0
+    longest_delay_s: float = 60.0
+    life_s: float = 23 * 3600 + 50 * 60
+    stale_s: float = 30.0
+    hand_over_s: float = 20.0
+    breaker_rest_s: float = 30.0
+    attempts: int = 300
+    attempts_span_s: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -27,5 +43,5 @@ class FeedOptions:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of streams wanted of every symbol."""
+        """The kinds of data that every symbol is subscribed for."""
         return ("trade", "quote") if self.quotes else ("trade",)

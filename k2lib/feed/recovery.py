@@ -7,12 +7,13 @@ from typing import Any, Final
 
 import polars as pl
 
-from k2lib.feed.gaps import OPEN, Gap, Hole, Ids, uncovered
+from k2lib.feed.gaps import OPEN, Gap, Ids, uncovered
 from k2lib.feed.sequence_tracker import SymbolSequence
 from k2lib.kafka.topics import GAPS, topic_name
 from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
 from k2lib.schema.records import GAP, TRADE
+from k2lib.venues.base import Hole, LiveVenue
 
 LOOKED_AT: Final = timedelta(days=2)
 NEWEST: Final = """
@@ -44,7 +45,7 @@ class RecoveredState:
 
 
 def recover_state(
-    exchange: str, symbols: Sequence[str], *, pipeline: Pipeline, engine: Engine
+    venue: LiveVenue, symbols: Sequence[str], *, pipeline: Pipeline, engine: Engine
 ) -> RecoveredState:
     """Read which ids of the symbols came, and which gaps there are.
 
@@ -53,7 +54,8 @@ def recover_state(
     were in a log that ended before the lake had them.
     """
     # The tails come first: what the sinks move into the lake meanwhile is then seen twice.
-    tail = _tail(exchange, pipeline)
+    exchange = venue.exchange
+    tail = _tail(topic_name(venue.asset_class, "trades", exchange), pipeline)
     gaps = _newest_gaps(exchange, pipeline, engine)
     asked: dict[str, object] = {"exchange": exchange, "symbols": list(symbols)}
     since = asked | {"since": datetime.now(UTC) - LOOKED_AT}
@@ -139,9 +141,9 @@ class _Symbol:
         return replace(gap, **times), left.holes
 
 
-def _tail(exchange: str, pipeline: Pipeline) -> pl.DataFrame:
+def _tail(topic: str, pipeline: Pipeline) -> pl.DataFrame:
     """Return symbol, id and event time of the trades that the lake does not have yet."""
-    rows = pipeline.unread(topic_name("crypto", "trades", exchange), TRADE)
+    rows = pipeline.unread(topic, TRADE)
     columns = pl.DataFrame(rows.select(["symbol", "source_sequence", "timestamp"]))
     return columns.select(
         "symbol", id=pl.col("source_sequence"), us=pl.col("timestamp").dt.epoch("us")

@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from k2lib.feed.gaps import Gap, Hole, IdArray, Ids, uncovered
+from k2lib.feed.gaps import Gap, Ids, uncovered
+from k2lib.venues.base import Hole, IdArray
 
 NOTED_AT_MOST: Final = 20
 EDGES_AT_MOST: Final = 500

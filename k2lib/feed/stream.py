@@ -5,7 +5,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 from k2lib.errors import TransientError
@@ -19,36 +18,23 @@ from k2lib.events import (
     OnEvent,
     ReconnectWaiting,
 )
+from k2lib.feed.options import StreamLimits
 from k2lib.resilience.backoff import delays
 from k2lib.resilience.failover import Hosts
 from k2lib.resilience.rate_window import RateWindow
-from k2lib.venues.binance.connection import Connection, Frames, HostRefusedError, open_connection
-from k2lib.venues.binance.hosts import Venue
+from k2lib.venues.base import (
+    FrameSink,
+    HostRefusedError,
+    LiveConnection,
+    LiveVenue,
+    Subscription,
+)
 
-STREAMS_A_CONNECTION: Final = 1024
 LOOK_S: Final = 0.25
 
 
-@dataclass(frozen=True)
-class StreamLimits:
-    """How a stream waits, and how many connection attempts it makes in a span.
-
-    `life_s`: age at which a connection is replaced. `stale_s`: silence after which another host is
-    tried. `hand_over_s`: how long an old connection goes on until the new one brings data.
-    """
-
-    first_delay_s: float = 5.0
-    longest_delay_s: float = 60.0
-    life_s: float = 23 * 3600 + 50 * 60
-    stale_s: float = 30.0
-    hand_over_s: float = 20.0
-    breaker_rest_s: float = 30.0
-    attempts: int = 300
-    attempts_span_s: float = 300.0
-
-
-class Stream:
-    """Keeps one connection open with all of its streams, over any of the venue's hosts.
+class StreamClient:
+    """Keeps one connection open with all of its subscriptions, over any of the venue's hosts.
 
     A planned end (`serverShutdown`, the age of the connection, a silent stream) opens the next
     connection before the old one is closed. Trades that both bring are told apart by their ids.
@@ -56,20 +42,21 @@ class Stream:
 
     def __init__(
         self,
-        streams: Sequence[str],
+        subscriptions: Sequence[Subscription],
         *,
-        venue: Venue,
+        venue: LiveVenue,
         hosts: Hosts,
-        inbox: Frames,
+        inbox: FrameSink,
         attempts: RateWindow,
         limits: StreamLimits,
         on_event: OnEvent,
         draw: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        if len(streams) > STREAMS_A_CONNECTION:
-            raise ValueError(f"{len(streams)} streams: a connection takes {STREAMS_A_CONNECTION}")
-        self._streams = streams
+        most = venue.subscriptions_per_connection
+        if len(subscriptions) > most:
+            raise ValueError(f"{len(subscriptions)} streams: a connection takes {most}")
+        self._subscriptions = subscriptions
         self._venue = venue
         self._hosts = hosts
         self._inbox = inbox
@@ -79,9 +66,9 @@ class Stream:
         self._draw = draw
         self._sleep = sleep
         self._life_s = limits.life_s * (1 - 0.02 * draw())
-        self._current: Connection | None = None
-        self._frames_seen = 0
-        self._standing: set[Connection] = set()
+        self._current: LiveConnection | None = None
+        self._frames_counted = 0
+        self._open_connections: set[LiveConnection] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._delays = self._fresh_delays()
 
@@ -121,13 +108,13 @@ class Stream:
         current = self._current
         if current is None:
             return
-        if current.frames > self._frames_seen:
-            self._frames_seen = current.frames
+        if current.frames > self._frames_counted:
+            self._frames_counted = current.frames
             self._hosts.succeeded(current.host)
         elif not current.frames and time.monotonic() - current.opened > self._limits.stale_s:
             self.leave(f"no data within {self._limits.stale_s:g} s")
 
-    async def _over(self, current: Connection) -> str:
+    async def _over(self, current: LiveConnection) -> str:
         left_s = self._life_s - (time.monotonic() - current.opened)
         try:
             return await asyncio.wait_for(asyncio.shield(current.over), max(left_s, 0))
@@ -135,7 +122,7 @@ class Stream:
             current.leave("24 hours are nearly over")
             return await current.over
 
-    async def _open(self) -> Connection:
+    async def _open(self) -> LiveConnection:
         """Open and subscribe at the first host that lets us, however long that takes."""
         while True:
             host = await self._pick()
@@ -163,26 +150,22 @@ class Stream:
         if self._hosts.all_tried() and self._hosts.opens_in_s() is not None:
             await self._pause(next(self._delays), "every host failed")
 
-    async def _try(self, host: str) -> Connection:
+    async def _try(self, host: str) -> LiveConnection:
         self._on_event(ConnectionOpening(self._venue.exchange, host))
-        connection = await open_connection(
-            host,
-            exchange=self._venue.exchange,
-            tls=self._venue.tls,
-            inbox=self._inbox,
-            on_data=lambda: self._succeeded(host),
+        connection = await self._venue.connect(
+            host, inbox=self._inbox, on_data=lambda: self._succeeded(host)
         )
-        self._standing.add(connection)
+        self._open_connections.add(connection)
         try:
-            await connection.subscribe(self._streams)
+            await connection.subscribe(self._subscriptions)
         except BaseException:
             self._dismiss(connection)
             raise
-        self._current, self._frames_seen = connection, 0
+        self._current, self._frames_counted = connection, 0
         self._on_event(ConnectionOpened(self._venue.exchange, host))
         return connection
 
-    async def _hand_over(self, old: Connection, reason: str) -> Connection:
+    async def _hand_over(self, old: LiveConnection, reason: str) -> LiveConnection:
         """Let the next connection bring data before the old one goes."""
         opening = asyncio.create_task(self._open())
         try:
@@ -200,11 +183,11 @@ class Stream:
         self._on_event(ConnectionRotated(self._venue.exchange, old.host, new.host, reason))
         return new
 
-    def _lost(self, connection: Connection, reason: str) -> None:
+    def _lost(self, connection: LiveConnection, reason: str) -> None:
         self._hosts.failed(connection.host)
         self._gone(connection, reason)
 
-    def _gone(self, connection: Connection, reason: str) -> None:
+    def _gone(self, connection: LiveConnection, reason: str) -> None:
         self._current = None
         self._dismiss(connection)
         self._on_event(ConnectionLost(self._venue.exchange, connection.host, reason))
@@ -234,14 +217,14 @@ class Stream:
         limits = self._limits
         return delays(limits.first_delay_s, limits.longest_delay_s, draw=self._draw)
 
-    def _dismiss(self, connection: Connection) -> None:
-        self._standing.discard(connection)
+    def _dismiss(self, connection: LiveConnection) -> None:
+        self._open_connections.discard(connection)
         task = asyncio.create_task(connection.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     async def _close_all(self) -> None:
         self._current = None
-        for connection in list(self._standing):
+        for connection in list(self._open_connections):
             self._dismiss(connection)
         await asyncio.gather(*self._closing, return_exceptions=True)

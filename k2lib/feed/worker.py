@@ -29,7 +29,7 @@ from k2lib.events import (
 )
 from k2lib.feed.connections import FrameBatch, Inbox
 from k2lib.feed.gap_filler import GapFill, GapFiller
-from k2lib.feed.gaps import Gap, IdArray, gap_rows
+from k2lib.feed.gaps import Gap, gap_rows
 from k2lib.feed.options import FeedOptions
 from k2lib.feed.recovery import recover_state
 from k2lib.feed.sequence_tracker import SequenceTracker
@@ -42,8 +42,7 @@ from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
 from k2lib.schema.dead_letters import DeadLetter, dead_letter_rows
 from k2lib.schema.records import DEAD_LETTER, GAP, QUOTE, TRADE
-from k2lib.venues.binance.instruments import Instrument
-from k2lib.venues.binance.messages import parse_frames
+from k2lib.venues.base import IdArray, Instrument, LiveVenue
 
 TAKE_S: Final = 0.05
 BEAT_S: Final = 1.0
@@ -60,7 +59,7 @@ class FeedWorker:
 
     def __init__(
         self,
-        exchange: str,
+        venue: LiveVenue,
         instruments: Mapping[str, Instrument],
         *,
         inbox: Inbox,
@@ -76,7 +75,8 @@ class FeedWorker:
         stop: threading.Event,
         on_event: OnEvent,
     ) -> None:
-        self._exchange = exchange
+        self._venue = venue
+        self._exchange = venue.exchange
         self._instruments = instruments
         self._inbox = inbox
         self._fills = fills
@@ -90,8 +90,8 @@ class FeedWorker:
         self._told = told
         self._stop = stop
         self._on_event = on_event
-        self._trades = topic_name("crypto", "trades", exchange)
-        self._quotes = topic_name("crypto", "quotes", exchange)
+        self._trades = topic_name(venue.asset_class, "trades", venue.exchange)
+        self._quotes = topic_name(venue.asset_class, "quotes", venue.exchange)
         self._book = self._read_book()
 
     def run(self) -> None:
@@ -115,12 +115,10 @@ class FeedWorker:
     def _take(self, arrived: FrameBatch) -> None:
         if not arrived.frames:
             return
-        parsed = parse_frames(
+        parsed = self._venue.parse_frames(
             arrived.frames,
             arrived.received_us,
-            exchange=self._exchange,
             instruments=self._instruments,
-            unit="us",
             latest_us=time.time_ns() // 1000 + AHEAD_US,
             source=self._trades,
         )
@@ -248,7 +246,7 @@ class FeedWorker:
 
     def _read_book(self) -> SequenceTracker:
         known = recover_state(
-            self._exchange, list(self._instruments), pipeline=self._pipeline, engine=self._engine
+            self._venue, list(self._instruments), pipeline=self._pipeline, engine=self._engine
         )
         book = SequenceTracker(
             self._exchange,
@@ -259,7 +257,7 @@ class FeedWorker:
         )
         for gap, covered in known.gaps:
             if covered:
-                self._filler.fill(gap, covered, late=True)
+                self._filler.fill(gap, covered, upgrade=True)
             elif gap.state == "noticed":
                 self._on_event(GapNoticed(*gap.key))
                 self._ask_for(gap, book)

@@ -11,7 +11,7 @@ from k2lib.errors import ConfigError
 
 if TYPE_CHECKING:
     from k2lib.feed.options import FeedOptions as FeedOptions
-    from k2lib.feed.stream import StreamLimits as StreamLimits
+    from k2lib.feed.options import StreamLimits as StreamLimits
     from k2lib.kafka.cluster import list_topics as list_topics
     from k2lib.kafka.consumer import TopicConsumer as TopicConsumer
     from k2lib.notebook.faults import EventLog as EventLog
@@ -87,7 +87,7 @@ _MODULES = {
     "read_file": "k2lib.venues.asx.files",
     "find_reference": "k2lib.venues.asx.reference",
     "read_reference": "k2lib.venues.asx.reference",
-    "StreamLimits": "k2lib.feed.stream",
+    "StreamLimits": "k2lib.feed.options",
 }
 __all__ = sorted(_MODULES)
 

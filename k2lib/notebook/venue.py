@@ -4,15 +4,12 @@ A production feed never chooses like this: it takes the configured venue, or fai
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
-import httpx2
-
-from k2lib.errors import reason_of
 from k2lib.lifecycle import Closing
 from k2lib.simulator import OfflineExchange
-from k2lib.venues.binance.hosts import Venue, binance
+from k2lib.venues import live_venue
+from k2lib.venues.base import LiveVenue, VenueUnavailableError
 
 ANSWERS_WITHIN_S: Final = 3.0
 OFFLINE: Final = "BINANCE_SIM"
@@ -21,7 +18,9 @@ OFFLINE: Final = "BINANCE_SIM"
 class ChosenVenue(Closing):
     """A venue, the reason for it in one line, and the offline exchange if it is that one."""
 
-    def __init__(self, venue: Venue, reason: str, exchange: OfflineExchange | None = None) -> None:
+    def __init__(
+        self, venue: LiveVenue, reason: str, exchange: OfflineExchange | None = None
+    ) -> None:
         self.venue = venue
         self.reason = reason
         self.exchange = exchange
@@ -40,7 +39,7 @@ def reachable_venue(
     *,
     rate: float = 50.0,
     offline: bool = False,
-    venue: Venue | None = None,
+    venue: LiveVenue | None = None,
     within_s: float = ANSWERS_WITHIN_S,
 ) -> ChosenVenue:
     """Choose the real venue if it answers, else an offline exchange of these symbols.
@@ -53,9 +52,9 @@ def reachable_venue(
     """
     if offline:
         return _offline(symbols, rate, "the offline exchange, as requested")
-    real = venue or binance()
+    real = venue or live_venue("binance")
     refusals = []
-    for url in real.rest_urls:
+    for url in real.request_hosts:
         refusal = _refusal(real, url, within_s)
         if refusal is None:
             return ChosenVenue(real, f"the real venue, which answers at {url}")
@@ -64,9 +63,9 @@ def reachable_venue(
     return _offline(symbols, rate, reason)
 
 
-def offline_venue(exchange: OfflineExchange) -> Venue:
+def offline_venue(exchange: OfflineExchange) -> LiveVenue:
     """Return an offline exchange as a venue: its addresses, under its own name."""
-    return replace(binance(exchange.ws_urls, exchange.rest_urls), exchange=OFFLINE)
+    return live_venue("binance").at(exchange.ws_urls, exchange.rest_urls).named(OFFLINE)
 
 
 def _offline(symbols: Sequence[str], rate: float, reason: str) -> ChosenVenue:
@@ -74,10 +73,10 @@ def _offline(symbols: Sequence[str], rate: float, reason: str) -> ChosenVenue:
     return ChosenVenue(offline_venue(exchange), reason, exchange)
 
 
-def _refusal(venue: Venue, url: str, within_s: float) -> str | None:
+def _refusal(venue: LiveVenue, url: str, within_s: float) -> str | None:
     """Return why a host does not answer; None where it does."""
     try:
-        reply = httpx2.get(f"{url}/api/v3/ping", timeout=within_s, verify=venue.tls)
-    except httpx2.TransportError as exc:
-        return reason_of(exc)
-    return None if reply.status_code == 200 else f"HTTP {reply.status_code}"
+        venue.ping(url, within_s=within_s)
+    except VenueUnavailableError as exc:
+        return str(exc)
+    return None

@@ -1,10 +1,36 @@
 """Which of several hosts to try next."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Final
 
 from k2lib.errors import ConfigError
 from k2lib.resilience.breaker import Breaker, Circuit, Memory
+
+BANNED: Final = (403, 451)
+LIMITED: Final = (418, 429)
+REST_S: Final = 60.0
+
+
+@dataclass(frozen=True)
+class HostVerdict:
+    """What a refusal says of a host: `lasting`, it will refuse for good; how long to rest it."""
+
+    lasting: bool
+    rest_s: float | None
+
+
+def judge_status(status: int, retry_after: str | None) -> HostVerdict:
+    """Decide by an HTTP status whether and when a host may be tried again.
+
+    Args:
+        retry_after: the header, if there was one; only seconds are understood.
+    """
+    asked_s = float(retry_after) if retry_after and retry_after.isdecimal() else None
+    if status in LIMITED:
+        return HostVerdict(lasting=False, rest_s=asked_s or REST_S)
+    return HostVerdict(lasting=status in BANNED, rest_s=asked_s)
 
 
 def ignore_change(url: str, state: Circuit) -> None:

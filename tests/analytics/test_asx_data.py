@@ -11,7 +11,8 @@ import pytest
 from support import asx_facts
 
 from k2lib import analytics
-from k2lib.venues.asx.rows import Instrument, parse
+from k2lib.venues.asx.rows import parse
+from k2lib.venues.base import Instrument
 from k2lib.venues.csv_lines import find_lines
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -77,7 +78,7 @@ def files(request: pytest.FixtureRequest, asx_sample: Path) -> Iterator[Files]:
     symbols = asx_facts.symbols(asx_sample)
     ids = {symbols[path.stem]: path.stem for path in (asx_sample / "trades").glob("*.csv")}
     symbol = sorted(ids)[request.param]
-    instrument = Instrument(ids[symbol], symbol, asx_facts.exchange_of(asx_sample), "")
+    instrument = Instrument(asx_facts.exchange_of(asx_sample), symbol, company_id=ids[symbol])
     paths = {kind: asx_sample / kind / f"{ids[symbol]}.csv" for kind in ("trades", "quotes")}
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")

@@ -16,7 +16,7 @@ from support.pages import FROM_THE_NET, KEPT
 from k2lib.cli.views.demo import DemoReport, Figures, run_demo
 from k2lib.cli.views.demo_report import print_demo
 from k2lib.errors import ConfigError
-from k2lib.load.report import FileReport, LoadReport
+from k2lib.load import FileReport, LoadReport
 from k2lib.simulator import write_samples
 
 # The fixture runs every notebook, two at a time: a minute where nothing else runs.

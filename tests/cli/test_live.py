@@ -28,7 +28,7 @@ from k2lib.errors import ConfigError
 from k2lib.feed.check import check_venue
 from k2lib.feed.status_file import read_status, status_path
 from k2lib.simulator import OfflineExchange, write_archive
-from k2lib.venues.binance.hosts import binance
+from k2lib.venues.binance.venue import binance
 
 # Most tests here stream, several in a process of their own.
 pytestmark = pytest.mark.slow

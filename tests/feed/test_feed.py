@@ -21,7 +21,7 @@ from k2lib import K2
 from k2lib.errors import ConfigError, TransientError
 from k2lib.events import Event, GapClosed, GapNoticed
 from k2lib.simulator import OfflineExchange
-from k2lib.venues.binance.hosts import binance
+from k2lib.venues.binance.venue import binance
 
 TRADE = """
     SELECT asset_class, currency, exchange, trade_id, side, source_sequence, platform_sequence,

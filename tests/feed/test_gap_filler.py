@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,12 +15,9 @@ from support.waiting import wait_until
 from k2lib.events import Event, GapFillFailed
 from k2lib.feed.gap_filler import GapFill, GapFiller
 from k2lib.feed.gaps import Gap
-from k2lib.venues.binance.rest import (
-    NotOfferedError,
-    Reply,
-    RequestRefusedError,
-    VenueUnavailableError,
-)
+from k2lib.venues.base import RequestRefusedError, VenueUnavailableError
+from k2lib.venues.binance.backfill import missing_trades
+from k2lib.venues.binance.rest import NotOfferedError, Reply
 
 NOON_US = 1_770_000_000_000_000
 OVERFLOW = "99999999999.0"
@@ -88,9 +86,11 @@ class Filling:
     fills: list[GapFill]
     events: list[Event]
 
-    def gap(self, low: int, high: int, holes: Iterable[tuple[int, int]] = (), **late: bool) -> Gap:
+    def gap(
+        self, low: int, high: int, holes: Iterable[tuple[int, int]] = (), **upgrade: bool
+    ) -> Gap:
         gap = Gap("BINANCE", "BTCUSDT", low, high, after_us=NOON_US + (low - 5) * 1000)
-        self.filler.fill(gap, list(holes) or [(low, high)], **late)
+        self.filler.fill(gap, list(holes) or [(low, high)], **upgrade)
         return gap
 
     def wait(self, fact: Callable[[], object]) -> None:
@@ -107,7 +107,7 @@ class Filling:
 def filling(venue: Venue, *, upgrade_s: float = 3600.0) -> Iterator[Filling]:
     stop, fills, events = threading.Event(), list[GapFill](), list[Event]()
     filler = GapFiller(
-        venue,
+        partial(missing_trades, venue, stop=stop),
         instruments=INSTRUMENTS,
         deliver=fills.append,
         source="rest",
@@ -208,7 +208,7 @@ def test_where_only_aggregates_are_offered_the_gap_is_covered() -> None:
         run.gap(10, 18)
         run.wait(lambda: run.fills)
     [fill] = run.fills
-    assert fill.covered == [(10, 11), (13, 16)] and not fill.late
+    assert fill.covered == [(10, 11), (13, 16)]
     assert run.ids() == [12, 17, 18]
     assert fill.note == "8..11 10.5 x 0.5; 13..16 10.5 x 0.5"
 
@@ -221,17 +221,16 @@ def test_covered_ids_are_filled_once_single_trades_are_offered() -> None:
         venue.singly = True
         run.wait(lambda: len(run.fills) == 2)
     late = run.fills[1]
-    assert late.late and late.ids.tolist() == [13, 14, 15, 16]
+    assert late.ids.tolist() == [13, 14, 15, 16]
     assert [path for path, _ in venue.asked].count("aggTrades") == 1
     assert run.events == []
 
 
 def test_covered_ids_of_an_earlier_run_are_asked_for_at_once() -> None:
     with filling(Venue(newest=50, void={15})) as run:
-        run.gap(10, 18, [(13, 16)], late=True)
+        run.gap(10, 18, [(13, 16)], upgrade=True)
         run.wait(lambda: run.fills)
     assert run.ids() == [13, 14, 16] and run.of("absent") == [(15, 15)]
-    assert run.fills[0].late
 
 
 def test_ids_between_two_aggregates_that_follow_each_other_are_absent() -> None:
@@ -288,7 +287,7 @@ def test_a_question_refused_for_good_makes_the_gap_lost() -> None:
 def test_covered_ids_stay_covered_when_single_trades_are_refused_for_good() -> None:
     venue = Venue(newest=50, failing=RequestRefusedError("Invalid symbol (code -1121)"))
     with filling(venue) as run:
-        run.gap(10, 20, late=True)
+        run.gap(10, 20, upgrade=True)
         run.wait(lambda: venue.asked)
     assert run.fills == []
 
@@ -358,7 +357,7 @@ def test_all_covered_ids_of_a_gap_are_asked_for_again() -> None:
         run.wait(lambda: run.of("covered") == [(13, 16), (18, 19)])
         venue.singly = True
         run.wait(lambda: {13, 14, 15, 16, 18, 19} <= set(run.ids()))
-    assert sum(fill.late for fill in run.fills) == 1
+    assert sum(len(fill.ids) > 0 and 13 in fill.ids for fill in run.fills) == 1
 
 
 def test_a_stop_is_no_failure() -> None:

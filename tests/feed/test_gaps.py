@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k2lib.feed.gaps import Gap, absent_ids, gap_rows, uncovered
+from k2lib.feed.gaps import Gap, gap_rows, uncovered
 from k2lib.schema.records import GAP
+from k2lib.venues.base import absent_ids
 
 ONE = Gap("BINANCE", "BTCUSDT", 101, 110)
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)

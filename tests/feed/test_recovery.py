@@ -16,6 +16,7 @@ from k2lib.iceberg.sink import lock_path
 from k2lib.kafka.topics import GAPS, topic_name
 from k2lib.locks import try_lock
 from k2lib.schema.records import GAP, TRADE
+from k2lib.venues.binance.venue import binance
 
 BTC, ETH = "BTCUSDT", "ETHUSDT"
 TOPIC = topic_name("crypto", "trades", "BINANCE")
@@ -75,7 +76,7 @@ def gaps_in_kafka(k2: K2, *gaps: Gap) -> None:
 
 
 def known_of(k2: K2, *symbols: str) -> RecoveredState:
-    return recover_state("BINANCE", symbols or (BTC,), pipeline=k2.pipeline, engine=k2.engine)
+    return recover_state(binance(), symbols or (BTC,), pipeline=k2.pipeline, engine=k2.engine)
 
 
 def ids_of(known: RecoveredState, symbol: str = BTC) -> tuple[int | None, list[tuple[int, int]]]:

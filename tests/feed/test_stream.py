@@ -11,6 +11,7 @@ import pytest
 from support.fake_clock import FakeClock
 from support.stream_hosts import (
     BTC,
+    BTC_TRADES,
     QUICK,
     Refuse,
     Script,
@@ -40,10 +41,10 @@ from k2lib.events import (
     ReconnectWaiting,
 )
 from k2lib.feed.connections import Inbox
-from k2lib.feed.stream import Stream
+from k2lib.feed.stream import StreamClient
 from k2lib.resilience.failover import Hosts
 from k2lib.resilience.rate_window import RateWindow
-from k2lib.venues.binance.hosts import Venue
+from k2lib.venues.binance.venue import BinanceVenue
 
 SHUTDOWN = '{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770000000000}}'
 
@@ -268,7 +269,7 @@ async def test_streams_that_share_the_limit_wait_for_each_other() -> None:
     async with StreamHost() as host:
         clock, urls, events = FakeClock(), (host.url,), list[Any]()
         shared = {
-            "venue": Venue("BINANCE", urls, ("https://127.0.0.1:1",)),
+            "venue": BinanceVenue("BINANCE", urls, ("https://127.0.0.1:1",)),
             "hosts": Hosts(urls, clock=clock),
             "inbox": Inbox(100_000),
             "attempts": RateWindow(1, 300.0, clock=clock),
@@ -280,7 +281,7 @@ async def test_streams_that_share_the_limit_wait_for_each_other() -> None:
             await asyncio.sleep(0.01)
             clock.advance(seconds)
 
-        streams = [Stream([BTC], sleep=sleep, **shared) for _ in range(3)]
+        streams = [StreamClient([BTC_TRADES], sleep=sleep, **shared) for _ in range(3)]
         tasks = [asyncio.create_task(one.run()) for one in streams]
         await until(lambda: len(host.open) == 3 or any(task.done() for task in tasks))
         assert not any(task.done() for task in tasks), tasks
@@ -291,9 +292,9 @@ async def test_streams_that_share_the_limit_wait_for_each_other() -> None:
 
 def test_a_stream_holds_what_a_connection_takes() -> None:
     with pytest.raises(ValueError, match="1500 streams: a connection takes 1024"):
-        Stream(
-            ["x"] * 1500,
-            venue=Venue("BINANCE", ("wss://127.0.0.1",), ("https://127.0.0.1",)),
+        StreamClient(
+            [BTC_TRADES] * 1500,
+            venue=BinanceVenue("BINANCE", ("wss://127.0.0.1",), ("https://127.0.0.1",)),
             hosts=Hosts(["wss://127.0.0.1"], clock=FakeClock()),
             inbox=Inbox(1),
             attempts=RateWindow(1, 1.0, clock=FakeClock()),

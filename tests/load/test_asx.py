@@ -22,7 +22,7 @@ from support.kafkas import emptied
 
 from k2lib import K2
 from k2lib.iceberg.manifests import plan_paths
-from k2lib.load.report import LoadReport
+from k2lib.load import LoadReport
 
 
 def stored_trades(k2: K2) -> dict[str, TradeFacts]:

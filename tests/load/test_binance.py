@@ -1,5 +1,6 @@
 """Loading Binance's archive: history in the lake once, beside what came live."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from support.binance_facts import (
 )
 
 from k2lib import K2
-from k2lib.load.binance import load_binance_archive
-from k2lib.load.report import FileReport, LoadReport
+from k2lib.load import FileReport, LoadReport, OnProgress, load_files
 from k2lib.schema.records import TRADE
-from k2lib.venues.binance.instruments import read_assets
+from k2lib.venues.base import FileOptions
 from k2lib.venues.binance.messages import parse_frames
+from k2lib.venues.binance.venue import binance
 
 DAY = "BTCUSDT-trades-2025-01-02.zip"
 MONTH = "BTCUSDT-trades-2025-01.zip"
@@ -38,16 +39,24 @@ def write(folder: Path, name: str, trades: list[Fact], *, unit_us: int = 1) -> P
     return write_archive(folder / name, text)
 
 
-def load(k2: K2, *paths: Path, **options: Any) -> LoadReport:
-    return load_binance_archive(paths, pipeline=k2.pipeline, engine=k2.engine, **options)
+def load(
+    k2: K2, *paths: Path, on_progress: OnProgress = lambda file, n_bytes: None, **options: Any
+) -> LoadReport:
+    return load_files(
+        binance(),
+        paths,
+        pipeline=k2.pipeline,
+        engine=k2.engine,
+        options=FileOptions(**options),
+        on_progress=on_progress,
+    )
 
 
 def live(k2: K2, trades: list[Fact], exchange: str = "BINANCE") -> None:
     parsed = parse_frames(
         [stream_frame(fact) for fact in trades],
         [RECEIVED_US] * len(trades),
-        exchange=exchange,
-        instruments=INSTRUMENTS,
+        instruments={n: replace(one, exchange=exchange) for n, one in INSTRUMENTS.items()},
         unit="us",
         latest_us=LATEST_US,
         source="live",
@@ -151,7 +160,7 @@ def test_a_file_that_cannot_be_read_has_an_error_line(k2: K2, tmp_path: Path, na
 
 def test_assets_can_be_given_for_a_symbol_that_is_not_known(k2: K2, tmp_path: Path) -> None:
     write(tmp_path, "WIFUSDT-trades-2025-01.zip", facts(0, 2))
-    report = load(k2, tmp_path, instruments=read_assets(["WIF/USDT"]))
+    report = load(k2, tmp_path, assets=["WIF/USDT"])
     assert (report.failed, report.files[0].rows) == (False, 2)
 
 

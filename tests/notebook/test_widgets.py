@@ -51,7 +51,7 @@ from k2lib.notebook.measurements import compare_ids, wait_until_healed
 from k2lib.notebook.venue import OFFLINE, offline_venue, reachable_venue
 from k2lib.ops.alerts import Alert, Limits
 from k2lib.simulator import GroundTruth, OfflineExchange
-from k2lib.venues.binance.hosts import binance
+from k2lib.venues.binance.venue import binance
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 HOSTS = ["ws://127.0.0.1:1", "ws://127.0.0.1:2"]
@@ -286,7 +286,7 @@ def test_a_view_leaves_a_table_and_a_tape(healed: Healed) -> None:
 @pytest.mark.slow
 def test_plots_show_what_happened(healed: Healed) -> None:
     k2, log, view = healed.k2, healed.log, healed.view
-    hosts = draw_hosts(log, list(view.feed.venue.ws_urls))
+    hosts = draw_hosts(log, list(view.feed.venue.stream_hosts))
     assert {"connected", "attempt failed"} <= {trace.name for trace in hosts.data}
     gaps = draw_gaps(k2.engine, log, exchange=OFFLINE, symbol="BTCUSDT")
     assert len(gaps.layout.shapes) == len(log.events(GapClosed)) > 1

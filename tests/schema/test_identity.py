@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k2lib.schema.identity import NAMESPACE, message_id, message_ids
-from k2lib.venues.asx.rows import Instrument, parse
+from k2lib.venues.asx.rows import parse
+from k2lib.venues.base import Instrument
 from k2lib.venues.csv_lines import find_lines
 
 CONTRACT = {
@@ -24,7 +25,7 @@ CONTRACT = {
         "ccb77c4a-63ce-58a4-8907-c57bb9f2c7b8"
     ),
 }
-BHP = Instrument("7078", "BHP", "ASX", "AU000000BHP4")
+BHP = Instrument("ASX", "BHP", company_id="7078", isin="AU000000BHP4")
 
 
 def test_the_namespace_is_that_of_the_contract() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from k2lib.venues.binance.instruments import fallback_instruments
+from k2lib.venues.binance.instruments import shipped_instruments
 
-INSTRUMENTS = fallback_instruments(["BTCUSDT", "ETHBTC"])
+INSTRUMENTS = shipped_instruments(["BTCUSDT", "ETHBTC"])
 RECEIVED_US = 1_735_800_000_000_500
 LATEST_US = RECEIVED_US + 60_000_000
 CORE = (

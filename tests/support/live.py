@@ -9,11 +9,10 @@ from support.lake_audit import audit
 from support.waiting import wait_until
 
 from k2lib import K2
-from k2lib.feed.options import FeedOptions
+from k2lib.feed.options import FeedOptions, StreamLimits
 from k2lib.feed.status_file import read_status, status_path
-from k2lib.feed.stream import StreamLimits
 from k2lib.simulator import OfflineExchange
-from k2lib.venues.binance.hosts import Venue, binance
+from k2lib.venues.binance.venue import BinanceVenue, binance
 
 SYMBOLS = ["BTCUSDT", "ETHUSDT"]
 SOON = FeedOptions(
@@ -33,7 +32,7 @@ def streams(home: Path, trades: int = 1) -> bool:
     return told is not None and all(one.trades >= trades for one in told.status.symbols)
 
 
-def venue_of(exchange: OfflineExchange) -> Venue:
+def venue_of(exchange: OfflineExchange) -> BinanceVenue:
     """Return the venue that an offline exchange is."""
     return binance(exchange.ws_urls, exchange.rest_urls)
 

@@ -1,8 +1,9 @@
 """REST hosts on 127.0.0.1 that answer as they are told."""
 
 import json
+import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +11,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from k2lib.events import Event
-from k2lib.venues.binance.hosts import Venue
 from k2lib.venues.binance.rest import Rest
 
 
@@ -86,14 +86,19 @@ def serving(host: RestHost) -> Iterator[RestHost]:
         server.server_close()
 
 
+def rest_of(urls: Sequence[str], events: list[Event], **options: Any) -> Rest:
+    """Return a client of Binance's REST at these addresses."""
+    options = {"stop": threading.Event(), **options}
+    tls = ssl.create_default_context()
+    return Rest(urls, exchange="BINANCE", tls=tls, on_event=events.append, **options)
+
+
 @contextmanager
 def asking(*hosts: RestHost, events: list[Event] | None = None, **options: Any) -> Iterator[Rest]:
     """Ask these hosts in turn."""
     events = [] if events is None else events
-    options = {"stop": threading.Event(), **options}
     with ExitStack() as stack:
         for host in hosts:
             stack.enter_context(serving(host))
         urls = tuple(host.url for host in hosts)
-        venue = Venue("BINANCE", ("wss://127.0.0.1:1",), urls)
-        yield stack.enter_context(Rest(venue, on_event=events.append, **options))
+        yield stack.enter_context(rest_of(urls, events, **options))

@@ -14,7 +14,7 @@ from k2lib.errors import ConfigError
 from k2lib.kafka.cluster import list_topics
 from k2lib.kafka.consumer import TopicConsumer
 from k2lib.kafka.topics import topic_kind
-from k2lib.load.report import FileReport, LoadReport
+from k2lib.load import FileReport, LoadReport
 from k2lib.ops.home import reset_home
 from k2lib.simulator import write_samples
 from k2lib.venues.asx.files import AsxFile, find_files

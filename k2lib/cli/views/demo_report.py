@@ -7,7 +7,7 @@ from rich.table import Table
 
 from k2lib.cli.views.demo import DemoReport, Figures
 from k2lib.cli.views.terminal import out
-from k2lib.load.report import LoadReport
+from k2lib.load import LoadReport
 
 NUMBERS = ("CSV", "Kafka", "Iceberg", "ids", "turnover", "dead", "again")
 CAPTION = """CSV: lines of the file. Kafka: messages. Iceberg: rows, and distinct ids.

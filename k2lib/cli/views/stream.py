@@ -131,7 +131,7 @@ def begin_line(feed: Feed, metrics_url: str | None) -> str:
     """Say what is streamed from where."""
     venue = feed.venue
     assumed = [name for name, one in feed.instruments.items() if not one.listed]
-    told = f"{feed}: streams {', '.join(venue.ws_urls)}, REST {', '.join(venue.rest_urls)}"
+    told = f"{feed}: streams {', '.join(venue.stream_hosts)}, REST {', '.join(venue.request_hosts)}"
     if metrics_url is not None:
         told += f"; metrics at {metrics_url}"
     if assumed:

@@ -12,11 +12,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Column, Table
 
 from k2lib.events import BatchDone, Event, SinkPaused
-from k2lib.load.report import LoadReport
+from k2lib.load import LoadReport
 from k2lib.ops.home import HomeStatus, Maintained
 from k2lib.ops.services import Status
-from k2lib.venues.asx.files import find_files
-from k2lib.venues.binance.archive import find_archives
+from k2lib.venues import file_venue
+from k2lib.venues.base import FileOptions, SourceFile
 
 
 def out() -> Console:
@@ -45,7 +45,7 @@ def progress() -> Progress:
 @contextmanager
 def load_progress(paths: Sequence[Path], *, times: int = 1) -> Iterator[Callable[[str, int], None]]:
     """Show how many bytes of the files are read and produced, if they are loaded `times` times."""
-    files = [path for file in find_files(paths) for path in file.paths]
+    files = [path for one in _files("asx", paths) for path in one.paths]
     total = times * sum(path.stat().st_size for path in files if path.is_file())
     with progress() as display:
         task = display.add_task("loading", total=total)
@@ -56,11 +56,15 @@ def load_progress(paths: Sequence[Path], *, times: int = 1) -> Iterator[Callable
         yield on_progress
 
 
+def _files(venue: str, paths: Sequence[Path]) -> Sequence[SourceFile]:
+    return file_venue(venue).find_files(paths, FileOptions())
+
+
 @contextmanager
 def archive_progress(paths: Sequence[Path]) -> Iterator[Callable[[str, int], None]]:
     """Show which zip is read, and how many are begun."""
     with progress() as display:
-        task = display.add_task("loading", total=len(find_archives(paths)))
+        task = display.add_task("loading", total=len(_files("binance", paths)))
         seen: set[str] = set()
 
         def on_progress(file: str, n_bytes: int) -> None:

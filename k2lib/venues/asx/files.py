@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from k2lib.errors import SourceError
 from k2lib.schema.dead_letters import DeadLetter
 from k2lib.venues.asx.reference import FOLDER
-from k2lib.venues.asx.rows import COLUMNS, Instrument, ParsedLines, parse
+from k2lib.venues.asx.rows import COLUMNS, ParsedLines, parse
+from k2lib.venues.base import FileBatch, Instrument
 from k2lib.venues.csv_lines import BadLine, find_lines, usual_columns
 
 CHUNK_BYTES: Final = 24 * 1024 * 1024
@@ -45,16 +46,6 @@ class AsxFile:
         if not company_id:
             raise SourceError(f"{self.name}: the name must begin with the company id: 7078.csv")
         return company_id
-
-
-@dataclass(frozen=True)
-class FileBatch:
-    """Rows of one kind from one file, and the dead letters found among them."""
-
-    kind: str
-    rows: pa.Table
-    dead_letters: list[DeadLetter]
-    n_bytes: int
 
 
 @dataclass
@@ -109,7 +100,7 @@ def read_file(
         oldest, latest = _bounds(parsed.rows)
         if newest is not None and oldest is not None and oldest <= newest:
             break
-        yield _batch(kind, parsed, parts, n_bytes=len(data))
+        yield _batch(kind, parsed, parts, exchange=instrument.exchange, n_bytes=len(data))
         rows_done, next_line = rows_done + parsed.rows.num_rows, first_line + len(lines.starts)
         newest = latest or newest
     else:
@@ -162,12 +153,15 @@ def _rest(
     parsed = parse(find_lines(data), kind, instrument=instrument, ingested=ingested)
     bad_lines = [bad for bad in parsed.bad_lines if bad.number >= next_line]
     rows = parsed.rows.slice(rows_done)
-    return _batch(kind, ParsedLines(rows, bad_lines), parts, n_bytes=len(data))
+    parsed = ParsedLines(rows, bad_lines)
+    return _batch(kind, parsed, parts, exchange=instrument.exchange, n_bytes=len(data))
 
 
-def _batch(kind: str, parsed: ParsedLines, parts: _Parts, *, n_bytes: int) -> FileBatch:
+def _batch(
+    kind: str, parsed: ParsedLines, parts: _Parts, *, exchange: str, n_bytes: int
+) -> FileBatch:
     letters = [parts.dead_letter(bad) for bad in parsed.bad_lines]
-    return FileBatch(kind, parsed.rows, letters, n_bytes)
+    return FileBatch(kind, exchange, parsed.rows, letters, n_bytes)
 
 
 def _bounds(rows: pa.Table) -> tuple[datetime | None, datetime | None]:

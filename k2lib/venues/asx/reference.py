@@ -14,7 +14,7 @@ import pyarrow as pa
 from k2lib.errors import SourceError
 from k2lib.schema.identity import message_id
 from k2lib.schema.records import REFERENCE
-from k2lib.venues.asx.rows import Instrument
+from k2lib.venues.base import Instrument
 
 FOLDER: Final = "reference-data"
 COMPANY_COLUMNS: Final = 6
@@ -53,7 +53,9 @@ class ReferenceData:
                 f"company id {company_id} is not in {self.folder / 'company_info.csv'}; "
                 f"it has {', '.join(self.companies)}: add the line, or give --reference"
             )
-        return Instrument(company.company_id, company.symbol, self.exchange, company.isin)
+        return Instrument(
+            self.exchange, company.symbol, company_id=company.company_id, isin=company.isin
+        )
 
     def rows(self, ingested: datetime) -> pa.Table:
         """Return the companies as rows of `schemas.REFERENCE`, in file order."""

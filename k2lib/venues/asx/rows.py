@@ -17,6 +17,7 @@ import pyarrow as pa
 from k2lib.schema.dead_letters import DeadLetterReason
 from k2lib.schema.identity import message_ids
 from k2lib.schema.records import QUOTE, TRADE, RecordSchema
+from k2lib.venues.base import Instrument
 from k2lib.venues.csv_lines import BadLine, Lines, to_columns
 
 
@@ -63,16 +64,6 @@ DATE: Final = r"^[0-9]{2}/[0-9]{2}/(19|20)[0-9]{2}$"
 TIME: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}$"
 FITS: Final = r"^0*[0-9]{1,10}(\.[0-9]{1,8}0*)?$"
 NUMBER: Final = r"[0-9]+(\.[0-9]+)?"
-
-
-@dataclass(frozen=True)
-class Instrument:
-    """What all rows of a file share: company, symbol, venue; `isin` may be empty."""
-
-    company_id: str
-    symbol: str
-    exchange: str
-    isin: str
 
 
 @dataclass(frozen=True)

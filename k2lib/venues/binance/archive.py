@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import file_digest
 from pathlib import Path
@@ -21,7 +21,8 @@ import pyarrow as pa
 
 from k2lib.errors import ConfigError, SourceError
 from k2lib.schema.dead_letters import RAW_BYTES, DeadLetter, DeadLetterReason
-from k2lib.venues.binance.instruments import Instrument, fallback_instruments
+from k2lib.venues.base import BrokenFileError, FileBatch, Instrument
+from k2lib.venues.binance.instruments import shipped_instruments
 from k2lib.venues.binance.rows import TradeColumns, Unit, trade_rows
 from k2lib.venues.csv_lines import BadLine, find_lines, to_columns
 
@@ -62,7 +63,6 @@ def parse_lines(
     data: bytes,
     instrument: Instrument,
     *,
-    exchange: str,
     unit: Unit,
     ingested: datetime,
     latest_us: int,
@@ -89,7 +89,6 @@ def parse_lines(
     rows = trade_rows(
         _columns(written.filter(readable), (ingested - EPOCH) // MICROSECOND),
         [instrument],
-        exchange=exchange,
         unit=unit,
         latest_us=latest_us,
     )
@@ -149,31 +148,18 @@ READ: Final = "read are files of trades: BTCUSDT-trades-2025-01-31.zip, BTCUSDT-
 BROKEN_ZIP: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
-class BrokenFileError(SourceError):
-    """The file is not what Binance published; `letter` is the dead letter that says so."""
-
-    def __init__(self, letter: DeadLetter) -> None:
-        super().__init__(f"{letter.source}: {letter.detail}; not loaded: download it again")
-        self.letter = letter
-
-
-@dataclass(frozen=True)
-class FileBatch:
-    """Rows of one chunk of a file, and the dead letters found among them."""
-
-    rows: pa.Table
-    dead_letters: list[DeadLetter]
-    n_bytes: int
-
-
 def find_archives(paths: Sequence[str | Path]) -> list[Path]:
     """Return the zips that the paths (files, folders, globs) mean, each once, in order."""
     return list(dict.fromkeys(file for path in paths for file in _expand(Path(path))))
 
 
-def archive_instrument(path: Path, known: Mapping[str, Instrument]) -> Instrument:
+def archive_instrument(
+    path: Path, known: Mapping[str, Instrument], *, exchange: str | None = None
+) -> Instrument:
     """Return the instrument that the file's name names: from `known`, else the shipped table.
 
+    Args:
+        exchange: of the file, see `archive_exchange`.
     Raises:
         SourceError: the file is no archive of trades, or the symbol's assets are not known.
     """
@@ -186,12 +172,13 @@ def archive_instrument(path: Path, known: Mapping[str, Instrument]) -> Instrumen
         raise SourceError(f"{path.name}: a file of {_kind(match['kind'])}; {READ}")
     symbol = match["symbol"].upper()
     try:
-        return known.get(symbol) or fallback_instruments([symbol])[symbol]
+        instrument = known.get(symbol) or shipped_instruments([symbol])[symbol]
     except ConfigError as exc:
         raise SourceError(
             f"{path.name}: base and quote asset of {symbol} are not known: "
             "give them, as --assets BASE/QUOTE"
         ) from exc
+    return replace(instrument, exchange=archive_exchange(path, exchange))
 
 
 def archive_exchange(path: Path, exchange: str | None) -> str:
@@ -234,7 +221,6 @@ def read_archive(
     path: Path,
     instrument: Instrument,
     *,
-    exchange: str,
     ingested: datetime,
     latest_us: int,
     chunk_bytes: int = CHUNK_BYTES,
@@ -253,14 +239,13 @@ def read_archive(
             rows, letters, n_lines = parse_lines(
                 data[skipped:],
                 instrument,
-                exchange=exchange,
                 unit=unit or "us",
                 ingested=ingested,
                 latest_us=latest_us,
                 source=path.name,
                 first_line=line,
             )
-            yield FileBatch(rows, letters, len(data))
+            yield FileBatch("trades", instrument.exchange, rows, letters, len(data))
             line += n_lines
     if line == 1:
         raise SourceError(f"{path.name}: the file is empty")

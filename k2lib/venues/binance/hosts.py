@@ -1,8 +1,5 @@
-"""Where a Binance venue is reached, and what its records are called."""
+"""Addresses of Binance venues, and whose they are."""
 
-import ssl
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -15,53 +12,6 @@ OF_OTHER_HOSTS: Final = {
     "demo-stream.binance.com": "BINANCE_DEMO",
     "demo-api.binance.com": "BINANCE_DEMO",
 }
-
-
-@dataclass(frozen=True)
-class Venue:
-    """A venue's name and its hosts, the first ones preferred.
-
-    All hosts of a venue give one and the same sequence of trades. `tls` verifies them; it is made
-    from the system's certificates and never left out.
-    """
-
-    exchange: str
-    ws_urls: tuple[str, ...]
-    rest_urls: tuple[str, ...]
-    tls: ssl.SSLContext = field(default_factory=ssl.create_default_context, compare=False)
-
-
-def binance(
-    ws_urls: Sequence[str] = (
-        "wss://stream.binance.com:9443",
-        "wss://stream.binance.com:443",
-        "wss://data-stream.binance.vision:443",
-    ),
-    rest_urls: Sequence[str] = ("https://api.binance.com", "https://data-api.binance.vision"),
-) -> Venue:
-    """Return Binance, at its own hosts or at those given.
-
-    Raises:
-        ConfigError: an address that is none, or hosts of different venues.
-    """
-    ws = tuple(_checked(url, ("ws", "wss"), "K2_BINANCE_WS_URLS") for url in ws_urls)
-    rest = tuple(_checked(url, ("http", "https"), "K2_BINANCE_REST_URLS") for url in rest_urls)
-    if not ws or not rest:
-        raise ConfigError("K2_BINANCE_WS_URLS and K2_BINANCE_REST_URLS need an address each")
-    names = {exchange_of(url) for url in (*ws, *rest)}
-    if len(names) > 1:
-        raise ConfigError(f"these hosts are of different venues: {', '.join((*ws, *rest))}")
-    return Venue(names.pop(), ws, rest)
-
-
-def binance_us() -> Venue:
-    """Return Binance.US: another venue, with its own symbols, ids and prices."""
-    return binance(["wss://stream.binance.us:9443"], ["https://api.binance.us"])
-
-
-def told_apart(venue: Venue, said: str | None) -> Venue:
-    """Return the venue under the name that its host gives itself: an offline exchange does."""
-    return venue if said is None else replace(venue, exchange=said)
 
 
 def exchange_of(url: str, said: str | None = None) -> str:
@@ -79,7 +29,15 @@ def exchange_of(url: str, said: str | None = None) -> str:
     )
 
 
-def _checked(url: str, schemes: tuple[str, ...], setting: str) -> str:
+def checked_address(url: str, schemes: tuple[str, ...], setting: str) -> str:
+    """Return an address without blanks around it or a slash at its end.
+
+    Args:
+        schemes: those it may have, the safer one last.
+        setting: where it stands, for the message.
+    Raises:
+        ConfigError: it is none.
+    """
     try:
         parts = urlsplit(url.strip())
         usable = parts.scheme in schemes and parts.hostname and parts.port != 0

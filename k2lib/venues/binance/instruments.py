@@ -1,26 +1,16 @@
 """Instruments of Binance: base and quote asset as the venue lists them, never guessed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
 
 import msgspec
 
 from k2lib.errors import ConfigError, RecordError
+from k2lib.venues.base import Instrument
 
 NEAREST: Final = 3
 TRADING: Final = "TRADING"
-
-
-@dataclass(frozen=True)
-class Instrument:
-    """One symbol and its assets; `listed` is False where they come from the shipped table."""
-
-    symbol: str
-    base_asset: str
-    quote_asset: str
-    listed: bool = True
 
 
 class _Symbol(msgspec.Struct):
@@ -41,15 +31,18 @@ _PAIRS: Final = (
     *("PEPE/USDT", "SUI/USDT", "USDC/USDT", "BTC/USDC", "ETH/USDC", "BTC/EUR", "ETH/EUR"),
     *("EUR/USDT", "ETH/BTC", "BNB/BTC", "SOL/BTC", "XRP/BTC", "LTC/BTC", "BTC/USD", "ETH/USD"),
 )
-FALLBACK: Final = {
-    base + quote: Instrument(base + quote, base, quote, listed=False)
-    for base, quote in (pair.split("/") for pair in _PAIRS)
+SHIPPED: Final = {
+    base + quote: (base, quote) for base, quote in (pair.split("/") for pair in _PAIRS)
 }
 
 
-def read_exchange_info(body: bytes, symbols: Sequence[str]) -> dict[str, Instrument]:
+def read_exchange_info(
+    body: bytes, symbols: Sequence[str], *, exchange: str = "BINANCE"
+) -> dict[str, Instrument]:
     """Read the instruments that `symbols` name from a reply of `/api/v3/exchangeInfo`.
 
+    Args:
+        exchange: whose reply it is.
     Raises:
         ConfigError: a symbol is unknown, and which ones are near; or it is not trading.
         RecordError: the body is no such reply.
@@ -61,23 +54,26 @@ def read_exchange_info(body: bytes, symbols: Sequence[str]) -> dict[str, Instrum
         told = ", ".join(f"{name} is {status}" for name, status in halted.items())
         raise ConfigError(f"not trading now: {told}; leave it out, or try again later")
     return {
-        name: Instrument(name, listed[name].baseAsset, listed[name].quoteAsset) for name in symbols
+        name: Instrument(exchange, name, listed[name].baseAsset, listed[name].quoteAsset)
+        for name in symbols
     }
 
 
-def fallback_instruments(symbols: Sequence[str]) -> dict[str, Instrument]:
+def shipped_instruments(
+    symbols: Sequence[str], *, exchange: str = "BINANCE"
+) -> dict[str, Instrument]:
     """Return the instruments from the table shipped with k2lib: some big pairs.
 
     Raises:
         ConfigError: a symbol is not in it; its assets are not guessed from its name.
     """
-    missing = [name for name in symbols if name not in FALLBACK]
+    missing = [name for name in symbols if name not in SHIPPED]
     if missing:
         raise ConfigError(
             f"base and quote asset of {', '.join(missing)} are not known without Binance's "
-            f"exchangeInfo; known are {', '.join(FALLBACK)}"
+            f"exchangeInfo; known are {', '.join(SHIPPED)}"
         )
-    return {name: FALLBACK[name] for name in symbols}
+    return {name: Instrument(exchange, name, *SHIPPED[name], listed=False) for name in symbols}
 
 
 def read_assets(texts: Sequence[str]) -> dict[str, Instrument]:
@@ -94,7 +90,7 @@ def _pair(text: str) -> Instrument:
     base, _, quote = text.strip().upper().partition("/")
     if not (base.isalnum() and quote.isalnum()):
         raise ConfigError(f"{text!r} is no pair of assets: give it as BASE/QUOTE, like BTC/USDT")
-    return Instrument(base + quote, base, quote)
+    return Instrument("BINANCE", base + quote, base, quote)
 
 
 def _decode(body: bytes) -> _ExchangeInfo:

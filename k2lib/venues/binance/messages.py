@@ -11,9 +11,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from k2lib.schema.dead_letters import DeadLetter
+from k2lib.venues.base import Instrument, ParsedFrames
 from k2lib.venues.binance.fields import (
     BROKEN,
     Long,
@@ -25,7 +25,6 @@ from k2lib.venues.binance.fields import (
     text_columns,
     texts,
 )
-from k2lib.venues.binance.instruments import Instrument
 from k2lib.venues.binance.rows import (
     NO_QUOTES,
     CheckedRows,
@@ -88,19 +87,6 @@ _quote = msgspec.json.Decoder(_UsualQuote).decode
 _combined_quote = msgspec.json.Decoder(_CombinedQuote).decode
 
 
-@dataclass(frozen=True)
-class ParsedFrames:
-    """What a batch of frames holds, in order of arrival; a frame in none of the three is none.
-
-    `trade_ids` has the ids of all trades of a symbol that came, refused ones too.
-    """
-
-    trades: pa.Table
-    quotes: pa.Table
-    refused: list[DeadLetter]
-    trade_ids: Mapping[str, Ints]
-
-
 @dataclass
 class _Sorted:
     """Events of one kind, where each stood in the batch, and their fields of other names."""
@@ -115,7 +101,6 @@ def parse_frames(
     frames: Sequence[bytes],
     received_us: Sequence[int],
     *,
-    exchange: str,
     instruments: Mapping[str, Instrument],
     unit: Unit,
     latest_us: int,
@@ -125,18 +110,17 @@ def parse_frames(
 
     Args:
         received_us: receipt of each frame, µs since the epoch.
-        instruments: by symbol; a frame of another symbol is refused.
+        instruments: by symbol, all of one exchange; a frame of another symbol is refused.
         unit: of the times in the frames.
         latest_us: no trade is later.
         source: name of the frames' source in dead letters.
     """
     trades, quotes, refusals = _sort(frames, {name: code for code, name in enumerate(instruments)})
     known, stamps = list(instruments.values()), np.array(received_us, np.int64)
-    trade_columns = _trade_columns(trades, stamps, unit)
-    traded = trade_rows(trade_columns, known, exchange=exchange, unit=unit, latest_us=latest_us)
+    traded = trade_rows(_trade_columns(trades, stamps, unit), known, unit=unit, latest_us=latest_us)
     quoted = CheckedRows(NO_QUOTES, [])
     if quotes.events:
-        quoted = quote_rows(_quote_columns(quotes, stamps), known, exchange=exchange)
+        quoted = quote_rows(_quote_columns(quotes, stamps), known)
     refusals += [*_placed(traded, trades), *_placed(quoted, quotes)]
     letters = [
         DeadLetter(
@@ -148,7 +132,7 @@ def parse_frames(
         )
         for one in sorted(refusals, key=lambda one: one.index)
     ]
-    return ParsedFrames(traded.table, quoted.table, letters, _ids_by_symbol(trade_columns, known))
+    return ParsedFrames(traded.table, quoted.table, letters)
 
 
 def _sort(
@@ -260,8 +244,3 @@ def _quote_columns(quotes: _Sorted, stamps: Ints) -> QuoteColumns:
 
 def _placed(rows: CheckedRows, events: _Sorted) -> list[Refusal]:
     return [replace(one, index=events.places[one.index]) for one in rows.refusals]
-
-
-def _ids_by_symbol(trades: TradeColumns, instruments: Sequence[Instrument]) -> dict[str, Ints]:
-    codes = dict.fromkeys(trades.codes.tolist())
-    return {instruments[code].symbol: trades.ids[trades.codes == code] for code in codes}

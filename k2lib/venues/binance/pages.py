@@ -6,10 +6,10 @@ from typing import Final
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from k2lib.errors import RecordError
 from k2lib.schema.dead_letters import DeadLetter
+from k2lib.venues.base import BackfillPage, Instrument
 from k2lib.venues.binance.fields import (
     BROKEN,
     Long,
@@ -20,19 +20,9 @@ from k2lib.venues.binance.fields import (
     text_columns,
     texts,
 )
-from k2lib.venues.binance.instruments import Instrument
-from k2lib.venues.binance.rows import PER_UNIT_US, Ints, Refusal, TradeColumns, Unit, trade_rows
+from k2lib.venues.binance.rows import PER_UNIT_US, Refusal, TradeColumns, Unit, trade_rows
 
 OUR_NAMES: Final = {"isBestMatch": "is_best_match", "quoteQty": "quote_quantity"}
-
-
-@dataclass(frozen=True)
-class TradesPage:
-    """Trades of one reply in its order; `ids` are those of all its trades, refused ones too."""
-
-    rows: pa.Table
-    ids: Ints
-    refused: list[DeadLetter]
 
 
 @dataclass(frozen=True)
@@ -74,12 +64,11 @@ def trades_page(
     body: bytes,
     *,
     instrument: Instrument,
-    exchange: str,
     unit: Unit,
     received_us: int,
     latest_us: int,
     source: str,
-) -> TradesPage:
+) -> BackfillPage:
     """Turn a reply of `/trades` or `/historicalTrades` into v2 rows.
 
     Raises:
@@ -97,10 +86,10 @@ def trades_page(
         received_us=np.full(len(trades), received_us),
         vendor={"origin": "rest"} | text_columns({}, extras, len(trades)),
     )
-    rows = trade_rows(columns, [instrument], exchange=exchange, unit=unit, latest_us=latest_us)
+    rows = trade_rows(columns, [instrument], unit=unit, latest_us=latest_us)
     refusals += [Refusal(places[one.index], one.reason, one.detail) for one in rows.refusals]
     letters = _letters(refusals, records, source=source, received_us=received_us)
-    return TradesPage(rows.table, columns.ids, letters)
+    return BackfillPage(rows.table, columns.ids, letters)
 
 
 def aggregates_page(body: bytes, *, unit: Unit) -> list[Aggregate]:
@@ -124,11 +113,10 @@ def single_trades(
     aggregates: Sequence[Aggregate],
     *,
     instrument: Instrument,
-    exchange: str,
     received_us: int,
     latest_us: int,
     source: str,
-) -> TradesPage:
+) -> BackfillPage:
     """Turn the aggregates of one trade (first_id = last_id) into v2 rows; the others stay out."""
     singles = [one for one in aggregates if one.first_id == one.last_id]
     columns = TradeColumns(
@@ -144,10 +132,10 @@ def single_trades(
             "origin": "aggregate",
         },
     )
-    rows = trade_rows(columns, [instrument], exchange=exchange, unit="us", latest_us=latest_us)
+    rows = trade_rows(columns, [instrument], unit="us", latest_us=latest_us)
     records = [msgspec.json.encode(one) for one in singles] if rows.refusals else []
     letters = _letters(rows.refusals, records, source=source, received_us=received_us)
-    return TradesPage(rows.table, columns.ids, letters)
+    return BackfillPage(rows.table, columns.ids, letters)
 
 
 def _records(body: bytes) -> list[msgspec.Raw]:

@@ -3,7 +3,7 @@
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -11,21 +11,19 @@ import httpx2
 import msgspec
 import stamina
 
-from k2lib.errors import SourceError, TransientError, reason_of
+from k2lib.errors import reason_of
 from k2lib.events import OnEvent, RestFailed
 from k2lib.lifecycle import Closing
-from k2lib.resilience.failover import Hosts
+from k2lib.resilience.failover import LIMITED, REST_S, Hosts, judge_status
 from k2lib.resilience.rate_window import RateWindow
+from k2lib.venues.base import RequestRefusedError, VenueUnavailableError
 from k2lib.venues.binance.fields import BROKEN
-from k2lib.venues.binance.hosts import EXCHANGE_HEADER, Venue, exchange_of
+from k2lib.venues.binance.hosts import EXCHANGE_HEADER, exchange_of
 
 TIMEOUT_S: Final = 10.0
 # 5,000 of the 6,000 a minute: others may share the address.
 WEIGHT_A_MINUTE: Final = 5_000
 USED_WEIGHT: Final = "X-MBX-USED-WEIGHT-1M"
-BANNED: Final = (403, 451)
-LIMITED: Final = (418, 429)
-REST_S: Final = 60.0
 # From here on downwards, a code is about the question; those above are about the venue's health.
 QUESTION: Final = -1100
 
@@ -39,20 +37,8 @@ class Reply:
     exchange: str | None
 
 
-class VenueUnavailableError(TransientError):
-    """No host answers now; `wait_s` says when to ask again."""
-
-    def __init__(self, told: str, *, wait_s: float) -> None:
-        super().__init__(told)
-        self.wait_s = wait_s
-
-
-class NotOfferedError(SourceError):
+class NotOfferedError(VenueUnavailableError):
     """No host of the venue that answers offers this."""
-
-
-class RequestRefusedError(SourceError):
-    """The venue says no to the question itself: asking again will not help."""
 
 
 class _NextHost(Exception):
@@ -68,8 +54,10 @@ class Rest(Closing):
 
     def __init__(
         self,
-        venue: Venue,
+        urls: Sequence[str],
         *,
+        exchange: str,
+        tls: ssl.SSLContext,
         on_event: OnEvent,
         stop: threading.Event,
         breaker_rest_s: float = 30.0,
@@ -77,9 +65,9 @@ class Rest(Closing):
         timeout_s: float = TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.hosts = Hosts(venue.rest_urls, clock=clock, rest_s=breaker_rest_s)
+        self.hosts = Hosts(urls, clock=clock, rest_s=breaker_rest_s)
         self._on_event = on_event
-        self._exchange = venue.exchange
+        self._exchange = exchange
         self._stop = stop
         self._name: str | None = None
         self._reasons: dict[str, str] = {}
@@ -89,7 +77,7 @@ class Rest(Closing):
         self._ask_again_at: dict[tuple[str, str], float] = {}
         self._client = httpx2.Client(
             timeout=timeout_s,
-            verify=venue.tls,
+            verify=tls,
             headers={"X-MBX-TIME-UNIT": "MICROSECOND"},
         )
 
@@ -161,10 +149,11 @@ class Rest(Closing):
     def _refusal(self, host: str, path: str, answer: httpx2.Response) -> Exception:
         """Say what a status means for the host, for the path, and for the question."""
         status, told = answer.status_code, f"HTTP {answer.status_code}{_message(answer.content)}"
-        if status in BANNED:
+        verdict = judge_status(status, answer.headers.get("Retry-After"))
+        if verdict.lasting:
             self.hosts.ban(host, told)
         elif status in LIMITED:
-            self.hosts.rest(host, _number(answer.headers.get("Retry-After"), REST_S))
+            self.hosts.rest(host, verdict.rest_s or REST_S)
         elif status == 404:
             self._ask_again_at[host, path] = self._clock() + self._offer_again_s
         elif _code(answer.content) <= QUESTION:
@@ -194,19 +183,33 @@ class TimeReply(msgspec.Struct):
     serverTime: int
 
 
-class Asks(Protocol):
-    """What the gap filler needs of REST."""
+class ReplySource(Protocol):
+    """Whoever answers a request as `Rest` does."""
 
     def get(self, path: str, params: Mapping[str, Any], *, weight: int) -> Reply:
         """Return the first answer of a host."""
 
 
-def clock_offset_s(rest: Asks, *, now: Callable[[], float] = time.time) -> float:
+def clock_offset_s(rest: ReplySource, *, now: Callable[[], float] = time.time) -> float:
     """Return how far our clock is ahead of the venue's, within half of a round trip."""
     before = now()
     reply = rest.get("/api/v3/time", {}, weight=1)
     theirs_us = msgspec.json.decode(reply.body, type=TimeReply).serverTime
     return (before + now()) / 2 - theirs_us / 1e6
+
+
+def ping(host: str, *, tls: ssl.SSLContext, within_s: float) -> None:
+    """Ask one host, once, whether it answers.
+
+    Raises:
+        VenueUnavailableError: it does not, within the time.
+    """
+    try:
+        answer = httpx2.get(f"{host}/api/v3/ping", timeout=within_s, verify=tls)
+    except httpx2.TransportError as exc:
+        raise VenueUnavailableError(reason_of(exc)) from exc
+    if answer.status_code != 200:
+        raise VenueUnavailableError(f"HTTP {answer.status_code}")
 
 
 def _message(body: bytes) -> str:

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from k2lib.schema.dead_letters import DeadLetterReason
 from k2lib.schema.identity import message_id, message_ids
 from k2lib.schema.records import QUOTE, TRADE, RecordSchema
+from k2lib.venues.base import Instrument
 from k2lib.venues.binance.fields import Coded, text_maps, texts, to_decimals, units, why_number
-from k2lib.venues.binance.instruments import Instrument
 
 Unit = Literal["us", "ms"]
 Ints = npt.NDArray[np.int64]
@@ -88,14 +88,13 @@ def trade_rows(
     trades: TradeColumns,
     instruments: Sequence[Instrument],
     *,
-    exchange: str,
     unit: Unit,
     latest_us: int,
 ) -> CheckedRows:
     """Turn trades into rows of `schemas.TRADE`.
 
     Args:
-        instruments: `codes` point into it.
+        instruments: `codes` point into it; all are of one exchange.
         latest_us: no trade is later.
     """
     if not len(trades.ids):
@@ -107,7 +106,8 @@ def trade_rows(
     ids = pa.array(trades.ids).cast(pa.string())
     maker = trades.buyer_is_maker.astype(np.int64)
     vendor = {**trades.vendor, "is_buyer_maker": Coded(BOOLEANS, maker)}
-    common = _common(trades, instruments, exchange, vendor)
+    exchange = instruments[0].exchange
+    common = _common(trades, instruments, vendor)
     columns = common | {
         "message_id": _message_ids(pa.scalar(exchange), common["symbol"], ids),
         "trade_id": pc.binary_join_element_wise(pa.scalar(exchange), ids, DASH),
@@ -120,16 +120,15 @@ def trade_rows(
     return _rows(columns, TRADE, good, lambda i: _why_trade(trades, i, written, in_time, unit))
 
 
-def quote_rows(
-    quotes: QuoteColumns, instruments: Sequence[Instrument], *, exchange: str
-) -> CheckedRows:
+def quote_rows(quotes: QuoteColumns, instruments: Sequence[Instrument]) -> CheckedRows:
     """Turn best bids and asks into rows of `schemas.QUOTE`; their time is that of receipt.
 
     A side without a price or without a quantity is null, never 0.
     """
     numbers, fits = to_decimals(quotes.texts)
     ids = pa.array(quotes.ids).cast(pa.string())
-    common = _common(quotes, instruments, exchange, quotes.vendor)
+    exchange = instruments[0].exchange
+    common = _common(quotes, instruments, quotes.vendor)
     columns = common | {
         "message_id": _message_ids(pa.scalar(exchange), BOOK, common["symbol"], ids),
         "quote_id": pc.binary_join_element_wise(pa.scalar(exchange), BOOK, ids, DASH),
@@ -156,7 +155,6 @@ def _rows(
 def _common(
     records: TradeColumns | QuoteColumns,
     instruments: Sequence[Instrument],
-    exchange: str,
     vendor: Mapping[str, Coded | pa.StringArray | str],
 ) -> dict[str, pa.Array]:
     n_rows = len(records.ids)
@@ -166,7 +164,7 @@ def _common(
     }
     return {
         "symbol": Coded(texts([one.symbol for one in instruments]), records.codes).as_array(),
-        "exchange": pa.repeat(pa.scalar(exchange), n_rows),
+        "exchange": pa.repeat(pa.scalar(instruments[0].exchange), n_rows),
         "asset_class": pa.repeat(CRYPTO, n_rows),
         "currency": assets["quote_asset"].as_array(),
         "source_sequence": pa.array(records.ids),

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from k2lib import K2
 from k2lib.errors import SourceError
 from k2lib.schema.records import REFERENCE, TRADE
-from k2lib.venues.asx.files import AsxFile, FileBatch, file_kind, find_files, read_file
+from k2lib.venues.asx.files import AsxFile, file_kind, find_files, read_file
 from k2lib.venues.asx.reference import find_reference, read_corporate_actions, read_reference
-from k2lib.venues.asx.rows import Instrument
+from k2lib.venues.base import FileBatch, Instrument
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
-XYZ = Instrument("9009", "XYZ", "ASX", "AU000000XYZ9")
+XYZ = Instrument("ASX", "XYZ", company_id="9009", isin="AU000000XYZ9")
 HEADER = "company_id,symbol,company_name,ISIN,start_date,end_date\n"
 XYZ_LINE = "9009,XYZ,XYZ MINING LTD,AU000000XYZ9,05/07/2008,03/31/2014\n"
 TRADE_LINE = "03/10/2014,10:00:06.717,1.11,3667,0,,\n"

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from k2lib.schema.identity import message_id
 from k2lib.schema.records import QUOTE, TRADE
-from k2lib.venues.asx.rows import Instrument, ParsedLines, parse, vendor_map
+from k2lib.venues.asx.rows import ParsedLines, parse, vendor_map
+from k2lib.venues.base import Instrument
 from k2lib.venues.csv_lines import BadLine, find_lines, to_columns, usual_columns
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
-XYZ = Instrument("9009", "XYZ", "ASX", "AU000000XYZ9")
+XYZ = Instrument("ASX", "XYZ", company_id="9009", isin="AU000000XYZ9")
 TRADE_LINE = "03/10/2014,10:00:06.717,1.11,3667,0,,"
 QUOTE_LINE = "03/10/2014,10:00:06.717,1.11,1.18,10300,3667"
 
@@ -168,7 +169,7 @@ def test_empty_fields_have_no_key_and_keys_stand_in_alphabetical_order() -> None
 
 
 def test_a_company_without_isin_has_no_such_key() -> None:
-    unlisted = Instrument("9009", "XYZ", "ASX", "")
+    unlisted = Instrument("ASX", "XYZ", company_id="9009")
     result = parsed(QUOTE_LINE, "quotes", unlisted).rows["vendor_data"].to_pylist()
     assert result == [[("company_id", "9009")]]
 

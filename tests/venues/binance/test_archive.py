@@ -18,9 +18,8 @@ from support.binance_facts import (
 
 from k2lib.errors import SourceError
 from k2lib.schema.records import TRADE
+from k2lib.venues.base import BrokenFileError, FileBatch, Instrument
 from k2lib.venues.binance.archive import (
-    BrokenFileError,
-    FileBatch,
     archive_exchange,
     archive_instrument,
     detect_unit,
@@ -28,7 +27,6 @@ from k2lib.venues.binance.archive import (
     read_archive,
     verify,
 )
-from k2lib.venues.binance.instruments import Instrument
 
 NAME = "BTCUSDT-trades-2025-01-02.zip"
 NOW = datetime(2025, 1, 3, tzinfo=UTC)
@@ -48,7 +46,6 @@ def read(path: Path, **options: Any) -> list[FileBatch]:
         read_archive(
             path,
             INSTRUMENTS["BTCUSDT"],
-            exchange="BINANCE",
             ingested=NOW,
             latest_us=LATEST_US,
             **options,
@@ -248,9 +245,9 @@ def test_daily_and_monthly_files_name_their_symbol(name: str) -> None:
 
 
 def test_a_given_instrument_goes_before_the_shipped_table() -> None:
-    given = {"WIFUSDT": Instrument("WIFUSDT", "WIF", "USDT")}
+    given = {"WIFUSDT": Instrument("BINANCE", "WIFUSDT", "WIF", "USDT")}
     found = archive_instrument(Path("WIFUSDT-trades-2025-01.zip"), given)
-    assert found is given["WIFUSDT"]
+    assert found == given["WIFUSDT"]
 
 
 def test_a_symbol_with_unknown_assets_is_an_error_that_says_how_to_give_them() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support.ports import silent_port
 from support.stream_hosts import (
-    BTC,
+    BTC_TRADES,
     Refuse,
     StreamHost,
     goes_on,
@@ -25,7 +25,8 @@ from support.stream_hosts import (
 from support.tls import LONG_AGO, Tls
 
 from k2lib.feed.connections import Inbox
-from k2lib.venues.binance.connection import Connection, HostRefusedError, open_connection
+from k2lib.venues.base import HostRefusedError, Subscription
+from k2lib.venues.binance.connection import BinanceConnection, open_connection
 
 PLAIN = ssl.create_default_context()
 
@@ -43,7 +44,7 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 @contextlib.asynccontextmanager
 async def connected(
     host: StreamHost, inbox: Inbox | None = None, *, exchange: str = "BINANCE"
-) -> AsyncIterator[Connection]:
+) -> AsyncIterator[BinanceConnection]:
     inbox = Inbox(100_000) if inbox is None else inbox
     async with host:
         one = await open_connection(
@@ -180,7 +181,7 @@ async def test_a_host_of_another_exchange_is_refused_for_good(
 @in_loop
 async def test_a_host_may_say_that_it_is_the_wanted_exchange() -> None:
     async with connected(StreamHost(exchange="BINANCE_SIM"), exchange="BINANCE_SIM") as one:
-        await one.subscribe([BTC])
+        await one.subscribe([BTC_TRADES])
 
 
 @pytest.mark.parametrize(
@@ -195,14 +196,14 @@ async def test_a_host_may_say_that_it_is_the_wanted_exchange() -> None:
 async def test_an_error_reply_is_a_refusal_that_says_why(reply: dict[str, Any]) -> None:
     async with connected(StreamHost(replying(reply))) as one:
         with pytest.raises(HostRefusedError, match=r"Invalid request: unknown variant \(code 2\)"):
-            await one.subscribe([BTC])
+            await one.subscribe([BTC_TRADES])
 
 
 @in_loop
 async def test_a_strange_reply_does_not_end_the_reading() -> None:
     strange = [{"error": None, "id": 1}, {"result": None, "id": ["x"]}, {"result": []}]
     async with connected(StreamHost(replying(*strange))) as one:
-        await one.subscribe([BTC])
+        await one.subscribe([BTC_TRADES])
         assert not one.ended
 
 
@@ -213,7 +214,7 @@ async def test_an_end_while_subscribing_is_a_refusal() -> None:
 
     async with connected(StreamHost(goes)) as one:
         with pytest.raises(HostRefusedError, match="closed while subscribing"):
-            await one.subscribe([BTC])
+            await one.subscribe([BTC_TRADES])
 
 
 @pytest.mark.slow
@@ -223,10 +224,11 @@ async def test_1500_streams_are_asked_for_in_few_messages_at_the_allowed_pace() 
         while True:
             await host.replies(ws)
 
+    wanted = [Subscription(f"S{number}USDT", "trade") for number in range(1500)]
     names = [f"s{number}usdt@trade" for number in range(1500)]
     host = StreamHost(replies)
     async with host, contextlib.AsyncExitStack() as stack:
-        for some in (names[:1024], names[1024:]):
+        for some in (wanted[:1024], wanted[1024:]):
             one = await open_connection(
                 host.url, exchange="BINANCE", tls=PLAIN, inbox=Inbox(1), on_data=lambda: None
             )
@@ -255,7 +257,7 @@ GARBAGE = (
 async def test_what_nobody_understands_goes_to_the_inbox_as_it_is() -> None:
     inbox = Inbox(100)
     async with connected(StreamHost(sends(*GARBAGE, trade_frame(1))), inbox) as one:
-        await one.subscribe([BTC])
+        await one.subscribe([BTC_TRADES])
         await until(lambda: len(inbox) == len(GARBAGE) + 1)
         assert not one.ended and one.frames == 2
     arrived = inbox.take(1.0, linger_s=0.0, enough=1)
@@ -273,7 +275,7 @@ async def test_what_nobody_understands_goes_to_the_inbox_as_it_is() -> None:
 async def test_the_hosts_word_that_it_goes_is_heard_in_both_forms(word: str) -> None:
     inbox = Inbox(100)
     async with connected(StreamHost(sends(word)), inbox) as one:
-        await one.subscribe([BTC])
+        await one.subscribe([BTC_TRADES])
         assert await one.over == "serverShutdown"
         assert not one.ended and not one.has_data.is_set()
     assert len(inbox) == 0
@@ -287,7 +289,7 @@ async def test_a_full_inbox_makes_the_host_wait_and_loses_nothing() -> None:
     frames = [trade_frame(number, draw.randbytes(8_000).hex()) for number in range(count)]
     inbox, host = Inbox(10), StreamHost(sends(*frames))
     async with connected(host, inbox) as one:
-        await one.subscribe([BTC])
+        await one.subscribe([BTC_TRADES])
         sent = -1
         while sent != host.sent or inbox.waited_s < 0.1:
             sent = host.sent
@@ -303,7 +305,7 @@ async def test_a_full_inbox_makes_the_host_wait_and_loses_nothing() -> None:
 @in_loop
 async def test_a_frame_over_the_limit_ends_the_connection() -> None:
     async with connected(StreamHost(sends("x" * 1_100_000))) as one:
-        await one.subscribe([BTC])
+        await one.subscribe([BTC_TRADES])
         assert await one.over
         assert one.ended
 
@@ -318,7 +320,7 @@ async def test_closing_does_not_wait_long_for_a_deaf_host() -> None:
 
     inbox, began = Inbox(10), 0.0
     async with connected(StreamHost(deaf), inbox) as one:
-        await one.subscribe([BTC])
+        await one.subscribe([BTC_TRADES])
         await until(lambda: len(inbox) == 10)
         began = time.monotonic()
     assert time.monotonic() - began < 30.0
@@ -335,7 +337,7 @@ async def test_the_first_frame_of_data_is_told_once() -> None:
             inbox=Inbox(10),
             on_data=lambda: told.append(1),
         )
-        await one.subscribe([BTC])
+        await one.subscribe([BTC_TRADES])
         await until(lambda: one.frames == 5)
         await one.close()
     assert told == [1] and one.has_data.is_set()

@@ -5,14 +5,15 @@ import ssl
 import pytest
 
 from k2lib.errors import ConfigError
-from k2lib.venues.binance.hosts import binance, binance_us, exchange_of, told_apart
+from k2lib.venues.binance.hosts import exchange_of
+from k2lib.venues.binance.venue import binance, binance_us
 
 
 def test_binance_has_its_own_hosts() -> None:
     venue = binance()
-    assert venue.exchange == "BINANCE" and len(venue.ws_urls) == 3
-    assert all(url.startswith("wss://") for url in venue.ws_urls)
-    assert all(url.startswith("https://") for url in venue.rest_urls)
+    assert venue.exchange == "BINANCE" and len(venue.stream_hosts) == 3
+    assert all(url.startswith("wss://") for url in venue.stream_hosts)
+    assert all(url.startswith("https://") for url in venue.request_hosts)
 
 
 def test_binance_us_is_another_exchange() -> None:
@@ -66,11 +67,14 @@ def test_both_kinds_of_address_are_needed() -> None:
 
 def test_addresses_are_trimmed() -> None:
     venue = binance([" ws://127.0.0.1:1/ "], ["http://127.0.0.1:2/"])
-    assert (venue.ws_urls, venue.rest_urls) == (("ws://127.0.0.1:1",), ("http://127.0.0.1:2",))
+    assert (venue.stream_hosts, venue.request_hosts) == (
+        ("ws://127.0.0.1:1",),
+        ("http://127.0.0.1:2",),
+    )
 
 
 def test_a_venue_takes_the_name_its_host_gives_itself() -> None:
     venue = binance()
-    assert told_apart(venue, None) is venue
-    named = told_apart(venue, "BINANCE_SIM")
+    assert venue.named("BINANCE") is venue
+    named = venue.named("BINANCE_SIM")
     assert (named.exchange, named.tls) == ("BINANCE_SIM", venue.tls)

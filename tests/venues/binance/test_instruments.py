@@ -5,12 +5,12 @@ import json
 import pytest
 
 from k2lib.errors import ConfigError, RecordError
+from k2lib.venues.base import Instrument
 from k2lib.venues.binance.instruments import (
-    FALLBACK,
-    Instrument,
-    fallback_instruments,
+    SHIPPED,
     read_assets,
     read_exchange_info,
+    shipped_instruments,
 )
 
 
@@ -33,8 +33,8 @@ def body(**status: str) -> bytes:
 def test_instruments_are_read_as_listed_and_in_the_order_asked() -> None:
     found = read_exchange_info(body(BTCUSDT="TRADING", ETHBTC="TRADING"), ["ETHBTC", "BTCUSDT"])
     assert list(found.values()) == [
-        Instrument("ETHBTC", "ETH", "BTC", listed=True),
-        Instrument("BTCUSDT", "BTC", "USDT", listed=True),
+        Instrument("BINANCE", "ETHBTC", "ETH", "BTC", listed=True),
+        Instrument("BINANCE", "BTCUSDT", "BTC", "USDT", listed=True),
     ]
 
 
@@ -73,27 +73,27 @@ def test_another_reply_is_no_exchange_info(reply: bytes) -> None:
 
 
 def test_the_shipped_table_says_that_it_is_not_the_venue() -> None:
-    found = fallback_instruments(["ETHBTC", "BTCUSDT"])
+    found = shipped_instruments(["ETHBTC", "BTCUSDT"])
     assert found == {
-        "ETHBTC": Instrument("ETHBTC", "ETH", "BTC", listed=False),
-        "BTCUSDT": Instrument("BTCUSDT", "BTC", "USDT", listed=False),
+        "ETHBTC": Instrument("BINANCE", "ETHBTC", "ETH", "BTC", listed=False),
+        "BTCUSDT": Instrument("BINANCE", "BTCUSDT", "BTC", "USDT", listed=False),
     }
 
 
 def test_the_shipped_table_is_consistent() -> None:
-    assert len(FALLBACK) >= 30
-    assert all(one.base_asset + one.quote_asset == name for name, one in FALLBACK.items())
+    assert len(SHIPPED) >= 30
+    assert all("".join(assets) == name for name, assets in SHIPPED.items())
 
 
 def test_a_symbol_outside_the_shipped_table_is_not_guessed() -> None:
     with pytest.raises(ConfigError, match="base and quote asset of WIFUSDT are not known"):
-        fallback_instruments(["BTCUSDT", "WIFUSDT"])
+        shipped_instruments(["BTCUSDT", "WIFUSDT"])
 
 
 def test_assets_are_read_as_a_person_writes_them() -> None:
     assert read_assets(["wif/usdt", "BTC/FDUSD"]) == {
-        "WIFUSDT": Instrument("WIFUSDT", "WIF", "USDT"),
-        "BTCFDUSD": Instrument("BTCFDUSD", "BTC", "FDUSD"),
+        "WIFUSDT": Instrument("BINANCE", "WIFUSDT", "WIF", "USDT"),
+        "BTCFDUSD": Instrument("BINANCE", "BTCFDUSD", "BTC", "FDUSD"),
     }
 
 

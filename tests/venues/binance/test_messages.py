@@ -14,7 +14,8 @@ from support.binance_facts import INSTRUMENTS, LATEST_US, RECEIVED_US, Fact, com
 
 from k2lib.schema.identity import message_id
 from k2lib.schema.records import QUOTE, TRADE
-from k2lib.venues.binance.messages import ParsedFrames, parse_frames
+from k2lib.venues.base import ParsedFrames
+from k2lib.venues.binance.messages import parse_frames
 from k2lib.venues.binance.rows import Unit
 
 TRADE_FRAME = stream_frame(Fact())
@@ -29,8 +30,7 @@ def parsed(*frames: bytes, unit: Unit = "us", exchange: str = "BINANCE") -> Pars
     return parse_frames(
         frames,
         range(RECEIVED_US, RECEIVED_US + len(frames)),
-        exchange=exchange,
-        instruments=INSTRUMENTS,
+        instruments={n: replace(one, exchange=exchange) for n, one in INSTRUMENTS.items()},
         unit=unit,
         latest_us=LATEST_US,
         source="market.crypto.trades.binance",
@@ -152,8 +152,8 @@ def test_rows_and_ids_are_in_the_order_of_arrival() -> None:
     facts = [Fact(5), Fact(3, symbol="ETHBTC"), Fact(4), Fact(4), Fact(9, symbol="ETHBTC")]
     result = parsed(*map(stream_frame, facts))
     assert result.trades["source_sequence"].to_pylist() == [5, 3, 4, 4, 9]
-    ids = {symbol: ids.tolist() for symbol, ids in result.trade_ids.items()}
-    assert ids == {"BTCUSDT": [5, 4, 4], "ETHBTC": [3, 9]}
+    names = ["BTCUSDT", "ETHBTC", "BTCUSDT", "BTCUSDT", "ETHBTC"]
+    assert result.trades["symbol"].to_pylist() == names
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 500])
@@ -389,18 +389,13 @@ def _unlike_receipt(rows: pa.Table) -> pa.Table:
     return rows.drop_columns("ingestion_timestamp")
 
 
-def test_the_id_of_a_refused_trade_is_among_those_that_came() -> None:
-    ids = parsed(stream_frame(Fact(8)), stream_frame(Fact(9, quantity="1e99"))).trade_ids
-    assert ids["BTCUSDT"].tolist() == [8, 9]
-
-
 def test_dead_letters_name_their_source() -> None:
     assert parsed(b"{").refused[0].source == "market.crypto.trades.binance"
 
 
 def test_no_frames_are_no_rows() -> None:
     result = parsed()
-    assert (result.refused, result.trade_ids) == ([], {})
+    assert result.refused == []
     assert result.trades.schema == TRADE.arrow
     assert result.quotes.schema == QUOTE.arrow
 

@@ -24,27 +24,26 @@ from support.binance_facts import (
 
 from k2lib.errors import RecordError
 from k2lib.schema.records import TRADE
+from k2lib.venues.base import BackfillPage, Instrument
 from k2lib.venues.binance.archive import parse_lines
-from k2lib.venues.binance.instruments import Instrument
 from k2lib.venues.binance.messages import parse_frames
-from k2lib.venues.binance.pages import TradesPage, aggregates_page, single_trades, trades_page
+from k2lib.venues.binance.pages import aggregates_page, single_trades, trades_page
 from k2lib.venues.binance.rows import Unit
 
 BTCUSDT = INSTRUMENTS["BTCUSDT"]
 FACTS: dict[str, Any] = {
     "instrument": BTCUSDT,
-    "exchange": "BINANCE",
     "received_us": RECEIVED_US,
     "latest_us": LATEST_US,
     "source": "rest",
 }
 
 
-def page(body: bytes, unit: Unit = "us") -> TradesPage:
+def page(body: bytes, unit: Unit = "us") -> BackfillPage:
     return trades_page(body, unit=unit, **FACTS)
 
 
-def singles(body: bytes, unit: Unit = "us") -> TradesPage:
+def singles(body: bytes, unit: Unit = "us") -> BackfillPage:
     return single_trades(aggregates_page(body, unit=unit), **FACTS)
 
 
@@ -52,7 +51,6 @@ def streamed(facts: list[Fact], unit: Unit = "us") -> pa.Table:
     return parse_frames(
         [stream_frame(fact, unit_us={"us": 1, "ms": 1000}[unit]) for fact in facts],
         [RECEIVED_US] * len(facts),
-        exchange="BINANCE",
         instruments=INSTRUMENTS,
         unit=unit,
         latest_us=LATEST_US,
@@ -65,7 +63,6 @@ def archived(facts: list[Fact], unit: Unit) -> pa.Table:
     table, letters, _ = parse_lines(
         "".join(f"{line}\n" for line in lines).encode(),
         BTCUSDT,
-        exchange="BINANCE",
         unit=unit,
         ingested=pl.select(pl.lit(RECEIVED_US).cast(pl.Datetime("us", "UTC"))).item(),
         latest_us=LATEST_US,
@@ -217,6 +214,6 @@ def test_an_aggregate_that_does_not_fit_is_a_dead_letter() -> None:
 
 
 def test_the_assets_are_those_of_the_instrument() -> None:
-    facts = FACTS | {"instrument": Instrument("WIFUSDC", "WIF", "USDC")}
+    facts = FACTS | {"instrument": Instrument("BINANCE", "WIFUSDC", "WIF", "USDC")}
     (row,) = trades_page(rest_body([Fact()]), unit="us", **facts).rows.to_pylist()
     assert (row["symbol"], row["currency"]) == ("WIFUSDC", "USDC")

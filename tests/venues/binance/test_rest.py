@@ -7,17 +7,11 @@ import time
 import pytest
 from support.fake_clock import FakeClock
 from support.ports import silent_port
-from support.rest_hosts import Answer, RestHost, asking, refusal, serving
+from support.rest_hosts import Answer, RestHost, asking, refusal, rest_of, serving
 
 from k2lib.events import Event, RestFailed
-from k2lib.venues.binance.hosts import Venue
-from k2lib.venues.binance.rest import (
-    NotOfferedError,
-    RequestRefusedError,
-    Rest,
-    VenueUnavailableError,
-    clock_offset_s,
-)
+from k2lib.venues.base import RequestRefusedError, VenueUnavailableError
+from k2lib.venues.binance.rest import NotOfferedError, Rest, clock_offset_s
 
 TRADES = "/api/v3/historicalTrades"
 AGGREGATES = "/api/v3/aggTrades"
@@ -81,11 +75,10 @@ def test_a_host_that_swallows_the_handshake_is_given_up_in_time(scheme: str) -> 
     good = RestHost()
     with silent_port() as port, serving(good):
         urls = (f"{scheme}://127.0.0.1:{port}", good.url)
-        venue = Venue("BINANCE", ("wss://127.0.0.1:1",), urls)
         events: list[Event] = []
-        with Rest(venue, on_event=events.append, stop=threading.Event(), timeout_s=0.1) as rest:
+        with rest_of(urls, events, timeout_s=0.1) as rest:
             assert ask(rest) == good.url
-    assert [event.name for event in events] == ["rest_failed"]
+    assert [type(event) for event in events] == [RestFailed]
 
 
 def test_three_failures_open_the_breaker_for_its_rest() -> None:
