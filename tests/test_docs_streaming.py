@@ -25,13 +25,10 @@ from support.documents import README, ROOT, SCHEMA_DOC, STREAM_DOC, code, quoted
 from support.fake_clock import FakeClock
 
 from k2lib import K2, events
-from k2lib.feed.check import CLOCK_S
 from k2lib.feed.connections import FLOOD, FLOOD_LINGERS
 from k2lib.feed.feed import FILLS_WAITING
-from k2lib.feed.gap_filler import AGGREGATES_WEIGHT, PAGE, TRADES_WEIGHT
 from k2lib.feed.options import FeedOptions
 from k2lib.feed.status import FeedState
-from k2lib.feed.stream import STREAMS_A_CONNECTION
 from k2lib.feed.worker import AHEAD_US, RETRY_S
 from k2lib.kafka.producer import FLUSH_S, QUEUE_MESSAGES
 from k2lib.ops.alert_book import Alert
@@ -40,23 +37,24 @@ from k2lib.ops.metrics import Metrics
 from k2lib.ops.webhook import body
 from k2lib.resilience.backoff import delays
 from k2lib.resilience.breaker import Breaker, Circuit
+from k2lib.resilience.failover import REST_S
 from k2lib.schema.records import GAP
 from k2lib.simulator import ASX_SIM, BINANCE_SIM, FAULTS, OfflineExchange
 from k2lib.venues.binance.archive import parse_lines
+from k2lib.venues.binance.backfill import AGGREGATES_WEIGHT, PAGE, TRADES_WEIGHT
 from k2lib.venues.binance.connection import (
-    LONGEST_FRAME,
     MESSAGES_A_SECOND,
-    OPEN_S,
-    PING_S,
     REPLY_S,
-    REST_S,
+    STREAMS_A_CONNECTION,
     STREAMS_A_MESSAGE,
 )
 from k2lib.venues.binance.fields import OURS
-from k2lib.venues.binance.hosts import OF_OTHER_HOSTS, binance, exchange_of
+from k2lib.venues.binance.hosts import OF_OTHER_HOSTS, exchange_of
 from k2lib.venues.binance.messages import parse_frames
 from k2lib.venues.binance.pages import aggregates_page, single_trades, trades_page
 from k2lib.venues.binance.rest import TIMEOUT_S, WEIGHT_A_MINUTE
+from k2lib.venues.binance.venue import CLOCK_S, binance
+from k2lib.venues.websocket import LONGEST_FRAME, OPEN_S, PING_S
 
 FACT = Fact()
 QUOTE = b'{"u":400900217,"s":"BTCUSDT","b":"25.1","B":"31.2","a":"25.2","A":"40.6"}'

@@ -102,6 +102,18 @@ def test_imports_go_in_no_circle() -> None:
     TopologicalSorter(graph).prepare()
 
 
+def test_nothing_but_its_venue_and_the_simulator_imports_binance() -> None:
+    inside = ("k2lib.venues.binance", "k2lib.simulator")
+    wrong = {
+        f"{module} imports {target}"
+        for module, path in SOURCES.items()
+        if not module.startswith(inside)
+        for target in _imports(path)
+        if ".binance" in target
+    }
+    assert not wrong
+
+
 def test_imports_name_the_whole_module() -> None:
     assert not {module: lines for module, path in SOURCES.items() if (lines := _relative(path))}
 

@@ -57,8 +57,8 @@ async def open_socket(
 class WebSocketConnection:
     """An open socket whose frames go to an inbox; a `LiveConnection`.
 
-    A venue says in `is_data` which frames are data, subscribes in `subscribe`, and may handle
-    other frames in `on_other`. Once the socket ended, `on_end` is called.
+    A venue subscribes in `subscribe`. It may say in `is_data` which frames are data, and handle
+    the others in `on_other`. Once the socket ended, `on_end` is called.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class WebSocketConnection:
         raise NotImplementedError
 
     def is_data(self, frame: bytes) -> bool:
-        """Say whether a frame is data; called for each."""
-        raise NotImplementedError
+        """Say whether a frame is data, as all are without more; called for each."""
+        return True
 
     async def on_other(self, frame: bytes) -> None:
         """Handle a frame that is not data: without more, it is for the dead letters."""
