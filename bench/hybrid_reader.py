@@ -19,6 +19,7 @@ from bench.live_start import SYMBOLS
 from k2lib import K2
 from k2lib.errors import QueryError
 from k2lib.query.answer import ReadResult
+from k2lib.query.request import ReadRequest
 
 EXCHANGE = "BINANCE_SIM"
 BEGUN_S = 30.0
@@ -67,7 +68,7 @@ class Reader:
 
     def begin(self, k2: K2, symbol: str) -> None:
         """Look at the newest trade there is."""
-        self._note(symbol, k2.engine.ask("trades_v2", symbol, exchange=EXCHANGE, last=1))
+        self._note(symbol, k2.engine.read("trades_v2", ReadRequest(symbol, EXCHANGE, last=1)))
 
     def ask(self, k2: K2, symbol: str) -> None:
         """Ask once; the answer begins at trades seen before, so none was left out between."""
@@ -97,7 +98,7 @@ class Reader:
         """Ask until the answer says that it has all that Kafka had; the wait goes on meanwhile."""
         until = time.monotonic() + BEGUN_S
         while True:
-            answer = k2.engine.ask("trades_v2", symbol, exchange=EXCHANGE, start=self.since[symbol])
+            answer = k2.engine.read("trades_v2", ReadRequest(symbol, EXCHANGE, self.since[symbol]))
             if answer.complete_to["trades_v2"].behind == 0 or time.monotonic() > until:
                 return answer
             self.late += 1

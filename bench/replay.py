@@ -18,6 +18,7 @@ import pyarrow as pa
 from bench.measure import Figure, machine, measured, peak_mb
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.query.engine import Engine
+from k2lib.query.request import ReadRequest
 from k2lib.replay import Replay, replay
 from k2lib.schema.codec import decimal_array
 from k2lib.schema.identity import message_ids
@@ -110,8 +111,9 @@ def report(home: Path, rows: int = ROWS) -> Iterator[str]:
     yield f"{rows:,} trades of {len(SYMBOLS)} symbols, {ROWS_A_DAY:,} a day; best of {TIMES}"
     end = DAY + timedelta(days=1 + rows // ROWS_A_DAY)
     with Engine(catalog) as engine:
-        of_all = replay(engine, SYMBOLS, start=DAY, end=end, kinds=["trades"])
-        of_one = replay(engine, SYMBOLS[0], start=DAY, end=end, kinds=["trades"])
+        requests = [ReadRequest(symbol, start=DAY, end=end, tail=False) for symbol in SYMBOLS]
+        of_all = replay(engine, requests, kinds=["trades"])
+        of_one = replay(engine, requests[:1], kinds=["trades"])
         engine.fetch("SET threads = 1")
         names = ", ".join(FEW)
         work: list[tuple[str, int, Callable[[], int]]] = [

@@ -8,6 +8,7 @@ K2Error
 ├── QueryError               ask differently: the message names what exists
 │   ├── NotFoundError        there is no such instrument, venue, day or snapshot
 │   └── LimitError           ask for less: it takes more time or memory than a query may
+├── ClosedError              what it is asked of was closed: open it again
 ├── OwnerError               another process writes here; it is named
 ├── DeliveryError            Kafka did not take these records; they were not counted as loaded
 ├── LossError                records are gone from the log: restore it, or accept the loss
@@ -51,6 +52,10 @@ class NotFoundError(QueryError):
 
 class LimitError(QueryError):
     """The answer takes more time or memory than a query may: ask for less."""
+
+
+class ClosedError(K2Error):
+    """What is used here was closed: open it again."""
 
 
 class OwnerError(K2Error):

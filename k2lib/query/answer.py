@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import duckdb
 import polars as pl
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
@@ -76,13 +77,38 @@ class ReadResult:
 Params = Sequence[object] | Mapping[str, object]
 
 
+def check_sql(text: object, params: object) -> None:
+    """Refuse SQL that is no text, and values that are neither in order nor by name.
+
+    Raises:
+        QueryError: names the argument.
+    """
+    if not isinstance(text, str):
+        raise QueryError(f"text={text!r}: give SQL as a text, for example 'FROM trades_v2'")
+    if params is None or isinstance(params, Mapping):
+        return
+    if isinstance(params, str | bytes) or not isinstance(params, Sequence):
+        raise QueryError(
+            f"params={params!r}: give a list of the values of ?, or a dict of those of $names"
+        )
+
+
 def fetch_frame(cursor: DuckDBPyConnection, text: str, params: Params | None) -> pl.DataFrame:
     """Run SQL and return the last statement's rows; no rows where it has none.
 
     Raises:
-        QueryError: a column has a type that Polars does not know.
+        QueryError: a column has a type that Polars does not know, or a value one that SQL does
+            not know.
     """
-    relation = cursor.sql(text, params=params)
+    try:
+        relation = cursor.sql(text, params=params)
+    except duckdb.NotImplementedException as exc:
+        if not params:
+            raise
+        raise QueryError(
+            f"params={params!r}: give numbers, texts, dates, datetimes, Decimals, bytes, lists or "
+            f"None. {first_lines(exc)}"
+        ) from exc
     if relation is None:
         return pl.DataFrame()
     kinds = {name: str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}

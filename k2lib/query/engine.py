@@ -13,19 +13,22 @@ from duckdb import DuckDBPyConnection
 from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import BooleanExpression
 
-from k2lib.errors import QueryError
+from k2lib.errors import ClosedError, QueryError
 from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile
-from k2lib.iceberg.tables import TableCache
+from k2lib.iceberg.tables import TABLES, TableCache
 from k2lib.kafka.cluster import FindLog, no_log
 from k2lib.lifecycle import Closing
-from k2lib.query.answer import Params, ReadResult, fetch_frame, first_lines
+from k2lib.query.answer import Params, ReadResult, check_sql, fetch_frame, first_lines
 from k2lib.query.files import FilePlanner, from_newest, from_oldest, has_first, has_last
 from k2lib.query.guard import Guard
 from k2lib.query.request import (
-    RowKey,
+    AsOf,
+    ReadRequest,
     TimeBound,
     TimeRange,
-    instrument_filter,
+    check_as_of,
+    check_flag,
+    check_span,
     no_such_symbol,
     pick_exchange,
     time_range,
@@ -47,7 +50,7 @@ from k2lib.query.sql import (
 )
 from k2lib.query.table_state import TableView
 from k2lib.query.tail import TailPool
-from k2lib.query.time_travel import AsOf, resolve
+from k2lib.query.time_travel import resolve
 
 SETTINGS: Final = (
     "SET GLOBAL TimeZone = 'UTC'",
@@ -81,6 +84,7 @@ class Engine(Closing):
             guard: what a query may take and touch, where strangers ask.
         """
         self._guard = guard
+        self._closed = False
         plans = PlanCache()
         self._lock = threading.Lock()
         self._tails = TailPool(TableCache(catalog).table, find_log)
@@ -92,6 +96,7 @@ class Engine(Closing):
 
     def close(self) -> None:
         """Let go of Kafka, and of the memory that queries took."""
+        self._closed = True
         self.leave_log()
         self._connection.close()
 
@@ -108,7 +113,7 @@ class Engine(Closing):
         end: TimeBound | None = None,
         tail: bool = True,
     ) -> pl.DataFrame:
-        """Run SQL and return the last statement's rows; see `run_sql`."""
+        """Run SQL and return the last statement's rows, as `run_sql` does."""
         return self.run_sql(text, params, start=start, end=end, tail=tail).frame
 
     def run_sql(
@@ -130,8 +135,12 @@ class Engine(Closing):
                 other times is opened; dates are of UTC.
             tail: whether the views have what only Kafka has yet.
         Raises:
-            QueryError: DuckDB refuses it; the message is DuckDB's.
+            QueryError: DuckDB refuses it; the message is DuckDB's. Or an argument has a wrong type.
+            ClosedError: the engine was closed.
         """
+        check_sql(text, params)
+        check_span(start, end)
+        check_flag("tail", tail)
         views, wanted = self._views, time_range(start, end)
         hybrid = views.hybrid_named(text) if tail else set()
         table_views = {
@@ -165,138 +174,62 @@ class Engine(Closing):
         show_here(cursor, name, some, stored=stored)
 
     def table_view(self, name: str, *, as_of: AsOf | None = None, tail: bool = True) -> TableView:
-        """Return a table as it is now, with what only Kafka has; or alone; or as it was."""
+        """Return a table as it is now, with what only Kafka has; or alone; or as it was.
+
+        Raises:
+            QueryError: there is no such table.
+            NotFoundError: no such snapshot is kept.
+            ClosedError: the engine was closed.
+        """
+        self.check_open()
+        check_table(name)
+        check_as_of(as_of)
         if as_of is not None:
             return self._tails.of_lake(name, resolve=lambda table: resolve(table, as_of))
         return self._tails.view(name) if tail else self._tails.of_lake(name)
 
-    def trades(
-        self,
-        symbol: str,
-        *,
-        exchange: str | None = None,
-        start: TimeBound | None = None,
-        end: TimeBound | None = None,
-        as_of: AsOf | None = None,
-        last: int | None = None,
-        tail: bool = True,
-    ) -> pl.DataFrame:
-        """Return the trades of one instrument in `[start, end)`, in the order of events.
+    def read(self, table: str, request: ReadRequest) -> ReadResult:
+        """Return the rows of one instrument, in the order of events, and how complete they are.
 
         Args:
-            exchange: needed where the symbol is held at more than one.
-            start, end: moments with a time zone, or trading dates of the venue.
-            as_of: snapshot id, tag or moment: the table as it was then, and nothing of Kafka.
-            last: keep only the last so many rows.
-            tail: whether to add what only Kafka has yet.
+            table: `trades_v2` or `quotes_v2`.
         Raises:
-            QueryError: no such symbol, venue or snapshot, or a moment without a time zone.
+            NotFoundError: no such symbol, venue or snapshot; the message names what there is.
+            QueryError: the symbol trades at several venues and the request names none, or a
+                moment without a time zone.
         """
-        return self.ask(
-            "trades_v2",
-            symbol,
-            exchange=exchange,
-            start=start,
-            end=end,
-            as_of=as_of,
-            last=last,
-            tail=tail,
-        ).frame
+        selection = self.select(table, request)
+        if request.last is not None:
+            return selection.result(self._last(selection, request.last))
+        if request.first is not None:
+            return selection.result(self._first(selection, request.first))
+        return selection.result(self._in_order(selection))
 
-    def quotes(
-        self,
-        symbol: str,
-        *,
-        exchange: str | None = None,
-        start: TimeBound | None = None,
-        end: TimeBound | None = None,
-        as_of: AsOf | None = None,
-        last: int | None = None,
-        tail: bool = True,
-    ) -> pl.DataFrame:
-        """Return the quotes of one instrument in `[start, end)`; everything else as for trades."""
-        return self.ask(
-            "quotes_v2",
-            symbol,
-            exchange=exchange,
-            start=start,
-            end=end,
-            as_of=as_of,
-            last=last,
-            tail=tail,
-        ).frame
+    def select(self, table: str, request: ReadRequest) -> Selection:
+        """Find the files and the rows of the tail that a request needs; its counts do not matter.
 
-    def ask(
-        self,
-        name: str,
-        symbol: str,
-        *,
-        exchange: str | None = None,
-        start: TimeBound | None = None,
-        end: TimeBound | None = None,
-        as_of: AsOf | None = None,
-        first: int | None = None,
-        last: int | None = None,
-        after: RowKey | None = None,
-        tail: bool = True,
-    ) -> ReadResult:
-        """Return rows of one instrument, as `trades` does, and how complete they are.
-
-        Args:
-            first: keep only the first so many rows.
-            after: only rows behind this one in the order of events; not together with `last`.
+        Raises:
+            NotFoundError, QueryError: as `read`.
         """
-        _check_counts(first=first, last=last, after=after)
-        chosen = self.select(
-            name,
-            symbol,
-            exchange=exchange,
-            start=start,
-            end=end,
-            as_of=as_of,
-            after=after,
-            tail=tail,
-        )
-        if last is not None:
-            return chosen.answer(self._last(chosen, last))
-        if first is not None:
-            return chosen.answer(self._first(chosen, first))
-        return chosen.answer(self._in_order(chosen))
+        view = self.table_view(table, as_of=request.as_of, tail=request.tail)
+        venues = self._venues(view, request.symbol, request.exchange)
+        chosen = request.at(pick_exchange(request.symbol, request.exchange, venues=venues))
+        rows = of_instrument(view.rows, chosen)
+        files = self._planner.files_of(view, chosen)
 
-    def select(
-        self,
-        name: str,
-        symbol: str,
-        *,
-        exchange: str | None = None,
-        start: TimeBound | None = None,
-        end: TimeBound | None = None,
-        as_of: AsOf | None = None,
-        after: RowKey | None = None,
-        tail: bool = True,
-    ) -> Selection:
-        """Find what holds an instrument's rows; the arguments are those of `trades`."""
-        view = self.table_view(name, as_of=as_of, tail=tail)
-        venues = self._venues(view, symbol, exchange)
-        wanted = instrument_filter(
-            symbol, pick_exchange(symbol, exchange, venues=venues), start=start, end=end
-        ).behind(after)
-        rows = of_instrument(view.rows, wanted)
-        files = self._planner.files_of(view, wanted)
+        def lake_sql(files: Sequence[PlannedFile]) -> str:
+            return f"SELECT * FROM ({self._planner.sql(view, files)}) WHERE {chosen.where_sql}"
 
-        def lake_sql(some: Sequence[PlannedFile]) -> str:
-            return f"SELECT * FROM ({self._planner.sql(view, some)}) WHERE {wanted.where_sql}"
-
-        parts = (lake_sql(files), *_tail_sql(view, rows, f" WHERE {wanted.where_sql}"))
+        parts = (lake_sql(files), *_tail_sql(view, rows, f" WHERE {chosen.where_sql}"))
         return Selection(
             parts,
             rows,
             view.complete_to,
-            exchange=wanted.exchange,
+            exchange=chosen.exchange,
             columns=columns_of(view),
             files=files,
             lake_sql=lake_sql,
-            after=after,
+            after=request.after,
         )
 
     def rows(self, view: TableView, *, row_filter: BooleanExpression = ALL_ROWS) -> TableRows:
@@ -357,8 +290,18 @@ class Engine(Closing):
             )
         return venues
 
+    def check_open(self) -> None:
+        """Refuse an engine that was closed.
+
+        Raises:
+            ClosedError: it was.
+        """
+        if self._closed:
+            raise ClosedError("this home was closed: open it again, with K2.open(...)")
+
     @contextmanager
     def _cursor(self) -> Iterator[DuckDBPyConnection]:
+        self.check_open()
         cursor = self._connection.cursor()
         try:
             with nullcontext() if self._guard is None else self._guard.limit(cursor):
@@ -373,11 +316,11 @@ def _tail_sql(view: TableView, rows: pa.Table, where: str = "") -> list[str]:
     return [f"SELECT {tail_columns(view)} FROM tail_rows{where}"] if rows.num_rows else []
 
 
-def _check_counts(*, first: int | None, last: int | None, after: RowKey | None) -> None:
-    for name, count in (("first", first), ("last", last)):
-        if count is not None and count < 0:
-            raise QueryError(f"{name}={count}: give the number of rows to keep, 0 or more")
-    if last is not None and first is not None:
-        raise QueryError(f"first={first} and last={last}: give one of them")
-    if last is not None and after is not None:
-        raise QueryError(f"last={last} and after={after}: give one of them")
+def check_table(name: str) -> None:
+    """Refuse the name of a table that does not exist.
+
+    Raises:
+        QueryError: names those that do.
+    """
+    if name not in TABLES:
+        raise QueryError(f"no table {name}; there are {', '.join(TABLES)}")

@@ -9,7 +9,7 @@ import polars as pl
 from pyiceberg.expressions import BooleanExpression
 
 from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile, table_sql, text_sql
-from k2lib.query.request import NAMED_AT_MOST, InstrumentFilter, TimeRange
+from k2lib.query.request import LISTED_AT_MOST, InstrumentFilter, TimeRange
 from k2lib.query.sql import nothing_sql
 from k2lib.query.table_state import EPOCH, TableView
 
@@ -83,7 +83,7 @@ class FilePlanner:
         """Return instruments that the lake holds as `exchange:symbol`: the first few, sorted."""
         rows = self.sql(view, self.files(view))
         instruments = f"SELECT DISTINCT exchange || ':' || symbol AS held FROM ({rows})"
-        few = f"{instruments} ORDER BY held LIMIT {NAMED_AT_MOST + 1}"
+        few = f"{instruments} ORDER BY held LIMIT {LISTED_AT_MOST + 1}"
         return set(self._fetch(few)["held"])
 
     def _look_for_venues(self, view: TableView, symbol: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a read asks for: one instrument, and a span of time by its venue's clock; all pure."""
+"""What a read is to return: the instrument, the span of time, and how many rows; all pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +14,11 @@ from k2lib.schema.calendar import zone
 from k2lib.schema.records import INSTRUMENT_ORDER
 
 BEFORE_ALL: Final = -(2**63)
+LISTED_AT_MOST: Final = 10
+# A moment with a time zone, or a date.
+TimeBound = datetime | date
+# The id of a snapshot, a tag, or a moment with a time zone.
+AsOf = int | str | datetime
 
 
 def sort_keys(columns: Sequence[str]) -> list[str]:
@@ -25,7 +30,7 @@ def sort_keys(columns: Sequence[str]) -> list[str]:
 
 
 class RowKey(NamedTuple):
-    """What orders the rows of one instrument; no two have the same."""
+    """The position of a row among those of its instrument; no two rows have the same."""
 
     timestamp: datetime
     source_sequence: int | None
@@ -34,23 +39,73 @@ class RowKey(NamedTuple):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """Return the place of a row of trades or quotes."""
+        """Return the key of a row of trades or quotes."""
         return cls(*(row[name] for name in cls._fields))
 
     @property
     def behind_sql(self) -> str:
-        """The rows behind this one, as an SQL condition."""
-        time = f"TIMESTAMPTZ {text_sql(self.timestamp.isoformat())}"
+        """The later rows, as an SQL condition."""
         columns = ", ".join(sort_keys(INSTRUMENT_ORDER))
         values = ", ".join(
             str(BEFORE_ALL if number is None else int(number))
             for number in (self.source_sequence, self.platform_sequence)
         )
-        return f"({columns}) > ({time}, {values}, {text_sql(self.message_id)})"
+        return f"({columns}) > ({_time_sql(self.timestamp)}, {values}, {text_sql(self.message_id)})"
 
 
-TimeBound = datetime | date
-NAMED_AT_MOST: Final = 10
+@dataclass(frozen=True)
+class ReadRequest:
+    """Rows of one instrument; every read of trades, quotes or bars takes one.
+
+    Attributes:
+        symbol: the venue's name of the instrument.
+        exchange: the venue; needed where the symbol trades at several.
+        start, end: `[start, end)`: moments with a time zone, or trading dates of the venue,
+            from its midnight; None leaves that side open.
+        as_of: snapshot id, tag or moment: the table as it was then, without rows of Kafka.
+        first, last: return only so many of the oldest or of the newest rows; not both.
+        after: return only rows behind this one in the order of events; not with `last`.
+        tail: whether to add the rows that only Kafka has yet.
+    """
+
+    symbol: str
+    exchange: str | None = None
+    start: TimeBound | None = None
+    end: TimeBound | None = None
+    as_of: AsOf | None = None
+    first: int | None = None
+    last: int | None = None
+    after: RowKey | None = None
+    tail: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values of the wrong type, and counts that exclude each other.
+
+        Raises:
+            QueryError: names the argument, its value and what to give.
+        """
+        check_text("symbol", self.symbol, example="'BHP'")
+        if self.exchange is not None:
+            check_text("exchange", self.exchange, example="'ASX'")
+        check_span(self.start, self.end)
+        check_as_of(self.as_of)
+        check_flag("tail", self.tail)
+        for name, count in (("first", self.first), ("last", self.last)):
+            if count is not None and (type(count) is not int or count < 0):
+                raise QueryError(f"{name}={count!r}: give the number of rows to keep, 0 or more")
+        if self.last is not None and self.first is not None:
+            raise QueryError(f"first={self.first} and last={self.last}: give one of them")
+        if self.last is not None and self.after is not None:
+            raise QueryError(f"last={self.last} and after={self.after}: give one of them")
+
+    def at(self, exchange: str) -> "InstrumentFilter":
+        """Return the rows of the instrument at a venue, with the span by that venue's clock.
+
+        Raises:
+            QueryError: a moment without a time zone, or an end before its start.
+        """
+        span = time_range(self.start, self.end, of_venue=zone(exchange))
+        return InstrumentFilter(self.symbol, exchange, span.start, span.end).behind(self.after)
 
 
 @dataclass(frozen=True)
@@ -68,22 +123,23 @@ class TimeRange:
     @property
     def where_sql(self) -> str:
         """The rows in it, as an SQL condition."""
-        terms = ["true"]
-        if self.start is not None:
-            terms.append(f"timestamp >= TIMESTAMPTZ {text_sql(self.start.isoformat())}")
-        if self.end is not None:
-            terms.append(f"timestamp < TIMESTAMPTZ {text_sql(self.end.isoformat())}")
-        return " AND ".join(terms)
+        return " AND ".join(["true", *_span_terms(self.start, self.end)])
 
 
-def time_range(start: TimeBound | None, end: TimeBound | None) -> TimeRange:
-    """Return a span of whatever venue, a date meaning midnight UTC.
+def time_range(
+    start: TimeBound | None, end: TimeBound | None, *, of_venue: ZoneInfo | None = None
+) -> TimeRange:
+    """Return a span, a date meaning midnight at the venue, or midnight UTC without one.
 
     Raises:
         QueryError: a moment without a time zone, or an end before its start.
     """
-    all_of_it = instrument_filter("", "", start=start, end=end)
-    return TimeRange(all_of_it.start, all_of_it.end)
+    where = of_venue or zone("")
+    first = None if start is None else _instant(start, where, name="start")
+    last = None if end is None else _instant(end, where, name="end")
+    if first is not None and last is not None and last < first:
+        raise QueryError(f"end={end} is before start={start}: a span is [start, end)")
+    return TimeRange(first, last)
 
 
 @dataclass(frozen=True)
@@ -97,7 +153,7 @@ class InstrumentFilter:
     after: RowKey | None = None
 
     def behind(self, after: RowKey | None) -> "InstrumentFilter":
-        """Return those of them that come after a row."""
+        """Return those of the rows that come after one."""
         if after is None:
             return self
         start = after.timestamp if self.start is None else max(self.start, after.timestamp)
@@ -105,54 +161,50 @@ class InstrumentFilter:
 
     @property
     def row_filter(self) -> BooleanExpression:
-        """The rows wanted, for the file plan."""
-        wanted = And(
+        """The rows, for the file plan."""
+        rows = And(
             compare(EqualTo, "symbol", self.symbol), compare(EqualTo, "exchange", self.exchange)
         )
         if self.start is not None:
             since = compare(GreaterThanOrEqual, "timestamp", self.start.isoformat())
-            wanted = And(wanted, since)
+            rows = And(rows, since)
         if self.end is not None:
-            wanted = And(wanted, compare(LessThan, "timestamp", self.end.isoformat()))
-        return wanted
+            rows = And(rows, compare(LessThan, "timestamp", self.end.isoformat()))
+        return rows
 
     @property
     def where_sql(self) -> str:
-        """The rows wanted, as an SQL condition."""
+        """The rows, as an SQL condition."""
         terms = [f"symbol = {text_sql(self.symbol)}", f"exchange = {text_sql(self.exchange)}"]
-        if self.start is not None:
-            terms.append(f"timestamp >= TIMESTAMPTZ {text_sql(self.start.isoformat())}")
-        if self.end is not None:
-            terms.append(f"timestamp < TIMESTAMPTZ {text_sql(self.end.isoformat())}")
+        terms += _span_terms(self.start, self.end)
         if self.after is not None:
             terms.append(self.after.behind_sql)
         return " AND ".join(terms)
 
 
-def instrument_filter(
-    symbol: str, exchange: str, *, start: TimeBound | None, end: TimeBound | None
-) -> InstrumentFilter:
-    """Say what is wanted, a date meaning midnight at the venue.
+def instrument_names(symbols: str | Sequence[str]) -> list[tuple[str | None, str]]:
+    """Return venue and symbol of each text: `ASX:BHP` has both, `BHP` has no venue.
 
     Raises:
-        QueryError: a moment without a time zone, or an end before its start.
+        QueryError: there is none, or one that is no text.
     """
-    of_venue = zone(exchange)
-    first = None if start is None else _instant(start, of_venue, name="start")
-    last = None if end is None else _instant(end, of_venue, name="end")
-    if first is not None and last is not None and last < first:
-        raise QueryError(f"end={end} is before start={start}: a span is [start, end)")
-    return InstrumentFilter(symbol, exchange, first, last)
+    texts = [symbols] if isinstance(symbols, str) else symbols
+    if not isinstance(texts, Sequence) or not texts:
+        raise QueryError(f"symbols={symbols!r}: name at least one, for example BHP or ASX:BHP")
+    for text in texts:
+        check_text("symbols", text, example="['BHP']")
+    split = [text.rpartition(":") for text in texts]
+    return [(venue or None, symbol) for venue, _, symbol in split]
 
 
 def pick_exchange(symbol: str, exchange: str | None, *, venues: Sequence[str]) -> str:
-    """Return the one venue that is meant.
+    """Return the one venue that a request means.
 
     Args:
-        venues: the venues where the symbol is held, at least one.
+        venues: those that have the symbol, at least one.
     Raises:
-        QueryError: there are several.
-        NotFoundError: the one asked for is not among them.
+        QueryError: there are several, and the request names none.
+        NotFoundError: the venue of the request is not among them.
     """
     names = ", ".join(sorted(venues))
     if exchange is None:
@@ -165,7 +217,7 @@ def pick_exchange(symbol: str, exchange: str | None, *, venues: Sequence[str]) -
 
 
 def no_such_symbol(symbol: str, *, table: str, instruments: Sequence[str]) -> NotFoundError:
-    """Return the error for a symbol that a table does not hold, naming those it does.
+    """Return the error for a symbol that a table does not have, naming those it has.
 
     Args:
         instruments: as `exchange:symbol`, sorted, all or at least the first 11.
@@ -174,23 +226,76 @@ def no_such_symbol(symbol: str, *, table: str, instruments: Sequence[str]) -> No
         return NotFoundError(
             f"{symbol} is not in {table}, which holds nothing: load something first"
         )
-    more = ", …" if len(instruments) > NAMED_AT_MOST else ""
+    more = ", …" if len(instruments) > LISTED_AT_MOST else ""
     return NotFoundError(
-        f"{symbol} is not in {table}, which holds {', '.join(instruments[:NAMED_AT_MOST])}{more}"
+        f"{symbol} is not in {table}, which holds {', '.join(instruments[:LISTED_AT_MOST])}{more}"
     )
 
 
-def _instant(when: TimeBound, of_venue: ZoneInfo, *, name: str) -> datetime:
-    if not isinstance(when, date):
-        raise QueryError(f"{name}={when!r}: give a datetime with a time zone, or a date")
-    if not isinstance(when, datetime):
-        when = datetime.combine(when, time(), of_venue)
-    if when.tzinfo is None:
+def check_text(name: str, value: object, *, example: str) -> None:
+    """Refuse an argument that is no text, or an empty one.
+
+    Raises:
+        QueryError: names it.
+    """
+    if not isinstance(value, str) or not value:
+        raise QueryError(f"{name}={value!r}: give a text, for example {name}={example}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse an argument that is neither True nor False.
+
+    Raises:
+        QueryError: names it.
+    """
+    if not isinstance(value, bool):
+        raise QueryError(f"{name}={value!r}: give True or False")
+
+
+def check_span(start: object, end: object) -> None:
+    """Refuse bounds that are neither a moment, nor a date, nor None.
+
+    Raises:
+        QueryError: names the bound.
+    """
+    for name, bound in (("start", start), ("end", end)):
+        if bound is not None and not isinstance(bound, date):
+            raise QueryError(f"{name}={bound!r}: give a datetime with a time zone, or a date")
+
+
+def check_as_of(as_of: object) -> None:
+    """Refuse what names no state of a table.
+
+    Raises:
+        QueryError: it is neither an id, nor a tag, nor a moment.
+    """
+    if as_of is None or (isinstance(as_of, int | str | datetime) and not isinstance(as_of, bool)):
+        return
+    raise QueryError(f"as_of={as_of!r}: give a snapshot id, a tag, or a datetime with a time zone")
+
+
+def _instant(bound: TimeBound, of_venue: ZoneInfo, *, name: str) -> datetime:
+    if not isinstance(bound, datetime):
+        bound = datetime.combine(bound, time(), of_venue)
+    if bound.tzinfo is None:
         raise QueryError(
-            f"{name}={when.isoformat()} has no time zone: give one, for example tzinfo=UTC, "
+            f"{name}={bound.isoformat()} has no time zone: give one, for example tzinfo=UTC, "
             "or a date, which means the venue's trading date"
         )
     try:
-        return when.astimezone(UTC)
+        return bound.astimezone(UTC)
     except OverflowError:
-        raise QueryError(f"{name}={when.isoformat()} is out of the range of times") from None
+        raise QueryError(f"{name}={bound.isoformat()} is out of the range of times") from None
+
+
+def _span_terms(start: datetime | None, end: datetime | None) -> list[str]:
+    terms = []
+    if start is not None:
+        terms.append(f"timestamp >= {_time_sql(start)}")
+    if end is not None:
+        terms.append(f"timestamp < {_time_sql(end)}")
+    return terms
+
+
+def _time_sql(moment: datetime) -> str:
+    return f"TIMESTAMPTZ {text_sql(moment.isoformat())}"

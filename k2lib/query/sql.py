@@ -27,16 +27,43 @@ from k2lib.schema.records import EVENT_ORDER, INSTRUMENT_ORDER, order_sql
 Market = Literal["all", "on"]
 KEPT: Final = {"all": "true", "on": "vendor_data['venue'] IS DISTINCT FROM 'X'"}
 BY_EVENT_TIME: Final = order_sql(INSTRUMENT_ORDER)
-# A quotient of decimals is a float in DuckDB: the division is done in whole numbers instead.
-TURNOVER_UNITS: Final = "replace(turnover::VARCHAR, '.', '')::HUGEINT"
-VOLUME_UNITS: Final = "nullif(replace(volume::VARCHAR, '.', '')::HUGEINT, 0)"
-_HALVES_AWAY: Final = f"{TURNOVER_UNITS} + sign({TURNOVER_UNITS}) * ({VOLUME_UNITS} // 2)"
-# Of columns turnover and volume: their quotient, rounded half away from 0 to 8 decimals.
-VWAP: Final = f"(({_HALVES_AWAY}) // {VOLUME_UNITS} * 0.00000001::DECIMAL(9, 8))::DECIMAL(18, 8)"
 _KNOWN_ZONES: Final = " ".join(
     f"WHEN {text_sql(venue)} THEN {text_sql(zone.key)}" for venue, zone in ZONES.items()
 )
 ZONE_OF_ROW: Final = f"CASE exchange {_KNOWN_ZONES} ELSE {text_sql(UTC_ZONE.key)} END"
+
+
+def units_sql(name: str) -> str:
+    """Return a decimal column as a whole number of its last place."""
+    return f"replace({name}::VARCHAR, '.', '')::HUGEINT"
+
+
+def quotient_sql(total: str, count: str) -> str:
+    """Return the quotient of whole numbers, rounded half away from 0; null where it has none.
+
+    A quotient of decimals is a float in DuckDB: the division is done in whole numbers instead.
+
+    Args:
+        total: has eight decimal places more than `count`, as the result then has.
+    """
+    count = f"nullif({count}, 0)"
+    rounded = f"({total} + sign({total}) * ({count} // 2)) // {count}"
+    return f"({rounded} * 0.00000001::DECIMAL(9, 8))::DECIMAL(18, 8)"
+
+
+# Of columns turnover and volume.
+VWAP: Final = quotient_sql(units_sql("turnover"), units_sql("volume"))
+
+
+def trading_date_sql(zone_sql: str = ZONE_OF_ROW) -> str:
+    """Return the venue's date of a row, `zone_sql` being the zone of its venue."""
+    return f"timezone({zone_sql}, timestamp)::DATE"
+
+
+def interval_us_sql(every: timedelta) -> str:
+    """Return where the interval of a row begins, in microseconds: at whole multiples of it."""
+    length = every // MICROSECOND
+    return f"epoch_us(timestamp) - (epoch_us(timestamp) % {length} + {length}) % {length}"
 
 
 def bars_sql(trades: str, every: timedelta, *, of_venue: ZoneInfo, market: Market = "all") -> str:
@@ -62,10 +89,7 @@ def folded_sql(trades: str, every: timedelta, *, zone_sql: str, market: Market =
 
 
 def _bar_sql(every: timedelta, zone_sql: str) -> str:
-    if every == DAY:
-        return f"timezone({zone_sql}, timestamp)::DATE"
-    length = every // MICROSECOND
-    return f"epoch_us(timestamp) - (epoch_us(timestamp) % {length} + {length}) % {length}"
+    return trading_date_sql(zone_sql) if every == DAY else interval_us_sql(every)
 
 
 def _start_sql(every: timedelta, zone_sql: str) -> str:
@@ -90,8 +114,8 @@ class TableRows:
         """All of them as one SELECT."""
         return " UNION ALL BY NAME ".join(self.parts)
 
-    def answer(self, frame: pl.DataFrame) -> ReadResult:
-        """Return what was made of them, as an answer."""
+    def result(self, frame: pl.DataFrame) -> ReadResult:
+        """Return a frame made of them as a result."""
         return ReadResult(frame, {self.complete_to.table: self.complete_to})
 
 

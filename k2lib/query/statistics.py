@@ -1,5 +1,6 @@
-"""One trading date of one instrument, in one row."""
+"""What a table says in sum: bars, a day in one row, its instruments, its trade ids."""
 
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Final
 
@@ -10,74 +11,72 @@ from k2lib.errors import NotFoundError, QueryError
 from k2lib.iceberg.manifests import plan_paths, table_sql, text_sql
 from k2lib.iceberg.tables import TABLES
 from k2lib.query.answer import ReadResult
-from k2lib.query.engine import Engine
-from k2lib.query.request import TimeBound
+from k2lib.query.engine import BY_TIME, Engine
+from k2lib.query.request import AsOf, ReadRequest, check_flag
 from k2lib.query.sql import Market, bars_sql
-from k2lib.query.time_travel import AsOf, resolve
+from k2lib.query.time_travel import resolve
 from k2lib.schema.calendar import DAY, bar_length, zone
 
 
-def ask_summary(
-    engine: Engine,
-    symbol: str,
-    day: date,
-    *,
-    exchange: str | None = None,
-    as_of: AsOf | None = None,
-    market: Market = "all",
-    tail: bool = True,
+def read_summary(
+    engine: Engine, request: ReadRequest, day: date, *, market: Market = "all"
 ) -> ReadResult:
     """Return what an instrument did on one trading date of its venue.
 
+    Args:
+        request: its span is replaced by the day.
+        market: as in `read_bars`.
     Returns:
         One row: exchange, symbol, trading_date, open, high, low, close, volume, trades, vwap,
         turnover, as a daily bar has them; first and last, the times of the day's trades, of
         those of all markets.
     Raises:
         NotFoundError: nothing was traded that day, or there is no such instrument.
-        QueryError: the symbol is held at several venues and none is given.
+        QueryError: the symbol trades at several venues and none is given, or `day` is no date.
     """
+    if type(day) is not date:
+        raise QueryError(f"day={day!r}: give a date, the venue's trading date")
     if day == date.max:
         raise QueryError(f"day={day}: there is no day after it, so no end of it")
-    chosen = engine.select(
-        "trades_v2",
-        symbol,
-        exchange=exchange,
-        start=day,
-        end=day + timedelta(days=1),
-        as_of=as_of,
-        tail=tail,
-    )
-    bar = bars_sql(chosen.sql, DAY, of_venue=zone(chosen.exchange), market=market)
-    times = f"SELECT min(timestamp) AS first, max(timestamp) AS last FROM ({chosen.sql})"
-    frame = engine.fetch(f"SELECT * EXCLUDE (start) FROM ({bar}), ({times})", chosen)
+    request = replace(request, start=day, end=day + timedelta(days=1))
+    selection = engine.select("trades_v2", request)
+    bar = bars_sql(selection.sql, DAY, of_venue=zone(selection.exchange), market=market)
+    times = f"SELECT min(timestamp) AS first, max(timestamp) AS last FROM ({selection.sql})"
+    frame = engine.fetch(f"SELECT * EXCLUDE (start) FROM ({bar}), ({times})", selection)
     if frame.is_empty():
-        raise NotFoundError(f"{chosen.exchange} has no trade of {symbol} on {day.isoformat()}")
-    return chosen.answer(frame)
+        raise NotFoundError(
+            f"{selection.exchange} has no trade of {request.symbol} on {day.isoformat()}"
+        )
+    return selection.result(frame)
 
 
-def ask_symbols(
+def read_symbols(
     engine: Engine,
-    *,
     table: str = "trades_v2",
+    *,
     exchange: str | None = None,
     as_of: AsOf | None = None,
     tail: bool = True,
 ) -> ReadResult:
-    """Return the instruments that a table of trades or quotes holds.
+    """Return the instruments that a table of trades or quotes has.
 
     Args:
         exchange: only those of one venue.
     Returns:
         A row for each, sorted: exchange, symbol, rows (their number), first and last (the event
         times of the first and last).
+    Raises:
+        QueryError: the table has no instruments.
     """
+    if table not in BY_TIME:
+        raise QueryError(f"table={table!r}: give one of {', '.join(BY_TIME)}")
+    check_flag("tail", tail)
     rows = engine.rows(engine.table_view(table, as_of=as_of, tail=tail))
     of_venue = "" if exchange is None else f" WHERE exchange = {text_sql(exchange)}"
     counted = f"""
         SELECT exchange, symbol, count(*) AS rows, min(timestamp) AS first, max(timestamp) AS last
         FROM ({rows.sql}){of_venue} GROUP BY ALL ORDER BY ALL"""
-    return rows.answer(engine.fetch(counted, rows))
+    return rows.result(engine.fetch(counted, rows))
 
 
 COUNTED: Final = """
@@ -124,26 +123,21 @@ def contiguity(engine: Engine, exchange: str | None = None) -> pl.DataFrame:
     return engine.sql(COUNTED, {"exchange": exchange})
 
 
-def bars(
+def read_bars(
     engine: Engine,
-    symbol: str,
+    request: ReadRequest,
     *,
     every: str | timedelta = "1m",
-    exchange: str | None = None,
-    start: TimeBound | None = None,
-    end: TimeBound | None = None,
-    as_of: AsOf | None = None,
     market: Market = "all",
-    tail: bool = True,
-) -> pl.DataFrame:
-    """Fold the trades of one instrument into bars.
+) -> ReadResult:
+    """Fold the trades of one instrument into bars, and say how complete they are.
 
     Args:
+        request: the trades in its span count, so that the bars at either end can be parts;
+            `first` counts bars, `last` and `after` are not for them.
         every: for example `30s`, `5m`, `2h`, or `1d`. Below a day, bars start at whole multiples
             since the epoch; a day is the venue's trading date, from its midnight.
-        start, end: trades in `[start, end)` count, so that the bars at either end can be parts.
         market: `on` leaves out the off-market prints (ASX venue `X`).
-        tail: whether trades count that only Kafka has yet.
     Returns:
         A row for each bar with a trade, by time: exchange, symbol, start (and trading_date of
         daily bars), open, high, low, close, volume, trades (their number), vwap, turnover (the
@@ -151,44 +145,13 @@ def bars(
         to 8 decimals, null where the volume is 0. Open and close are the first and last trade
         by timestamp, source_sequence, platform_sequence, message_id, nulls first.
     Raises:
-        QueryError: no such bar length or market, or what `Engine.trades` raises.
+        QueryError: no such bar length or market, or what `Engine.read` raises.
     """
-    return ask_bars(
-        engine,
-        symbol,
-        every=every,
-        exchange=exchange,
-        start=start,
-        end=end,
-        as_of=as_of,
-        market=market,
-        tail=tail,
-    ).frame
-
-
-def ask_bars(
-    engine: Engine,
-    symbol: str,
-    *,
-    every: str | timedelta = "1m",
-    exchange: str | None = None,
-    start: TimeBound | None = None,
-    end: TimeBound | None = None,
-    as_of: AsOf | None = None,
-    market: Market = "all",
-    first: int | None = None,
-    tail: bool = True,
-) -> ReadResult:
-    """Return bars as `bars` does, at most the `first` so many, and how complete they are."""
-    if first is not None and first < 0:
-        raise QueryError(f"first={first}: give the number of bars to keep, 0 or more")
     length = bar_length(every)
-    chosen = engine.select(
-        "trades_v2", symbol, exchange=exchange, start=start, end=end, as_of=as_of, tail=tail
-    )
-    query = bars_sql(chosen.sql, length, of_venue=zone(chosen.exchange), market=market)
-    limit = "" if first is None else f" LIMIT {first}"
-    return chosen.answer(engine.fetch(query + limit, chosen))
+    selection = engine.select("trades_v2", request)
+    query = bars_sql(selection.sql, length, of_venue=zone(selection.exchange), market=market)
+    limit = "" if request.first is None else f" LIMIT {request.first}"
+    return selection.result(engine.fetch(query + limit, selection))
 
 
 def difference(engine: Engine, table: Table, before: AsOf, after: AsOf) -> pl.DataFrame:

@@ -11,9 +11,8 @@ from pyiceberg.table.snapshots import Snapshot
 
 from k2lib.errors import NotFoundError, QueryError
 from k2lib.iceberg.offsets import OFFSETS_PROPERTY, snapshot_cause, snapshot_properties
+from k2lib.query.request import LISTED_AT_MOST, AsOf
 
-AsOf = int | str | datetime
-NAMED_AT_MOST: Final = 10
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 COLUMNS: Final[Mapping[str, pl.DataType | type[pl.DataType]]] = {
     "snapshot_id": pl.Int64,
@@ -132,8 +131,8 @@ def _kept(table: Table) -> str:
     kept = sorted(table.metadata.snapshots, key=_age, reverse=True)
     if not kept:
         return "it has no snapshots yet"
-    more = f" and {len(kept) - NAMED_AT_MOST} more" if len(kept) > NAMED_AT_MOST else ""
-    return f"it keeps {', '.join(_short(one) for one in kept[:NAMED_AT_MOST])}{more}"
+    more = f" and {len(kept) - LISTED_AT_MOST} more" if len(kept) > LISTED_AT_MOST else ""
+    return f"it keeps {', '.join(_short(one) for one in kept[:LISTED_AT_MOST])}{more}"
 
 
 def _short(one: Snapshot) -> str:

@@ -13,7 +13,7 @@ from k2lib.errors import QueryError
 from k2lib.iceberg.manifests import PlannedFile, plan_files
 from k2lib.iceberg.tables import TABLES
 from k2lib.query.engine import Engine
-from k2lib.query.request import TimeBound, instrument_filter, no_such_symbol, pick_exchange
+from k2lib.query.request import ReadRequest, no_such_symbol, pick_exchange
 from k2lib.query.table_state import TableView
 from k2lib.replay.lanes import Lane, Parts, in_file, in_table, of_tail, times_us
 from k2lib.replay.merge import Run
@@ -56,48 +56,39 @@ class Plan:
 
 
 def make_plan(
-    engine: Engine,
-    symbols: Sequence[str],
-    seen: Mapping[str, TableView],
-    *,
-    exchange: str | None,
-    start: TimeBound,
-    end: TimeBound,
+    engine: Engine, requests: Sequence[ReadRequest], views: Mapping[str, TableView]
 ) -> Plan:
     """Find the venue of each symbol and the span of time there.
 
     Args:
-        symbols: `BHP` or, with its exchange, `ASX:BHP`.
-        seen: the table of each kind.
+        views: the table of each kind.
     Raises:
-        QueryError: no such symbol, or one at several exchanges; no symbols, or no such span.
+        NotFoundError: no such symbol or venue.
+        QueryError: a symbol of several venues, or no such span.
     """
-    if not symbols:
-        raise QueryError("symbols=[]: name at least one, for example BHP or BINANCE:BTCUSDT")
-    instruments = sorted({_instrument(engine, text, exchange, seen) for text in symbols})
-    wanted = [
-        instrument_filter(symbol, venue, start=start, end=end) for venue, symbol in instruments
-    ]
-    pairs = [(kind, one) for one in wanted for kind in TABLE_OF if kind in seen]
+    located = {(_exchange(engine, one, views), one.symbol): one for one in requests}
+    filters = [one.at(exchange) for (exchange, _), one in sorted(located.items(), key=_name)]
+    pairs = [(kind, one) for one in filters for kind in TABLE_OF if kind in views]
     lanes = tuple(Lane(*pair, place) for place, pair in enumerate(pairs))
     files = {
         kind: _files([lane for lane in lanes if lane.kind == kind], one)
-        for kind, one in seen.items()
+        for kind, one in views.items()
     }
-    return Plan(lanes, seen, files, max(FEWEST, min(MOST, ROWS_HELD // len(lanes))))
+    return Plan(lanes, views, files, max(FEWEST, min(MOST, ROWS_HELD // len(lanes))))
 
 
-def _instrument(
-    engine: Engine, text: str, exchange: str | None, seen: Mapping[str, TableView]
-) -> tuple[str, str]:
-    venue, colon, symbol = text.rpartition(":")
-    asked = venue if colon else exchange
-    venues = {one for each in seen.values() for one in engine.venues(each, symbol)}
+def _name(located: tuple[tuple[str, str], ReadRequest]) -> tuple[str, str]:
+    return located[0]
+
+
+def _exchange(engine: Engine, request: ReadRequest, views: Mapping[str, TableView]) -> str:
+    symbol = request.symbol
+    venues = {venue for view in views.values() for venue in engine.venues(view, symbol)}
     if not venues:
-        names = " or ".join(each.complete_to.table for each in seen.values())
-        held = {one for each in seen.values() for one in engine.instruments(each)}
-        raise no_such_symbol(symbol, table=names, instruments=sorted(held))
-    return pick_exchange(symbol, asked, venues=sorted(venues)), symbol
+        names = " or ".join(view.complete_to.table for view in views.values())
+        instruments = {name for view in views.values() for name in engine.instruments(view)}
+        raise no_such_symbol(symbol, table=names, instruments=sorted(instruments))
+    return pick_exchange(symbol, request.exchange, venues=sorted(venues))
 
 
 def _schema(kind: str, columns: Sequence[str] | None) -> pa.Schema:

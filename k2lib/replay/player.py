@@ -22,8 +22,7 @@ import pyarrow as pa
 from k2lib.errors import QueryError
 from k2lib.query.answer import CompleteTo
 from k2lib.query.engine import Engine
-from k2lib.query.request import TimeBound
-from k2lib.query.time_travel import AsOf
+from k2lib.query.request import ReadRequest
 from k2lib.replay.batches import Batch, gap_batch, kept, names_of, plain
 from k2lib.replay.gaps import Holes
 from k2lib.replay.lanes import Int64s, Lane
@@ -71,9 +70,11 @@ def check_speed(speed: float | None) -> None:
     Raises:
         QueryError: it is not a number above 0.
     """
-    if speed is not None and not 0 < speed < math.inf:
+    if speed is None:
+        return
+    if not isinstance(speed, int | float) or isinstance(speed, bool) or not 0 < speed < math.inf:
         raise QueryError(
-            f"speed={speed}: give a number above 0, 1 for real time and 600 for ten minutes a "
+            f"speed={speed!r}: give a number above 0, 1 for real time and 600 for ten minutes a "
             "second, or None for as fast as possible"
         )
 
@@ -296,42 +297,35 @@ class Replay:
 
 def replay(
     engine: Engine,
-    symbols: str | Sequence[str],
+    requests: Sequence[ReadRequest],
     *,
-    start: TimeBound,
-    end: TimeBound,
-    exchange: str | None = None,
     kinds: Sequence[str] = ("trades", "quotes"),
     speed: float | None = None,
-    as_of: AsOf | None = None,
-    tail: bool = False,
     clock: Clock = time.monotonic,
     sleep: Sleep = time.sleep,
     async_sleep: AsyncSleep = asyncio.sleep,
 ) -> Replay:
-    """Replay the trades and quotes of instruments in `[start, end)`, in the order of events.
+    """Replay the trades and quotes of instruments, in the order of events.
 
     Args:
-        symbols: `BHP`, or with its exchange `ASX:BHP`; several of several exchanges too.
-        start, end: moments with a time zone, or trading dates of each venue.
-        exchange: of the symbols that do not name theirs, needed where there are several.
+        requests: one an instrument, with the same `as_of` and `tail`; their counts do not matter.
         kinds: `trades`, `quotes` or both. Only trades have gaps, and only where a venue counts.
-        speed: 1 for real time, 600 for ten minutes a second; without it as fast as it is taken.
-            The first event comes at once, each other one as much later as it was then.
-        as_of: a tag or a moment: the tables as they were then; a snapshot's id, of one kind.
-        tail: whether to replay too what only Kafka has when the replay is made.
+        speed: seconds of event time in a second: 1 for real time, 600 for ten minutes a second;
+            None for as fast as the events are taken. The first event comes at once, each other
+            one as much later as it was then.
         clock, sleep, async_sleep: seconds that only ever grow, and how to wait some.
     Raises:
-        QueryError: no such symbol, kind, speed, snapshot or span; the message says what there is.
+        NotFoundError: no such symbol, venue or snapshot; the message names what there is.
+        QueryError: no such kind, speed or span, or a symbol of several venues.
     """
     check_speed(speed)
-    asked = _kinds(kinds)
-    seen = {kind: engine.table_view(TABLE_OF[kind], as_of=as_of, tail=tail) for kind in asked}
-    names = [symbols] if isinstance(symbols, str) else list(symbols)
-    plan = make_plan(engine, names, seen, exchange=exchange, start=start, end=end)
+    as_of, tail = requests[0].as_of, requests[0].tail
+    views = {
+        kind: engine.table_view(TABLE_OF[kind], as_of=as_of, tail=tail) for kind in _kinds(kinds)
+    }
     return Replay(
         engine,
-        plan,
+        make_plan(engine, requests, views),
         speed=speed,
         tail=tail and as_of is None,
         clock=clock,
@@ -341,11 +335,10 @@ def replay(
 
 
 def _kinds(kinds: Sequence[str]) -> list[str]:
-    asked = [kinds] if isinstance(kinds, str) else list(kinds)
-    unknown = [kind for kind in asked if kind not in TABLE_OF]
-    if unknown or not asked:
-        raise QueryError(f"kinds={asked}: give some of {', '.join(TABLE_OF)}")
-    return [kind for kind in TABLE_OF if kind in asked]
+    names = [kinds] if isinstance(kinds, str) else kinds
+    if not isinstance(names, Sequence) or not names or not set(names) <= set(TABLE_OF):
+        raise QueryError(f"kinds={names}: give some of {', '.join(TABLE_OF)}")
+    return [kind for kind in TABLE_OF if kind in names]
 
 
 def _gaps(parts: Sequence[tuple[Lane, pa.Table]], holes: Holes) -> Iterator[Placed]:

@@ -29,7 +29,8 @@ from k2lib import analytics
 from k2lib.analytics.frames import PLACE, RUN, in_order
 from k2lib.errors import QueryError
 from k2lib.query.engine import Engine
-from k2lib.query.statistics import bars
+from k2lib.query.request import ReadRequest
+from k2lib.query.statistics import read_bars
 
 READING = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
 Function = Callable[[pl.DataFrame], pl.DataFrame]
@@ -208,7 +209,10 @@ def test_frames_of_the_lake_fit(tmp_path: Path) -> None:
     append(catalog, [trade(n) for n in range(3)])
     append(catalog, [quote(0, ask_price=Decimal("36.70"), ask_quantity=Decimal(1))], "quotes_v2")
     with Engine(catalog) as engine:
-        trades, quotes, of_sql = engine.trades("BHP"), engine.quotes("BHP"), bars(engine, "BHP")
+        request = ReadRequest("BHP")
+        trades = engine.read("trades_v2", request).frame
+        quotes = engine.read("quotes_v2", request).frame
+        of_sql = read_bars(engine, request).frame
     assert analytics.time_bars(trades, "1m").equals(of_sql)
     assert analytics.lee_ready(trades, quotes)["sign"].to_list() == [None, -1, -1]
     assert analytics.spread(quotes)["spread"].item() == Decimal("0.04")

@@ -17,8 +17,9 @@ from support.lake_rows import append, at, catalog_in, rows_table, trade
 
 from k2lib.errors import QueryError
 from k2lib.query.engine import Engine
+from k2lib.query.request import ReadRequest
 from k2lib.query.sql import Market, bars_sql
-from k2lib.query.statistics import bars
+from k2lib.query.statistics import read_bars
 from k2lib.schema.calendar import DAY, bar_length, zone
 from k2lib.schema.records import EVENT_ORDER
 
@@ -206,9 +207,9 @@ def test_bars_of_the_lake_are_of_one_venue_and_by_its_dates(tmp_path: Path) -> N
     append(catalog, [*rows, trade(9, exchange="BINANCE")])
     with Engine(catalog) as engine:
         with pytest.raises(QueryError, match="held at ASX, BINANCE"):
-            bars(engine, "BHP", every="1d")
-        daily = bars(engine, "BHP", every="1d", exchange="ASX")
-        part = bars(engine, "BHP", exchange="ASX", start=date(2014, 3, 10))
+            read_bars(engine, ReadRequest("BHP"), every="1d")
+        daily = read_bars(engine, ReadRequest("BHP", "ASX"), every="1d").frame
+        part = read_bars(engine, ReadRequest("BHP", "ASX", date(2014, 3, 10))).frame
     assert daily["trading_date"].to_list() == [date(2014, 3, 9), date(2014, 3, 10)]
     assert daily["trades"].to_list() == [1, 2]
     assert daily["start"].to_list() == [midnight - DAY, midnight]

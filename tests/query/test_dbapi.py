@@ -14,7 +14,8 @@ from support.lake_rows import append, at, catalog_in, trade
 from k2lib.errors import QueryError
 from k2lib.query.dbapi import DbApiConnection
 from k2lib.query.engine import Engine
-from k2lib.query.statistics import bars
+from k2lib.query.request import ReadRequest
+from k2lib.query.statistics import read_bars
 
 JUPYSQL = """
 import sys
@@ -89,7 +90,9 @@ def test_views_of_bars_are_the_bars(every: str, catalog: Catalog, engine: Engine
     append(catalog, [trade(n, symbol="MWR", exchange="BINANCE") for n in (5, 50_000, 60_000)])
     for symbol in ("BHP", "MWR"):
         text = f"SELECT * FROM bars_{every} WHERE symbol = ? ORDER BY start"
-        assert engine.sql(text, [symbol]).equals(bars(engine, symbol, every=every))
+        assert engine.sql(text, [symbol]).equals(
+            read_bars(engine, ReadRequest(symbol), every=every).frame
+        )
 
 
 def test_a_day_of_the_view_is_the_venues(catalog: Catalog, engine: Engine) -> None:

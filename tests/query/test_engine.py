@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -18,6 +19,7 @@ from k2lib.errors import QueryError
 from k2lib.iceberg.manifests import plan_files
 from k2lib.iceberg.tables import TABLES, load_table
 from k2lib.query.engine import Engine
+from k2lib.query.request import ReadRequest
 from k2lib.schema.records import EVENT_ORDER
 
 
@@ -30,6 +32,14 @@ def catalog(tmp_path: Path) -> Catalog:
 def engine(catalog: Catalog) -> Iterator[Engine]:
     with Engine(catalog) as engine:
         yield engine
+
+
+def trades(engine: Engine, symbol: str, **request: Any) -> pl.DataFrame:
+    return engine.read("trades_v2", ReadRequest(symbol, **request)).frame
+
+
+def quotes(engine: Engine, symbol: str, **request: Any) -> pl.DataFrame:
+    return engine.read("quotes_v2", ReadRequest(symbol, **request)).frame
 
 
 def test_tables_never_written_are_empty_and_typed(engine: Engine) -> None:
@@ -59,7 +69,7 @@ def test_only_sql_over_a_whole_lake_keeps_footers(catalog: Catalog, engine: Engi
     for number in range(5):
         append(catalog, [trade(number)])
     for _ in range(2):
-        assert len(engine.trades("BHP", last=5)) == 5
+        assert len(trades(engine, "BHP", last=5)) == 5
         assert engine.sql("SELECT count(*) FROM trades_v2", start=at(0)).item() == 5
     few = footer_bytes(engine)
     assert engine.sql("SELECT max(price) FROM trades_v2 WHERE symbol > 'B'").height == 1
@@ -171,23 +181,23 @@ def test_trades_come_in_the_order_of_events(catalog: Catalog, engine: Engine) ->
     ]
     append(catalog, random.Random(1).sample(rows, len(rows)))
     in_order = sorted(rows, key=lambda row: [(row[n] is not None, row[n]) for n in EVENT_ORDER])
-    assert engine.trades("BHP").to_dicts() == in_order
-    assert engine.trades("BHP", last=3).to_dicts() == in_order[-3:]
-    assert engine.trades("BHP", last=0).is_empty()
+    assert trades(engine, "BHP").to_dicts() == in_order
+    assert trades(engine, "BHP", last=3).to_dicts() == in_order[-3:]
+    assert trades(engine, "BHP", last=0).is_empty()
 
 
 def test_quotes_keep_an_empty_side_null(catalog: Catalog, engine: Engine) -> None:
     append(catalog, [quote(1)], "quotes_v2")
-    found = engine.quotes("BHP").row(0, named=True)
+    found = quotes(engine, "BHP").row(0, named=True)
     assert (found["bid_price"], found["ask_price"]) == (Decimal("36.66"), None)
 
 
 def test_span_is_half_open(catalog: Catalog, engine: Engine) -> None:
     append(catalog, [trade(number) for number in range(5)])
-    found = engine.trades("BHP", start=at(1), end=at(3))
+    found = trades(engine, "BHP", start=at(1), end=at(3))
     assert found["timestamp"].to_list() == [at(1), at(2)]
-    assert engine.trades("BHP", start=at(9)).is_empty()
-    assert engine.trades("BHP", start=at(1), end=at(1)).is_empty()
+    assert trades(engine, "BHP", start=at(9)).is_empty()
+    assert trades(engine, "BHP", start=at(1), end=at(1)).is_empty()
 
 
 def test_dates_are_trading_dates_of_the_venue(catalog: Catalog, engine: Engine) -> None:
@@ -197,15 +207,15 @@ def test_dates_are_trading_dates_of_the_venue(catalog: Catalog, engine: Engine) 
     bought = [trade(n, timestamp=t, exchange="BINANCE") for n, t in enumerate(times)]
     append(catalog, bought)
     day, next_day = date(2014, 3, 10), date(2014, 3, 11)
-    in_sydney = engine.trades("BHP", exchange="ASX", start=day, end=next_day)
-    in_utc = engine.trades("BHP", exchange="BINANCE", start=day, end=next_day)
+    in_sydney = trades(engine, "BHP", exchange="ASX", start=day, end=next_day)
+    in_utc = trades(engine, "BHP", exchange="BINANCE", start=day, end=next_day)
     assert in_sydney["timestamp"].to_list() == times[1:2]
     assert in_utc["timestamp"].to_list() == times[2:]
 
 
 def test_span_of_days_opens_only_their_files(catalog: Catalog, engine: Engine) -> None:
     append(catalog, [trade(n, timestamp=NOON + timedelta(days=n)) for n in range(3)])
-    chosen = engine.select("trades_v2", "BHP", start=NOON + timedelta(days=2))
+    chosen = engine.select("trades_v2", ReadRequest("BHP", start=NOON + timedelta(days=2)))
     assert chosen.sql.count(".parquet'") == 1
 
 
@@ -214,30 +224,30 @@ def test_symbol_at_two_venues_needs_the_venue(catalog: Catalog, engine: Engine) 
     with pytest.raises(
         QueryError, match="BHP is held at ASX, ASX_SIM: say which one with exchange="
     ):
-        engine.trades("BHP")
-    assert engine.trades("BHP", exchange="ASX_SIM")["message_id"].to_list() == ["m000002"]
+        trades(engine, "BHP")
+    assert trades(engine, "BHP", exchange="ASX_SIM")["message_id"].to_list() == ["m000002"]
 
 
 def test_symbol_held_elsewhere_is_told_where(catalog: Catalog, engine: Engine) -> None:
     append(catalog, [trade(1)])
     with pytest.raises(QueryError, match="BHP is not held at BINANCE, but at ASX"):
-        engine.trades("BHP", exchange="BINANCE")
+        trades(engine, "BHP", exchange="BINANCE")
 
 
 def test_unknown_symbol_is_told_what_there_is(catalog: Catalog, engine: Engine) -> None:
     append(catalog, [trade(n, symbol=f"S{n:02d}") for n in range(11)])
     with pytest.raises(QueryError, match=r"BHP is not in trades_v2, .* ASX:S00, .*ASX:S09, …"):
-        engine.trades("BHP")
+        trades(engine, "BHP")
 
 
 def test_symbol_with_a_quotation_mark_is_only_a_symbol(catalog: Catalog, engine: Engine) -> None:
     append(catalog, [trade(1, symbol="O'X")])
-    assert engine.trades("O'X").height == 1
+    assert trades(engine, "O'X").height == 1
 
 
 def test_nothing_loaded_yet_is_told(engine: Engine) -> None:
     with pytest.raises(QueryError, match="BHP is not in quotes_v2, which holds nothing: load"):
-        engine.quotes("BHP")
+        quotes(engine, "BHP")
 
 
 def test_moment_without_a_time_zone_names_argument_and_remedy(
@@ -245,42 +255,42 @@ def test_moment_without_a_time_zone_names_argument_and_remedy(
 ) -> None:
     append(catalog, [trade(1)])
     with pytest.raises(QueryError, match="end=2014-03-10T01:00:00 has no time zone: give one"):
-        engine.trades("BHP", end=NOON.replace(tzinfo=None))
+        trades(engine, "BHP", end=NOON.replace(tzinfo=None))
 
 
 def test_end_before_start_is_refused(catalog: Catalog, engine: Engine) -> None:
     append(catalog, [trade(1)])
     with pytest.raises(QueryError, match="is before start="):
-        engine.trades("BHP", start=at(2), end=at(1))
+        trades(engine, "BHP", start=at(2), end=at(1))
 
 
 def test_negative_last_is_refused(catalog: Catalog, engine: Engine) -> None:
     append(catalog, [trade(1)])
     with pytest.raises(QueryError, match="last=-1: give the number of rows"):
-        engine.trades("BHP", last=-1)
+        trades(engine, "BHP", last=-1)
 
 
 def test_as_of_reads_the_table_as_it_was(catalog: Catalog, engine: Engine) -> None:
     first = append(catalog, [trade(1)]).metadata.current_snapshot_id
     append(catalog, [trade(2), trade(3, symbol="MWR")])
     assert first is not None
-    assert engine.trades("BHP").height == 2
-    assert engine.trades("BHP", as_of=first).height == 1
+    assert trades(engine, "BHP").height == 2
+    assert trades(engine, "BHP", as_of=first).height == 1
     with pytest.raises(QueryError, match="MWR is not in trades_v2, which holds ASX:BHP"):
-        engine.trades("MWR", as_of=first)
+        trades(engine, "MWR", as_of=first)
 
 
 def test_threads_get_the_answer_that_one_gets(catalog: Catalog, engine: Engine) -> None:
     append(catalog, [trade(number) for number in range(50)])
-    alone = engine.trades("BHP", last=20)
+    alone = trades(engine, "BHP", last=20)
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(engine.trades, "BHP", last=20) for _ in range(20)]
+        asked = [pool.submit(trades, engine, "BHP", last=20) for _ in range(20)]
     assert all(one.result().equals(alone) for one in asked)
 
 
 def test_reading_commits_nothing(catalog: Catalog, engine: Engine) -> None:
     before = append(catalog, [trade(1)]).metadata_location
-    engine.trades("BHP")
+    trades(engine, "BHP")
     engine.sql("SELECT * FROM trades_v2, quotes_v2, gaps")
     after = load_table(catalog, "trades_v2")
     assert after is not None

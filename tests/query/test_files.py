@@ -12,6 +12,7 @@ from support.lake_rows import append, at, catalog_in, trade
 from k2lib.iceberg.manifests import PlannedFile
 from k2lib.query.engine import Engine
 from k2lib.query.files import Step, from_newest, from_oldest, has_first, has_last
+from k2lib.query.request import ReadRequest
 from k2lib.query.table_state import EPOCH
 
 MANY = 10**6
@@ -89,6 +90,6 @@ def test_plans_know_the_bounds_and_the_venue_of_a_file(tmp_path: Path) -> None:
     catalog = catalog_in(tmp_path)
     append(catalog, [trade(1), trade(7)])
     with Engine(catalog) as engine:
-        [file] = engine.select("trades_v2", "BHP").files
+        [file] = engine.select("trades_v2", ReadRequest("BHP")).files
     bounds = [EPOCH + timedelta(microseconds=us) for us in (file.oldest_us, file.newest_us)]
     assert (file.exchange, file.rows, bounds) == ("ASX", 2, [at(1), at(7)])

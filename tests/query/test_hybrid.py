@@ -16,6 +16,7 @@ from k2lib.errors import QueryError
 from k2lib.kafka.consumer import TopicPartition
 from k2lib.kafka.topics import GAPS
 from k2lib.query.answer import CompleteTo
+from k2lib.query.request import ReadRequest
 from k2lib.schema.records import GAP, QUOTE, REFERENCE, TRADE
 from k2lib.simulator import OfflineExchange
 
@@ -137,7 +138,7 @@ def test_as_of_reads_the_lake_alone(slow_k2: K2) -> None:
     slow_k2.pipeline.settle()
     snapshot = slow_k2.snapshots()["snapshot_id"][0]
     send(slow_k2, 2)
-    answer = slow_k2.engine.ask("trades_v2", "BHP", as_of=snapshot)
+    answer = slow_k2.engine.read("trades_v2", ReadRequest("BHP", as_of=snapshot))
     told = answer.complete_to["trades_v2"]
     assert ids(answer.frame) == [1]
     assert (told.snapshot_id, told.log, told.reason) == (snapshot, False, None)

@@ -11,7 +11,8 @@ from support.lake_rows import append, at, catalog_in, trade
 from k2lib import K2
 from k2lib.errors import NotFoundError, QueryError
 from k2lib.query.engine import Engine
-from k2lib.query.statistics import ask_summary, ask_symbols
+from k2lib.query.request import ReadRequest
+from k2lib.query.statistics import read_summary, read_symbols
 
 DAY = date(2014, 3, 10)
 
@@ -27,14 +28,14 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def test_a_day_is_one_row(engine: Engine) -> None:
-    row = ask_summary(engine, "BHP", DAY, exchange="ASX").frame.row(0, named=True)
+    row = read_summary(engine, ReadRequest("BHP", "ASX"), DAY).frame.row(0, named=True)
     assert row["trading_date"] == DAY and row["trades"] == 3
     assert (row["first"], row["last"]) == (at(1), at(3))
     assert row["high"] == trade(1)["price"] * 2 and row["close"] == trade(1)["price"]
 
 
 def test_off_market_prints_can_be_left_out(engine: Engine) -> None:
-    frame = ask_summary(engine, "BHP", DAY, exchange="ASX", market="on").frame
+    frame = read_summary(engine, ReadRequest("BHP", "ASX"), DAY, market="on").frame
     assert frame.select("trades", "high").row(0) == (2, trade(1)["price"])
 
 
@@ -51,16 +52,16 @@ def test_a_day_that_is_none_is_refused(
     symbol: str, day: date, error: type[Exception], told: str, engine: Engine
 ) -> None:
     with pytest.raises(error, match=told):
-        ask_summary(engine, symbol, day, exchange="ASX")
+        read_summary(engine, ReadRequest(symbol, "ASX"), day)
 
 
 def test_symbols_are_counted_by_venue(engine: Engine) -> None:
-    held = ask_symbols(engine).frame
+    held = read_symbols(engine).frame
     assert held.rows() == [
         ("ASX", "BHP", 4, at(1), at(90_000)),
         ("ASX_SIM", "BHP", 1, at(4), at(4)),
     ]
-    assert ask_symbols(engine, exchange="ASX_SIM").frame.equals(held[1:])
+    assert read_symbols(engine, exchange="ASX_SIM").frame.equals(held[1:])
 
 
 def test_files_are_summed_up_as_the_csv_module_counts_them(k2: K2, asx_sample: Path) -> None:

@@ -10,10 +10,11 @@ from pyiceberg.catalog import Catalog
 from support.fake_clock import FakeClock
 from support.lake_rows import append, at, catalog_in, quote, trade
 from support.open_files import open_files
+from support.replaying import replay_of
 
 from k2lib.errors import QueryError
 from k2lib.query.engine import Engine
-from k2lib.replay import Batch, Record, Replay, replay
+from k2lib.replay import Batch, Record, Replay
 
 SECONDS = [0, 1, 1, 4, 10]
 
@@ -49,7 +50,7 @@ class Sleeper:
 
 
 def paced(engine: Engine, sleeper: Sleeper, *, speed: float | None = 1.0, **options: Any) -> Replay:
-    return replay(
+    return replay_of(
         engine,
         "BHP",
         start=at(-100),
@@ -191,7 +192,7 @@ def test_cancellation_closes_the_files(engine: Engine, waits: str) -> None:
         async def consume() -> None:
             if waits == "for the files":
                 arrived.set()
-            async for _ in replay(engine, "BHP", **options):
+            async for _ in replay_of(engine, "BHP", **options):
                 arrived.set()
 
         task = asyncio.create_task(consume())

@@ -21,14 +21,15 @@ from pyiceberg.io.pyarrow import PyArrowFileIO
 from support.feeding import produce
 from support.lake_rows import append, at, catalog_in, gap, quote, rows_table, trade
 from support.open_files import open_files
+from support.replaying import replay_of, requests_of
 from support.waiting import wait_until
 
 from k2lib.errors import QueryError
 from k2lib.kafka.cluster import KafkaSource
 from k2lib.kafka.embedded import EmbeddedBroker
 from k2lib.query.engine import Engine
-from k2lib.query.request import instrument_filter
-from k2lib.replay import Gap, Quote, Replay, Trade, replay
+from k2lib.query.request import InstrumentFilter
+from k2lib.replay import Gap, Quote, Replay, Trade
 from k2lib.replay.gaps import absent, pieces
 from k2lib.replay.lanes import Lane, in_file, in_table, of_tail, times_us
 from k2lib.replay.merge import Run, spans
@@ -99,14 +100,14 @@ def told(records: Any) -> list[tuple[str, str]]:
 def in_parts(engine: Engine, names: list[str], rows: int, **options: Any) -> Replay:
     """A replay that reads so many rows of a lane at once, for example one."""
     seen = {kind: engine.table_view(TABLE_OF[kind], tail=False) for kind in TABLE_OF}
-    plan = make_plan(engine, names, seen, exchange=None, start=START, end=END)
+    plan = make_plan(engine, requests_of(names, start=START, end=END), seen)
     nothing: dict[str, Any] = dict.fromkeys(("clock", "sleep", "async_sleep"))
     few = dataclasses.replace(plan, rows=rows)
     return Replay(engine, few, **{"speed": None, "tail": False, **nothing, **options})
 
 
 def of(engine: Engine, *names: str, **options: Any) -> Replay:
-    return replay(engine, names or NAMES[0], **{"start": START, "end": END, **options})
+    return replay_of(engine, names or NAMES[0], **{"start": START, "end": END, **options})
 
 
 def gaps_of(engine: Engine, **options: Any) -> list[tuple[int, int, str, str]]:
@@ -125,7 +126,7 @@ def expected(drawn: list[Drawn]) -> list[tuple[str, str]]:
 @given(ROWS, st.integers(1, 5))
 def test_runs_are_merged_to_the_rows_sorted(drawn: list[Drawn], part: int) -> None:
     wanted = {
-        names: instrument_filter(names[1], names[0], start=START, end=END) for names in INSTRUMENTS
+        names: InstrumentFilter(names[1], names[0], start=START, end=END) for names in INSTRUMENTS
     }
     pairs = [(kind, names) for names in sorted(INSTRUMENTS) for kind in TABLE_OF]
     runs = []
@@ -390,7 +391,7 @@ def test_a_batch_has_the_schema_of_its_table(catalog: Catalog, engine: Engine) -
 def test_a_file_of_an_older_schema_has_null_where_it_has_no_column(tmp_path: Path) -> None:
     path = tmp_path / "old.parquet"
     pq.write_table(rows_table([trade(2), trade(1)]).drop(["platform_sequence"]), path)
-    lane = Lane("trades", instrument_filter("BHP", "ASX", start=START, end=END), 0)
+    lane = Lane("trades", InstrumentFilter("BHP", "ASX", start=START, end=END), 0)
     [found] = in_file(
         lane, str(path), io=PyArrowFileIO(), schema=TRADE.arrow, rows=10, with_ids=True
     )
@@ -421,7 +422,7 @@ def test_a_wrong_argument_is_refused_with_its_value(
 ) -> None:
     append(catalog, [trade(1)])
     with pytest.raises(QueryError, match=match):
-        replay(engine, **{"symbols": "BHP", "start": START, "end": END, **asked})
+        replay_of(engine, **{"symbols": "BHP", "start": START, "end": END, **asked})
 
 
 @pytest.mark.parametrize(

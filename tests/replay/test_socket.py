@@ -20,12 +20,14 @@ from support.exchange_clients import (
     rest_of_frames,
 )
 from support.lake_rows import append, at, catalog_in, quote, trade
+from support.replaying import replay_of
 from support.waiting import wait_until
 from websockets.sync.client import ClientConnection, connect
 
 from k2lib.errors import ConfigError, QueryError
 from k2lib.query.engine import Engine
-from k2lib.replay import Replay, replay
+from k2lib.query.request import ReadRequest
+from k2lib.replay import Replay
 from k2lib.replay.socket import ReplaySocket
 
 START, END = at(-10), at(100_000)
@@ -50,7 +52,7 @@ def bitcoin(number: int, **changed: Any) -> dict[str, Any]:
 
 
 def played(engine: Engine, *symbols: str, **options: Any) -> Replay:
-    return replay(engine, symbols or ["BTCUSDT"], start=START, end=END, **options)
+    return replay_of(engine, symbols or ["BTCUSDT"], start=START, end=END, **options)
 
 
 @contextmanager
@@ -219,7 +221,11 @@ def test_a_python_binance_client_gets_exactly_the_trades_of_the_lake(
     append(catalog, [bitcoin(number, timestamp=at(number / 100)) for number in range(2_000)])
     with ReplaySocket(played(engine)) as socket:
         told = asyncio.run(heard(socket, 2_000))
-    stored = engine.trades("BTCUSDT").select("source_sequence", "price", "quantity").rows()
+    stored = (
+        engine.read("trades_v2", ReadRequest("BTCUSDT"))
+        .frame.select("source_sequence", "price", "quantity")
+        .rows()
+    )
     assert [(one["t"], Decimal(one["p"]), Decimal(one["q"])) for one in told] == stored
 
 

@@ -8,6 +8,7 @@ import pytest
 from pyiceberg.catalog import Catalog
 from support.kafkas import opened
 from support.lake_rows import append, at, catalog_in, quote, rows_table, trade
+from support.replaying import replay_of
 from support.waiting import wait_until
 
 from k2lib.errors import QueryError
@@ -16,7 +17,7 @@ from k2lib.kafka.consumer import TopicConsumer
 from k2lib.kafka.producer import BatchProducer
 from k2lib.kafka.topics import topic_kind
 from k2lib.query.engine import Engine
-from k2lib.replay import Replay, replay
+from k2lib.replay import Replay
 from k2lib.replay.topic import replay_to_topic
 from k2lib.schema.codec import decode
 from k2lib.schema.records import GAP, QUOTE, TRADE, RecordSchema
@@ -36,7 +37,7 @@ def engine(catalog: Catalog) -> Iterator[Engine]:
 
 
 def of(engine: Engine, *symbols: str, **options: Any) -> Replay:
-    return replay(engine, symbols or SYMBOLS, start=at(-100), end=at(100_000), **options)
+    return replay_of(engine, symbols or SYMBOLS, start=at(-100), end=at(100_000), **options)
 
 
 def producer_of(kafka: Kafka) -> BatchProducer:

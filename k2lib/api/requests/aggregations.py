@@ -18,12 +18,20 @@ from k2lib.api.requests.filters import (
 )
 from k2lib.api.responses.reply import ResultPage, check_row_count
 from k2lib.errors import QueryError
-from k2lib.query.request import TimeBound, instrument_filter
-from k2lib.query.sql import BY_EVENT_TIME, VWAP, ZONE_OF_ROW
+from k2lib.query.request import InstrumentFilter, TimeBound, time_range
+from k2lib.query.sql import (
+    BY_EVENT_TIME,
+    VWAP,
+    ZONE_OF_ROW,
+    interval_us_sql,
+    quotient_sql,
+    trading_date_sql,
+    units_sql,
+)
 from k2lib.query.table_state import TableView
-from k2lib.schema.calendar import DAY, MICROSECOND, bar_length
+from k2lib.schema.calendar import DAY, bar_length, zone
 
-TRADING_DATE: Final = f"timezone({ZONE_OF_ROW}, timestamp)::DATE"
+TRADING_DATE: Final = trading_date_sql()
 # The SQL of each metric that is not made of others, by its column within the query.
 BASE_METRICS: Final = {
     "count": "count(*)",
@@ -63,7 +71,7 @@ def groups_page(context: AppContext, query: Aggregation) -> ResultPage:
     sql = groups_sql(rows.sql, query, condition=condition, count=context.options.max_rows + 1)
     frame = context.engine.fetch(sql, rows, params=condition.params)
     check_row_count(context, frame.height, remedy="ask for fewer groups or a shorter span")
-    return ResultPage(rows.answer(frame))
+    return ResultPage(rows.result(frame))
 
 
 def groups_sql(rows: str, query: Aggregation, *, condition: SqlCondition, count: int) -> str:
@@ -108,10 +116,12 @@ def _rows_of_all(
     if query.exchange is None:
         condition = _limit("start", query.start, ">=") & _limit("end", query.end, "<")
         return condition, row_filter
-    span = instrument_filter("", query.exchange, start=query.start, end=query.end)
+    span = time_range(query.start, query.end, of_venue=zone(query.exchange))
     limits = {"start": ("timestamp >=", span.start), "end": ("timestamp <", span.end)}
     condition = names_condition(None, query.exchange) & limits_condition(limits)
-    return condition, And(row_filter, spans_filter([span]))
+    return condition, And(
+        row_filter, spans_filter([InstrumentFilter("", query.exchange, span.start, span.end)])
+    )
 
 
 def _limit(name: str, when: TimeBound | None, sign: str) -> SqlCondition:
@@ -145,9 +155,7 @@ def _dimension(name: str, every: str | None) -> str:
 def _interval(every: timedelta) -> str:
     if every == DAY:
         return f"timezone({ZONE_OF_ROW}, {TRADING_DATE}::TIMESTAMP)"
-    length = every // MICROSECOND
-    since = f"(epoch_us(timestamp) % {length} + {length}) % {length}"
-    return f"make_timestamptz(epoch_us(timestamp) - {since})"
+    return f"make_timestamptz({interval_us_sql(every)})"
 
 
 def _metric(name: str) -> str:
@@ -155,16 +163,10 @@ def _metric(name: str) -> str:
         case "vwap":
             return VWAP
         case "avg_price":
-            return _average("sum_price")
+            return quotient_sql(units_sql("sum_price"), '"count"')
         case "avg_quantity":
-            return _average("sum_quantity")
+            return quotient_sql(units_sql("sum_quantity"), '"count"')
     return _quoted(name)
-
-
-def _average(total: str) -> str:
-    units = f"replace({total}::VARCHAR, '.', '')::HUGEINT"
-    halves_away = f'{units} + sign({units}) * (nullif("count", 0) // 2)'
-    return f'(({halves_away}) // nullif("count", 0) * 0.00000001::DECIMAL(9, 8))::DECIMAL(18, 8)'
 
 
 def _quoted(name: str) -> str:

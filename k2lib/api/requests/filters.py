@@ -22,8 +22,8 @@ from k2lib.query.engine import Engine
 from k2lib.query.request import (
     BEFORE_ALL,
     InstrumentFilter,
+    ReadRequest,
     TimeBound,
-    instrument_filter,
     pick_exchange,
     sort_keys,
 )
@@ -187,7 +187,7 @@ def resolve_instruments(
         QueryError: a symbol is at several venues and `exchange` is None.
     """
     return [
-        instrument_filter(symbol, _exchange(engine, view, symbol, exchange), start=start, end=end)
+        ReadRequest(symbol, start=start, end=end).at(_exchange(engine, view, symbol, exchange))
         for symbol in dict.fromkeys(symbols)
     ]
 

@@ -37,8 +37,8 @@ from k2lib.api.requests.parameters import (
 )
 from k2lib.api.responses.reply import ResultPage
 from k2lib.query.answer import ReadResult
-from k2lib.query.statistics import ask_bars
-from k2lib.query.time_travel import AsOf
+from k2lib.query.request import AsOf, ReadRequest
+from k2lib.query.statistics import read_bars
 from k2lib.schema.records import EVENT_ORDER
 
 TRADES: Final = "trades_v2"
@@ -50,31 +50,30 @@ def rows_page(context: AppContext, table: str, parameters: RowsParameters) -> Re
     limit = _checked_limit(context, parameters.limit)
     scope = {"table": table, **cursor_scope(parameters)}
     last = None if parameters.cursor is None else decode_row_cursor(parameters.cursor, scope=scope)
-    result = context.engine.ask(
-        table,
+    request = ReadRequest(
         parameters.symbol,
-        exchange=parameters.exchange if last is None else last.exchange,
-        start=parameters.start,
-        end=parameters.end,
+        parameters.exchange if last is None else last.exchange,
+        parameters.start,
+        parameters.end,
         as_of=_pinned(parameters.as_of, last),
         after=None if last is None else last.key,
         first=limit + 1,
         tail=parameters.tail,
     )
+    result = context.engine.read(table, request)
     return _cut(result, limit, table=table, as_of=parameters.as_of, scope=scope)
 
 
 def recent_page(context: AppContext, table: str, parameters: RecentParameters) -> ResultPage:
     """Return an instrument's newest rows in the order of events."""
-    result = context.engine.ask(
-        table,
+    request = ReadRequest(
         parameters.symbol,
-        exchange=parameters.exchange,
+        parameters.exchange,
         as_of=parameters.as_of,
         last=_checked_limit(context, parameters.limit),
         tail=parameters.tail,
     )
-    return ResultPage(result)
+    return ResultPage(context.engine.read(table, request))
 
 
 def bars_page(context: AppContext, parameters: BarsParameters) -> ResultPage:
@@ -82,18 +81,16 @@ def bars_page(context: AppContext, parameters: BarsParameters) -> ResultPage:
     limit = _checked_limit(context, parameters.limit)
     scope = {"table": "bars", **cursor_scope(parameters)}
     first = None if parameters.cursor is None else decode_bar_cursor(parameters.cursor, scope=scope)
-    result = ask_bars(
-        context.engine,
+    request = ReadRequest(
         parameters.symbol,
-        every=parameters.every,
-        exchange=parameters.exchange if first is None else first.exchange,
-        start=parameters.start if first is None else from_micros(first.start_us),
-        end=parameters.end,
+        parameters.exchange if first is None else first.exchange,
+        parameters.start if first is None else from_micros(first.start_us),
+        parameters.end,
         as_of=_pinned(parameters.as_of, first),
-        market=parameters.market,
         first=limit + 1,
         tail=parameters.tail,
     )
+    result = read_bars(context.engine, request, every=parameters.every, market=parameters.market)
     if result.frame.height <= limit:
         return ResultPage(result)
     next_bar = result.frame.row(limit, named=True)
@@ -163,7 +160,7 @@ def _query_page(
         & after_condition(last, descending=is_descending)
     )
     sql = _rows_sql(rows.sql, condition, columns=columns, descending=is_descending, count=limit + 1)
-    result = rows.answer(context.engine.fetch(sql, rows, params=condition.params))
+    result = rows.result(context.engine.fetch(sql, rows, params=condition.params))
     page = _cut(result, limit, table=table, as_of=query.as_of, scope=scope)
     if columns is None:
         return page

@@ -17,9 +17,8 @@ from pydantic import (
 
 from k2lib.api.responses.formats import Format
 from k2lib.errors import QueryError
-from k2lib.query.request import TimeBound
+from k2lib.query.request import AsOf, TimeBound
 from k2lib.query.sql import Market
-from k2lib.query.time_travel import AsOf
 from k2lib.schema.calendar import bar_length
 
 FIRST_YEAR: Final = 1970

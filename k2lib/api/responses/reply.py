@@ -22,7 +22,7 @@ from k2lib.api.responses.formats import (
 )
 from k2lib.errors import QueryError
 from k2lib.query.answer import ReadResult
-from k2lib.query.time_travel import AsOf
+from k2lib.query.request import AsOf
 
 HEADERS: Final = {"Cache-Control": "no-cache", "Vary": "Accept"}
 COMPLETE_TO: Final = "X-K2-Complete-To"

@@ -42,8 +42,9 @@ from k2lib.api.responses.reply import (
 from k2lib.errors import NotFoundError
 from k2lib.iceberg.tables import load_table
 from k2lib.query.answer import ReadResult
+from k2lib.query.request import ReadRequest
 from k2lib.query.sql import newest_revisions_sql
-from k2lib.query.statistics import ask_summary, ask_symbols
+from k2lib.query.statistics import read_summary, read_symbols
 from k2lib.query.time_travel import snapshots as kept_snapshots
 
 GAPS: Final = "gaps"
@@ -121,13 +122,10 @@ def summary(
 
     def query() -> ResultPage:
         return ResultPage(
-            ask_summary(
+            read_summary(
                 context.engine,
-                symbol,
+                ReadRequest(symbol, exchange, as_of=parameters.as_of, tail=parameters.tail),
                 date,
-                exchange=exchange,
-                as_of=parameters.as_of,
-                tail=parameters.tail,
             )
         )
 
@@ -233,7 +231,7 @@ def _source(table: str, parameters: TableParameters) -> ReadSource:
 
 
 def _instruments(context: AppContext, parameters: InstrumentsParameters) -> ReadResult:
-    return ask_symbols(
+    return read_symbols(
         context.engine,
         table=parameters.table,
         exchange=parameters.exchange,
@@ -276,4 +274,4 @@ def _gaps_page(context: AppContext, parameters: GapsParameters) -> ResultPage:
     )
     frame = context.engine.fetch(sql, rows, params=condition.params)
     check_row_count(context, frame.height, remedy="ask for one exchange, symbol or state")
-    return ResultPage(rows.answer(frame))
+    return ResultPage(rows.result(frame))

@@ -27,6 +27,7 @@ from k2lib.api.responses.formats import (
     json_lines,
 )
 from k2lib.api.responses.reply import COMPLETE_TO, HEADERS
+from k2lib.query.request import ReadRequest, instrument_names
 from k2lib.replay import Batch, Replay, replay
 from k2lib.schema.records import QUOTE, TRADE
 
@@ -52,14 +53,9 @@ def replays(query: ReplayQuery, request: Request, context: Context) -> Response:
         raise WrongParameterError("kinds", query.kinds, ONE_KIND)
     history = replay(
         context.engine,
-        query.symbols,
-        start=query.start,
-        end=query.end,
-        exchange=query.exchange,
+        _requests(query),
         kinds=query.kinds,
         speed=query.speed,
-        as_of=query.as_of,
-        tail=query.tail,
     )
     encoder = JsonEncoder() if form == "ndjson" else ArrowEncoder(query.kinds[0])
     complete_to = complete_to_header(complete_to_json(history.complete_to))
@@ -69,6 +65,20 @@ def replays(query: ReplayQuery, request: Request, context: Context) -> Response:
         media_type=REPLAY_TYPES[form],
         headers={**HEADERS, COMPLETE_TO: complete_to},
     )
+
+
+def _requests(query: ReplayQuery) -> list[ReadRequest]:
+    return [
+        ReadRequest(
+            symbol,
+            venue or query.exchange,
+            query.start,
+            query.end,
+            as_of=query.as_of,
+            tail=query.tail,
+        )
+        for venue, symbol in instrument_names(query.symbols)
+    ]
 
 
 class _ReplayResponse(StreamingResponse):
