@@ -13,7 +13,7 @@ from k2lib.iceberg.tables import TABLES, open_catalog
 from k2lib.kafka.cluster import Cluster, KafkaSource, read_properties
 from k2lib.kafka.connect import RemoteKafka
 from k2lib.kafka.embedded import attach
-from k2lib.lifecycle import Closing, interrupts_held
+from k2lib.lifecycle import Closing, interrupts_deferred
 from k2lib.load import LoadReport, load_files
 from k2lib.ops import services
 from k2lib.pipeline import Pipeline, Target
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # what only a live feed or an archive needs is imported when 
     from k2lib.feed.options import FeedOptions
     from k2lib.feed.state_store import StateStore
     from k2lib.feed.status import FeedStatus
-    from k2lib.ops.monitor import Watch
+    from k2lib.ops.monitor import Monitor
 
 
 def choose_kafka(settings: Settings) -> Target:
@@ -90,7 +90,7 @@ class K2(Reads, Closing):
         self._pipeline: Pipeline | None = None
         self._feeds: list[Feed] = []
         self._state: StateStore | None = None
-        self._watch: Watch | None = None
+        self._watch: Monitor | None = None
         logging.getLogger("k2lib").info("%s", self)
 
     @classmethod
@@ -118,7 +118,7 @@ class K2(Reads, Closing):
         """
         if self._pipeline is None:
             self._watch = self.watch
-            with interrupts_held() as held:
+            with interrupts_deferred() as interrupt:
                 self._pipeline = Pipeline(
                     self.catalog,
                     settings=self.settings,
@@ -126,20 +126,20 @@ class K2(Reads, Closing):
                     with_sinks=self._with_sinks,
                     on_event=self._report,
                 )
-            held.check()
+            interrupt.check()
         return self._pipeline
 
     @property
-    def watch(self) -> "Watch":
+    def watch(self) -> "Monitor":
         """Metrics and alerts, started when first asked for, or with the first write.
 
         Raises:
-            ConfigError: the port for metrics is in use, or the webhook's address is none.
+            ConfigError: the port for metrics is in use, or the webhook's URL is invalid.
         """
         if self._watch is None:
-            from k2lib.ops.monitor import Watch
+            from k2lib.ops.monitor import Monitor
 
-            self._watch = Watch(self.settings)
+            self._watch = Monitor(self.settings)
         return self._watch
 
     def load_asx(
@@ -322,9 +322,9 @@ class K2(Reads, Closing):
 
     def close(self) -> None:
         """Wait until the tables have what was written, then end everything that was started."""
-        with interrupts_held() as held:
+        with interrupts_deferred() as interrupt:
             self._end()
-        held.check()
+        interrupt.check()
 
     def _end(self) -> None:
         feeds, self._feeds = self._feeds, []

@@ -1,4 +1,4 @@
-"""What has a life: opened, used, and closed at the end of a `with` block."""
+"""Context managers: objects that close themselves, and interrupts deferred over a block."""
 
 import signal
 import threading
@@ -14,7 +14,7 @@ class Closing(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of everything held; a second time does nothing."""
+        """Release all resources; a second call does nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -28,38 +28,38 @@ class Closing(ABC):
         self.close()
 
 
-ENDS: Final = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
-class Held:
-    """Whether Ctrl-C was pressed since it is held back."""
+class DeferredInterrupt:
+    """Whether Ctrl-C was pressed while interrupts are deferred."""
 
     def __init__(self) -> None:
-        self._came = False
+        self._is_pending = False
 
-    def came(self) -> None:
-        """Take note of it."""
-        self._came = True
+    def set(self) -> None:
+        """Note that it was pressed."""
+        self._is_pending = True
 
     def check(self) -> None:
-        """Let it through here.
+        """Raise the deferred interrupt here, once.
 
         Raises:
-            KeyboardInterrupt: it was pressed, and was not let through before.
+            KeyboardInterrupt: Ctrl-C was pressed since the last check.
         """
-        if self._came:
-            self._came = False
+        if self._is_pending:
+            self._is_pending = False
             raise KeyboardInterrupt
 
 
 @contextmanager
-def interrupts_held() -> Iterator[Held]:
-    """Hold Ctrl-C back, and SIGTERM where it does the same; who presses twice is obeyed at once.
+def interrupts_deferred() -> Iterator[DeferredInterrupt]:
+    """Defer Ctrl-C, and SIGTERM where it does the same; a second one interrupts at once.
 
     Only the main thread is ever interrupted; in another one this does nothing.
     """
-    held = Held()
-    before = {number: signal.getsignal(number) for number in ENDS}
+    deferred = DeferredInterrupt()
+    before = {number: signal.getsignal(number) for number in INTERRUPTS}
     ours = {number: handler for number, handler in before.items() if callable(handler)}
     if threading.current_thread() is not threading.main_thread():
         ours = {}
@@ -68,13 +68,13 @@ def interrupts_held() -> Iterator[Held]:
         for number, handler in ours.items():
             signal.signal(number, handler)
 
-    def hold(number: int, frame: FrameType | None) -> None:
+    def defer(number: int, frame: FrameType | None) -> None:
         restore()
-        held.came()
+        deferred.set()
 
     for number in ours:
-        signal.signal(number, hold)
+        signal.signal(number, defer)
     try:
-        yield held
+        yield deferred
     finally:
         restore()

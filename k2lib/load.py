@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from k2lib.errors import SourceError
 from k2lib.kafka.topics import DEAD_LETTERS, topic_name
-from k2lib.lifecycle import Held, interrupts_held
+from k2lib.lifecycle import DeferredInterrupt, interrupts_deferred
 from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
 from k2lib.schema.dead_letters import DeadLetter, dead_letter_rows
@@ -113,7 +113,11 @@ class _Load:
     """One load: where rows go, and the report lines."""
 
     def __init__(
-        self, venue: FileVenue, pipeline: Pipeline, on_progress: OnProgress, interrupts: Held
+        self,
+        venue: FileVenue,
+        pipeline: Pipeline,
+        on_progress: OnProgress,
+        interrupts: DeferredInterrupt,
     ) -> None:
         self.reports = LoadReports()
         self._asset_class = venue.asset_class
@@ -177,7 +181,7 @@ def load_files(
     """
     files = venue.find_files(paths, options or FileOptions())
     interrupted = False
-    with interrupts_held() as interrupts:
+    with interrupts_deferred() as interrupts:
         load = _Load(venue, pipeline, on_progress, interrupts)
         try:
             for file in files:

@@ -1,14 +1,16 @@
-"""Locks of a home: held by an open file, freed by the system when its process dies."""
+"""File locks between processes; the system frees them when their process dies."""
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from k2lib.lifecycle import Closing
 
 
 class Lock(Closing):
-    """A held lock; `close()`, or the end of its process, frees it."""
+    """A lock on a file; `close()`, or the end of its process, frees it."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
@@ -46,3 +48,12 @@ def lock_holder(path: Path) -> int | None:
         return int(path.read_text(encoding="ascii"))
     except (FileNotFoundError, ValueError):
         return None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Lock a file over a `with` block, after waiting for the process that has locked it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

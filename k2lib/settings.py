@@ -1,4 +1,4 @@
-"""The settings of one run: read once at the edge, passed on as an argument from there."""
+"""Settings: read once by the CLI or `K2.open()`, and passed on as one argument."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ KUBERNETES_PREFIXES = ("K2_PORT", "K2_SERVICE_")
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, with defaults for one machine; `K2_<NAME>` sets `<name>`.
+    """All settings, with defaults for one machine; `K2_<NAME>` sets `<name>`.
 
     An empty variable counts as not set, as compose files pass it on.
     """
@@ -51,14 +51,14 @@ class Settings(BaseSettings):
     @field_validator("home")
     @classmethod
     def _can_be_a_folder(cls, home: Path) -> Path:
-        there = next(path for path in (home, *home.parents) if path.exists())
-        if not there.is_dir():
-            raise ValueError(f"{there} is not a folder")
+        parent = next(path for path in (home, *home.parents) if path.exists())
+        if not parent.is_dir():
+            raise ValueError(f"{parent} is not a folder")
         return home
 
 
 def read_settings(explicit: Mapping[str, object] | None = None) -> Settings:
-    """Read the settings: explicit values first, then `K2_*` of the environment, then the defaults.
+    """Return explicit values first, then `K2_*` of the environment, then the defaults.
 
     Raises:
         ConfigError: an unknown name, or a value that does not fit; the message names it.
@@ -69,20 +69,20 @@ def read_settings(explicit: Mapping[str, object] | None = None) -> Settings:
     try:
         return Settings.model_validate(explicit)
     except ValidationError as exc:
-        raise ConfigError(_told(exc)) from exc
+        raise ConfigError(_message(exc)) from exc
 
 
-def _check_names(names: Iterable[str], known: Sequence[str]) -> None:
-    unknown = sorted(name for name in names if name not in known)
+def _check_names(names: Iterable[str], valid: Sequence[str]) -> None:
+    unknown = sorted(name for name in names if name not in valid)
     if unknown:
-        raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
+        raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {', '.join(valid)}")
 
 
 def _is_ours(name: str) -> bool:
     return name.startswith(PREFIX) and not name.startswith(KUBERNETES_PREFIXES)
 
 
-def _told(exc: ValidationError) -> str:
+def _message(exc: ValidationError) -> str:
     return "; ".join(
         f"{PREFIX}{str(error['loc'][0]).upper()}={error.get('input')!r}: "
         + error["msg"].removeprefix("Value error, ")

@@ -31,8 +31,7 @@ from k2lib.feed.options import FeedOptions
 from k2lib.feed.status import FeedState
 from k2lib.feed.worker import AHEAD_US, RETRY_S
 from k2lib.kafka.producer import FLUSH_S, QUEUE_MESSAGES
-from k2lib.ops.alert_book import Alert
-from k2lib.ops.alerts import ALERT_NAMES, Limits
+from k2lib.ops.alerts import ALERT_NAMES, Alert, AlertLimits
 from k2lib.ops.metrics import Metrics
 from k2lib.ops.webhook import body
 from k2lib.resilience.backoff import delays
@@ -153,8 +152,8 @@ def test_breaker_and_back_off_are_as_the_numbers_say() -> None:
 
 
 def test_every_fixed_number_is_the_one_in_force() -> None:
-    limits = {label: getattr(Limits(), field) for label, field in LIMITS.items()}
-    assert {one.name for one in fields(Limits)} == {*LIMITS.values()}
+    limits = {label: getattr(AlertLimits(), field) for label, field in LIMITS.items()}
+    assert {one.name for one in fields(AlertLimits)} == {*LIMITS.values()}
     told = {label: value for label, value in NUMBERS.items() if label not in MEASURED}
     assert told == {label: str(value) for label, value in (SIZES | limits).items()}
 

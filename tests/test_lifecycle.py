@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from k2lib.lifecycle import interrupts_held
+from k2lib.lifecycle import interrupts_deferred
 
 
 def press() -> None:
@@ -13,47 +13,47 @@ def press() -> None:
 
 
 def test_ctrl_c_comes_through_where_it_is_let() -> None:
-    with interrupts_held() as held:
-        held.check()
+    with interrupts_deferred() as interrupt:
+        interrupt.check()
         press()
         with pytest.raises(KeyboardInterrupt):
-            held.check()
-        held.check()
+            interrupt.check()
+        interrupt.check()
 
 
 def test_ctrl_c_pressed_twice_comes_at_once() -> None:
-    with interrupts_held():
+    with interrupts_deferred():
         press()
         with pytest.raises(KeyboardInterrupt):
             press()
 
 
-def test_ctrl_c_that_was_held_can_be_let_through_afterwards() -> None:
-    with interrupts_held() as held:
+def test_ctrl_c_that_was_deferred_can_be_let_through_afterwards() -> None:
+    with interrupts_deferred() as interrupt:
         press()
     with pytest.raises(KeyboardInterrupt):
-        held.check()
+        interrupt.check()
 
 
 def test_afterwards_ctrl_c_is_as_before() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with interrupts_held():
+    with interrupts_deferred():
         assert signal.getsignal(signal.SIGINT) is not before
-    with interrupts_held(), interrupts_held():
+    with interrupts_deferred(), interrupts_deferred():
         press()
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_sigterm_that_ends_a_process_is_left_alone() -> None:
-    with interrupts_held():
+    with interrupts_deferred():
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_another_thread_holds_nothing_back() -> None:
+def test_another_thread_defers_nothing() -> None:
     seen = []
 
     def hold() -> None:
-        with interrupts_held():
+        with interrupts_deferred():
             seen.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=hold)

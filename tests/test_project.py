@@ -18,7 +18,7 @@ import yaml
 from support.paths import ROOT
 from support.waiting import wait_until
 
-from k2lib.ops.jars import JAVA_WANTED
+from k2lib.ops.jars import OLDEST_JAVA
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
@@ -114,7 +114,7 @@ def _cpu_s(*command: str | Path) -> float:
 
 
 def test_conda_environment_has_the_pins_of_the_project() -> None:
-    wanted = {f"python={_oldest_python()}", f"openjdk={JAVA_WANTED}", "maven", "redis-server"}
+    wanted = {f"python={_oldest_python()}", f"openjdk={OLDEST_JAVA}", "maven", "redis-server"}
     assert wanted <= {line for line in _environment()["dependencies"] if isinstance(line, str)}
 
 

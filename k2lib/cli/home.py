@@ -51,7 +51,7 @@ def up(as_json: AsJson = False) -> None:
             settings.home,
             kafka_port=settings.kafka_port,
             registry_port=settings.registry_port,
-            on_event=tell,
+            on_step=tell,
         )
     status = services_status(settings.home)
     if as_json:
@@ -63,10 +63,10 @@ def up(as_json: AsJson = False) -> None:
 def status(as_json: AsJson = False) -> None:
     """Say what runs, what the tables hold, and what it takes on disk."""
     from k2lib.cli.views.terminal import print_status
-    from k2lib.ops.home import read_status
+    from k2lib.ops.home import read_home_status
     from k2lib.settings import read_settings
 
-    found = read_status(read_settings())
+    found = read_home_status(read_settings())
     if as_json:
         print_json(found.as_json())
     else:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from k2lib.notebook.snapshots import SnapshotsView as SnapshotsView
     from k2lib.notebook.venue import offline_venue as offline_venue
     from k2lib.notebook.venue import reachable_venue as reachable_venue
-    from k2lib.ops.alerts import Limits as Limits
+    from k2lib.ops.alerts import AlertLimits as AlertLimits
     from k2lib.schema.calendar import zone as zone
     from k2lib.schema.codec import decode as decode
     from k2lib.schema.codec import encode as encode
@@ -73,7 +73,7 @@ _MODULES = {
     "SnapshotsView": "k2lib.notebook.snapshots",
     "offline_venue": "k2lib.notebook.venue",
     "reachable_venue": "k2lib.notebook.venue",
-    "Limits": "k2lib.ops.alerts",
+    "AlertLimits": "k2lib.ops.alerts",
     "zone": "k2lib.schema.calendar",
     "decode": "k2lib.schema.codec",
     "encode": "k2lib.schema.codec",

@@ -22,7 +22,7 @@ from k2lib.events import (
     QueueMeasured,
 )
 from k2lib.lifecycle import Closing
-from k2lib.ops.alerts import Alert, Alerts, AlertsThread, Limits
+from k2lib.ops.alerts import Alert, AlertLimits, Alerts, AlertsThread
 from k2lib.simulator import FaultScript, OfflineExchange
 
 # Label of a button, the fault, its options, and the tooltip.
@@ -143,7 +143,7 @@ class EventLog(Closing):
     def __init__(
         self,
         *,
-        limits: Limits | None = None,
+        limits: AlertLimits | None = None,
         most: int = MOST_EVENTS,
         clock: Callable[[], float] = time.time,
     ) -> None:

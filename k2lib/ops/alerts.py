@@ -1,12 +1,14 @@
-"""Alerts: what is wrong now, made from what is told; each fires once and is resolved once."""
+"""Alerts: problems found in events; each fires once and is resolved once."""
 
+import hashlib
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from k2lib.events import (
     BatchDone,
@@ -38,9 +40,6 @@ from k2lib.events import (
     StreamStale,
 )
 from k2lib.lifecycle import Closing
-from k2lib.ops.alert_book import Alert, AlertBook
-
-__all__ = ["ALERT_NAMES", "Alert", "Alerts", "AlertsThread", "Limits", "log_alert"]
 
 STREAM_STALE: Final = "stream_stale"
 BREAKER_OPEN: Final = "breaker_open"
@@ -74,14 +73,114 @@ UNFILLED: Final = {
 }
 
 
+# What Alertmanager writes where an alert has not ended.
+NOT_ENDED: Final = "0001-01-01T00:00:00Z"
+
+# An alert's name and subject.
+AlertKey = tuple[str, str]
+
+
 @dataclass(frozen=True)
-class Limits:
-    """From when on something is an alert.
+class Alert:
+    """A problem, or its end.
+
+    `subject` is the symbol, host, table or gap id, empty if there is none. `since` is when it
+    fired, `ended` when it was resolved.
+    """
+
+    name: str
+    subject: str
+    firing: bool
+    since: datetime
+    summary: str
+    ended: datetime | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the alert as one of Alertmanager's `alerts`."""
+        key = f"{self.name}|{self.subject}"
+        return {
+            "status": "firing" if self.firing else "resolved",
+            "labels": {"alertname": self.name, "subject": self.subject},
+            "annotations": {"summary": self.summary},
+            "startsAt": self.since.isoformat(),
+            "endsAt": NOT_ENDED if self.ended is None else self.ended.isoformat(),
+            "fingerprint": hashlib.sha256(key.encode()).hexdigest()[:16],
+        }
+
+
+class FiringAlerts:
+    """The alerts that fire now or later; not thread-safe."""
+
+    def __init__(
+        self, notify: Sequence[Callable[[Alert], None]], *, clock: Callable[[], float]
+    ) -> None:
+        self._notify = tuple(notify)
+        self._clock = clock
+        self._firing: dict[AlertKey, Alert] = {}
+        self._to_fire: dict[AlertKey, tuple[float, str]] = {}
+        self._to_resolve: dict[AlertKey, tuple[float, str]] = {}
+
+    @property
+    def firing(self) -> Mapping[AlertKey, Alert]:
+        """The alerts that fire now, the oldest first."""
+        return self._firing
+
+    def keys(self, *names: str) -> list[AlertKey]:
+        """Return the keys of alerts of these names that fire or are about to."""
+        return [key for key in {**self._firing, **self._to_fire} if key[0] in names]
+
+    def fire(self, key: AlertKey, summary: str) -> None:
+        """Fire now, unless it fires already."""
+        self._to_fire.pop(key, None)
+        if key not in self._firing:
+            alert = Alert(*key, firing=True, since=self._now(), summary=summary)
+            self._firing[key] = alert
+            self._send(alert)
+
+    def fire_later(self, key: AlertKey, after_s: float, summary: str) -> None:
+        """Fire unless resolved in time; a second call changes only the summary."""
+        if key not in self._firing:
+            due, _ = self._to_fire.get(key, (self._clock() + after_s, ""))
+            self._to_fire[key] = (due, summary)
+
+    def resolve(self, key: AlertKey, summary: str) -> None:
+        """Resolve now, and cancel what is due later; without a firing alert nobody is notified."""
+        self._to_fire.pop(key, None)
+        self._to_resolve.pop(key, None)
+        alert = self._firing.pop(key, None)
+        if alert is not None:
+            self._send(replace(alert, firing=False, summary=summary, ended=self._now()))
+
+    def resolve_later(self, key: AlertKey, after_s: float, summary: str) -> None:
+        """Resolve after a while; a second call begins the while again."""
+        self._to_resolve[key] = (self._clock() + after_s, summary)
+
+    def check(self) -> None:
+        """Fire and resolve what is due by now."""
+        now = self._clock()
+        for key, (due, summary) in list(self._to_fire.items()):
+            if now >= due:
+                self.fire(key, summary)
+        for key, (due, summary) in list(self._to_resolve.items()):
+            if now >= due:
+                self.resolve(key, summary)
+
+    def _send(self, alert: Alert) -> None:
+        for notify in self._notify:
+            notify(alert)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+
+@dataclass(frozen=True)
+class AlertLimits:
+    """Thresholds of alerts.
 
     Args:
         lag_s, lag_for_s: a symbol behind the venue by more than `lag_s`, for `lag_for_s`.
         gap_open_s: a gap noticed and not closed for so long.
-        quiet_s: what happens rather than lasts is resolved after so long without another.
+        quiet_s: an alert of a single occurrence is resolved after so long without another.
     """
 
     lag_s: float = 5.0
@@ -91,20 +190,20 @@ class Limits:
 
 
 class Alerts:
-    """A listener that keeps what is wrong and notifies of each change once, from any thread.
+    """A listener that keeps firing alerts and notifies of each change once; thread-safe.
 
-    `check()` wants to be called about every second. Whoever is notified must return at once.
+    Call `check()` about every second. `notify` functions must return at once.
     """
 
     def __init__(
         self,
         *,
         notify: Sequence[Callable[[Alert], None]],
-        limits: Limits | None = None,
+        limits: AlertLimits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._book = AlertBook(notify, clock=clock)
-        self._limits = limits or Limits()
+        self._alerts = FiringAlerts(notify, clock=clock)
+        self._limits = limits or AlertLimits()
         self._lock = threading.RLock()
         self._stale: set[tuple[str, str]] = set()
         self._banned: set[str] = set()
@@ -114,9 +213,9 @@ class Alerts:
 
     @property
     def firing(self) -> tuple[Alert, ...]:
-        """What is wrong now, the oldest first."""
+        """The alerts that fire now, the oldest first."""
         with self._lock:
-            return tuple(self._book.firing.values())
+            return tuple(self._alerts.firing.values())
 
     def on_event(self, event: Event) -> None:
         """Take the event into account; one that says nothing of an alert is ignored."""
@@ -133,15 +232,15 @@ class Alerts:
                     self._on_host(event)
                 case StateLost(reason):
                     text = f"Redis is gone: {reason}. The feed goes on in memory; see K2_REDIS_URL"
-                    self._book.fire((REDIS_GONE, ""), text)
+                    self._alerts.fire((REDIS_GONE, ""), text)
                 case StateRestored():
-                    self._book.resolve((REDIS_GONE, ""), "Redis answers again")
-            self._book.check()
+                    self._alerts.resolve((REDIS_GONE, ""), "Redis answers again")
+            self._alerts.check()
 
     def check(self) -> None:
-        """Fire and resolve what has lasted long enough by now."""
+        """Fire and resolve what is due by now."""
         with self._lock:
-            self._book.check()
+            self._alerts.check()
 
     def _on_data(self, event: Event) -> None:
         match event:
@@ -150,7 +249,7 @@ class Alerts:
             case StreamResumed(symbol=symbol, kind=kind):
                 self._stale.discard((symbol, kind))
                 if symbol not in {stale for stale, _ in self._stale}:
-                    self._book.resolve((STREAM_STALE, symbol), f"{symbol} arrives again")
+                    self._alerts.resolve((STREAM_STALE, symbol), f"{symbol} arrives again")
             case FeedLagMeasured():
                 self._lag_measured(event)
             case FramesRefused(reason=reason, count=count):
@@ -159,7 +258,7 @@ class Alerts:
     def _stream_stale(self, event: StreamStale) -> None:
         symbol = event.symbol
         self._stale.add((symbol, event.kind))
-        self._book.fire(
+        self._alerts.fire(
             (STREAM_STALE, symbol),
             f"{symbol}: no {event.kind} for {event.silent_s:.0f} s on an open connection. The feed "
             "connects again by itself; if that does not help, ask the venue's status page",
@@ -173,9 +272,9 @@ class Alerts:
                 f"{symbol} is {lag_s:.1f} s behind the venue (limit {limits.lag_s:g} s). "
                 "Look at the queue, Kafka, this machine's load and its clock"
             )
-            self._book.fire_later(key, limits.lag_for_s, text)
+            self._alerts.fire_later(key, limits.lag_for_s, text)
         else:
-            self._book.resolve(key, f"{symbol} is {lag_s:.1f} s behind the venue")
+            self._alerts.resolve(key, f"{symbol} is {lag_s:.1f} s behind the venue")
 
     def _on_host(self, event: Event) -> None:
         match event:
@@ -190,14 +289,14 @@ class Alerts:
 
     def _breaker_changed(self, host: str, state: str) -> None:
         if state == "open":
-            self._book.fire(
+            self._alerts.fire(
                 (BREAKER_OPEN, host),
                 f"{host} failed repeatedly and rests; other hosts are tried meanwhile. "
                 "If all rest, check this machine's network",
             )
             self._rested.discard(host)
         elif state == "closed":
-            self._book.resolve((BREAKER_OPEN, host), f"{host} works again")
+            self._alerts.resolve((BREAKER_OPEN, host), f"{host} works again")
         else:
             self._rested.add(host)
             self._resolve_rested()
@@ -205,7 +304,7 @@ class Alerts:
     def _host_banned(self, host: str, reason: str) -> None:
         if host not in self._banned:
             self._banned.add(host)
-            self._book.fire(
+            self._alerts.fire(
                 (HOST_BANNED, host),
                 f"{host} refuses this machine and is not tried again: {reason}. "
                 "The next host is used; see K2_BINANCE_WS_URLS",
@@ -215,14 +314,14 @@ class Alerts:
         self._connected[host] += 1
         self._resolve_rested()
         self._banned.discard(host)
-        for key in self._book.keys(HOST_BANNED):
-            self._book.resolve(key, f"{key[1]} was refused; connected to {host}")
+        for key in self._alerts.keys(HOST_BANNED):
+            self._alerts.resolve(key, f"{key[1]} was refused; connected to {host}")
 
     def _resolve_rested(self) -> None:
         """A host that rested and is not needed stays half open: that is no alarm."""
         if +self._connected:
             for host in self._rested:
-                self._book.resolve((BREAKER_OPEN, host), f"{host} may be tried again; connected")
+                self._alerts.resolve((BREAKER_OPEN, host), f"{host} may be tried again; connected")
 
     def _on_gap(self, event: GapEvent) -> None:
         key, ids = (GAP_NOT_FILLED, event.gap_id), _ids(event)
@@ -230,30 +329,30 @@ class Alerts:
             case GapNoticed():
                 limit_s = self._limits.gap_open_s
                 text = f"{ids} are missing for {limit_s:g} s: see whether REST is reached"
-                self._book.fire_later(key, limit_s, text)
+                self._alerts.fire_later(key, limit_s, text)
             case GapFillFailed(reason=reason):
-                self._book.fire(key, f"{ids} are missing and could not be filled: {reason}")
+                self._alerts.fire(key, f"{ids} are missing and could not be filled: {reason}")
             case GapClosed():
                 self._gap_closed(event, ids)
 
     def _gap_closed(self, gap: GapClosed, ids: str) -> None:
         counts = f"{gap.filled} filled, {gap.covered} covered, {gap.absent} absent"
-        self._book.resolve((GAP_NOT_FILLED, gap.gap_id), f"{ids}: {gap.state} ({counts})")
+        self._alerts.resolve((GAP_NOT_FILLED, gap.gap_id), f"{ids}: {gap.state} ({counts})")
         key = (GAP_UNFILLABLE, gap.gap_id)
         if gap.state in ("filled", "none_at_venue"):
-            self._book.resolve(key, f"{ids}: nothing is missing after all")
+            self._alerts.resolve(key, f"{ids}: nothing is missing after all")
         else:
-            self._book.fire(key, f"{ids}: {gap.state} ({counts}): {UNFILLED[gap.state]}")
+            self._alerts.fire(key, f"{ids}: {gap.state} ({counts}): {UNFILLED[gap.state]}")
             text = f"{ids}: recorded as {gap.state} in the table gaps"
-            self._book.resolve_later(key, self._limits.quiet_s, text)
+            self._alerts.resolve_later(key, self._limits.quiet_s, text)
 
     def _add_dead_letters(self, source: str, count: int, content: str) -> None:
         key = (DEAD_LETTERS, source)
-        before = self._letters.get(source, 0) if key in self._book.firing else 0
+        before = self._letters.get(source, 0) if key in self._alerts.firing else 0
         self._letters[source] = before + count
-        self._book.fire(key, f"{count} {content}: set aside, read them in the table dead_letters")
+        self._alerts.fire(key, f"{count} {content}: set aside, read them in the table dead_letters")
         quiet = f"no more since {self._limits.quiet_s:g} s; {before + count} {content} in all"
-        self._book.resolve_later(key, self._limits.quiet_s, quiet)
+        self._alerts.resolve_later(key, self._limits.quiet_s, quiet)
 
     def _on_sink(self, event: SinkEvent) -> None:
         table = event.table
@@ -263,29 +362,29 @@ class Alerts:
                     f"{table} is not written: {reason}. Kafka keeps what arrives and the sink "
                     "tries again by itself; see whether the catalog and Kafka are reached"
                 )
-                self._book.fire((SINK_PAUSED, table), text)
+                self._alerts.fire((SINK_PAUSED, table), text)
             case BatchDone() | SinkResumed():
-                self._book.resolve((SINK_PAUSED, table), f"{table} is written again")
+                self._alerts.resolve((SINK_PAUSED, table), f"{table} is written again")
             case DeadLettersSent(count=count):
                 self._add_dead_letters(table, count, f"records that {table} cannot take")
 
     def _on_feed(self, event: Event) -> None:
         match event:
             case FeedPaused(reason=reason):
-                self._book.fire(
+                self._alerts.fire(
                     (FEED_PAUSED, ""),
                     f"Kafka does not take what arrives: {reason}. The feed tries again by itself "
                     "and then fills what is missing; see whether Kafka is reached",
                 )
             case FeedResumed():
-                self._book.resolve((FEED_PAUSED, ""), "Kafka takes what arrives again")
+                self._alerts.resolve((FEED_PAUSED, ""), "Kafka takes what arrives again")
             case FeedStarted():
-                self._book.resolve((FEED_DOWN, ""), "the feed runs again")
+                self._alerts.resolve((FEED_DOWN, ""), "the feed runs again")
             case FeedStopped(reason=reason):
                 self._feed_ended(reason)
             case FeedFailed(reason=reason):
                 text = f"the feed has ended: {reason}. Start it again once that is mended"
-                self._book.fire((FEED_DOWN, ""), text)
+                self._alerts.fire((FEED_DOWN, ""), text)
                 self._feed_ended(reason)
 
     def _feed_ended(self, reason: str) -> None:
@@ -293,8 +392,8 @@ class Alerts:
         self._banned.clear()
         self._rested.clear()
         self._connected.clear()
-        for key in self._book.keys(*ENDS_WITH_THE_FEED):
-            self._book.resolve(key, f"the feed has ended: {reason}")
+        for key in self._alerts.keys(*ENDS_WITH_THE_FEED):
+            self._alerts.resolve(key, f"the feed has ended: {reason}")
 
 
 def _ids(gap: GapEvent) -> str:
@@ -323,6 +422,6 @@ class AlertsThread(Closing):
 
 def log_alert(alert: Alert) -> None:
     """Write the alert to the log `k2lib.alerts`: a warning if it fires, else information."""
-    level, said = (logging.WARNING, "firing") if alert.firing else (logging.INFO, "resolved")
+    level, state = (logging.WARNING, "firing") if alert.firing else (logging.INFO, "resolved")
     name = f"{alert.name} {alert.subject}".strip()
-    logging.getLogger("k2lib.alerts").log(level, "%s %s: %s", name, said, alert.summary)
+    logging.getLogger("k2lib.alerts").log(level, "%s %s: %s", name, state, alert.summary)

@@ -16,7 +16,7 @@ from k2lib.iceberg.offsets import snapshot_properties
 from k2lib.iceberg.sink import lock_path
 from k2lib.iceberg.tables import TABLES, TableSpec, load_table, open_catalog
 from k2lib.locks import lock_holder, try_lock, writer_lock
-from k2lib.ops.services import Status, running
+from k2lib.ops.services import ServicesStatus, running
 from k2lib.ops.services import status as services_status
 from k2lib.settings import Settings
 
@@ -39,7 +39,7 @@ class HomeStatus:
     home: str
     kafka: str
     writer_pid: int | None
-    services: Status
+    services: ServicesStatus
     tables: tuple[TableStatus, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -47,8 +47,8 @@ class HomeStatus:
         return asdict(self)
 
 
-def read_status(settings: Settings) -> HomeStatus:
-    """Look at a home; changes nothing in it."""
+def read_home_status(settings: Settings) -> HomeStatus:
+    """Return the status of a home; changes nothing in it."""
     services = services_status(settings.home)
     running = services.kafka.address if services.kafka.running else "embedded"
     return HomeStatus(
@@ -93,7 +93,7 @@ def _table(name: str, table: Table) -> TableStatus:
 
 
 @dataclass(frozen=True)
-class Maintained:
+class MaintenanceResult:
     """What maintenance did to one table; `holder` is the pid of the sink that does it instead."""
 
     table: str
@@ -101,8 +101,8 @@ class Maintained:
     holder: int | None = None
 
     @property
-    def told(self) -> str:
-        """The same in words."""
+    def text(self) -> str:
+        """The result as a phrase."""
         if self.report is None:
             return f"process {self.holder} feeds it, and maintains it by itself"
         done = self.report
@@ -116,7 +116,7 @@ class Maintained:
         return asdict(self)
 
 
-def maintain_all(catalog: Catalog, *, run_folder: Path) -> list[Maintained]:
+def maintain_all(catalog: Catalog, *, run_folder: Path) -> list[MaintenanceResult]:
     """Maintain every table whose lock is free."""
     return [
         _maintain(catalog, spec, run_folder)
@@ -125,19 +125,19 @@ def maintain_all(catalog: Catalog, *, run_folder: Path) -> list[Maintained]:
     ]
 
 
-def _maintain(catalog: Catalog, spec: TableSpec, run_folder: Path) -> Maintained:
+def _maintain(catalog: Catalog, spec: TableSpec, run_folder: Path) -> MaintenanceResult:
     path = lock_path(run_folder, spec.name)
     lock = try_lock(path)
     table = load_table(catalog, spec.name)
     if lock is None or table is None:
-        return Maintained(spec.name, None, holder=lock_holder(path))
+        return MaintenanceResult(spec.name, None, holder=lock_holder(path))
     with lock:
         state = run_folder / f"unreferenced-{spec.name}.json"
         maintenance = Maintenance(spec, state=state, now=lambda: datetime.now(UTC))
-        return Maintained(spec.name, maintenance.run_now(table))
+        return MaintenanceResult(spec.name, maintenance.run_now(table))
 
 
-MARKS = ("catalog.db", "run", "services", "warehouse")
+HOME_FILES = ("catalog.db", "run", "services", "warehouse")
 
 
 def reset_home(home: Path) -> None:
@@ -154,7 +154,7 @@ def reset_home(home: Path) -> None:
         raise OwnerError(f"process {pid} writes {home}: end it first")
     if running(home) is not None:
         raise OwnerError(f"Kafka and the registry run in {home}: `k2 down` first")
-    strange = sorted(path.name for path in home.iterdir() if path.name not in MARKS)
-    if strange:
-        raise ConfigError(f"{home} is not only a home of ours; it holds {', '.join(strange[:5])}")
+    others = sorted(path.name for path in home.iterdir() if path.name not in HOME_FILES)
+    if others:
+        raise ConfigError(f"{home} is not only a home of ours; it holds {', '.join(others[:5])}")
     shutil.rmtree(home)

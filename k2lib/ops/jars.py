@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from k2lib.errors import ConfigError
-from k2lib.ops.processes import locked
+from k2lib.locks import locked
 
 POM = Path(__file__).with_name("pom.xml")
 PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin"
 SERVERS = ("copy-dependencies@kafka", "unpack@registry")
 AVRO_TOOLS = ("copy@avro-tools",)
-JAVA_WANTED = 17
+OLDEST_JAVA = 17
 DOWNLOAD_LIMIT_S = 900
 NO_JAVA = (
-    f"Java {JAVA_WANTED} or newer (Debian: apt-get install openjdk-17-jre-headless; "
+    f"Java {OLDEST_JAVA} or newer (Debian: apt-get install openjdk-17-jre-headless; "
     "conda: conda install -c conda-forge openjdk=17)"
 )
 NO_MAVEN = (
@@ -28,7 +28,7 @@ NO_MAVEN = (
 
 
 @dataclass(frozen=True)
-class Jars:
+class JavaPrograms:
     """Where the Java command and the servers' files are."""
 
     java: str
@@ -36,39 +36,42 @@ class Jars:
     registry: Path
 
 
+OnStep = Callable[[str], None]
+
+
 def default_cache() -> Path:
     """Return the folder that all homes of this user share."""
     return Path.home() / ".cache" / "k2"
 
 
-def jars(cache: Path, *, on_event: Callable[[str], None] = lambda _: None) -> Jars:
+def fetch_servers(cache: Path, *, on_step: OnStep = lambda _: None) -> JavaPrograms:
     """Return Kafka and the registry, downloading them into `cache` if they are not there.
 
     Raises:
         ConfigError: Java or Maven is missing or too old, or the download failed.
     """
-    home = _versioned(cache)
-    java = _needed(maven=not (home / "servers").exists())
-    _fetched(cache, name="servers", goals=SERVERS, on_event=on_event)
-    return Jars(java, home / "servers" / "kafka", home / "servers" / "registry")
+    home = _pinned_folder(cache)
+    java = _check_programs(maven=not (home / "servers").exists())
+    _fetch(cache, name="servers", goals=SERVERS, on_step=on_step)
+    return JavaPrograms(java, home / "servers" / "kafka", home / "servers" / "registry")
 
 
-def avro_tools(cache: Path, *, on_event: Callable[[str], None] = lambda _: None) -> Path:
+def fetch_avro_tools(cache: Path, *, on_step: OnStep = lambda _: None) -> Path:
     """Return Apache's avro-tools jar, downloading it into `cache` if it is not there.
 
     Raises:
-        ConfigError: as `jars`.
+        ConfigError: as `fetch_servers`.
     """
-    _needed(maven=not (_versioned(cache) / "tools").exists())
-    return _fetched(cache, name="tools", goals=AVRO_TOOLS, on_event=on_event) / "avro-tools.jar"
+    _check_programs(maven=not (_pinned_folder(cache) / "tools").exists())
+    return _fetch(cache, name="tools", goals=AVRO_TOOLS, on_step=on_step) / "avro-tools.jar"
 
 
-def _versioned(cache: Path) -> Path:
+def _pinned_folder(cache: Path) -> Path:
     digest = hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
     return cache.resolve() / f"jars-{digest}"
 
 
-def _needed(*, maven: bool) -> str:
+def _check_programs(*, maven: bool) -> str:
     java = shutil.which("java")
     missing = [] if java else [NO_JAVA]
     if maven and not shutil.which("mvn"):
@@ -84,17 +87,15 @@ def _check_version(java: str) -> None:
     found = re.search(r'version "(?:1\.)?(\d+)', done.stderr)
     if done.returncode or not found:
         raise ConfigError(f"{java} does not run: install {NO_JAVA}")
-    if int(found[1]) < JAVA_WANTED:
+    if int(found[1]) < OLDEST_JAVA:
         raise ConfigError(f"{java} is Java {found[1]}: install {NO_JAVA}")
 
 
-def _fetched(
-    cache: Path, *, name: str, goals: tuple[str, ...], on_event: Callable[[str], None]
-) -> Path:
-    folder = _versioned(cache) / name
-    with locked(_versioned(cache) / f"{name}.lock"):
+def _fetch(cache: Path, *, name: str, goals: tuple[str, ...], on_step: OnStep) -> Path:
+    folder = _pinned_folder(cache) / name
+    with locked(_pinned_folder(cache) / f"{name}.lock"):
         if not folder.exists():
-            on_event(f"downloading {name} into {folder} by Maven, once")
+            on_step(f"downloading {name} into {folder} by Maven, once")
             _download(goals, folder, repository=cache.resolve() / "maven")
     return folder
 

@@ -59,14 +59,14 @@ class BatchHistogram(Collector):
     def observe(self, values: float | Sequence[float]) -> None:
         """Count one value, or all values of a sequence."""
         batch = np.atleast_1d(np.asarray(values, dtype=np.float64))
-        places = np.searchsorted(self._bounds, batch, side="left")
-        counts = np.bincount(places, minlength=len(self._counts))
+        buckets = np.searchsorted(self._bounds, batch, side="left")
+        counts = np.bincount(buckets, minlength=len(self._counts))
         with self._lock:
             self._counts += counts
             self._sum += float(batch.sum())
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """Yield the histogram as it stands."""
+        """Yield the histogram."""
         with self._lock:
             up_to, total = self._counts.cumsum().tolist(), self._sum
         bounds = [*(str(bound) for bound in self._bounds.tolist()), "+Inf"]
@@ -83,7 +83,7 @@ COMMIT_S: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 class Metrics:
     """A listener that counts events in a registry of its own; any thread may call it.
 
-    `alerted` is for `Alerts(notify=…)`.
+    `on_alert` is for `Alerts(notify=…)`.
     """
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ class Metrics:
             f"{FEED}_queue_waited_seconds", "Time in which reading waited for a full queue"
         )
         self.lag = gauge(f"{FEED}_lag_seconds", "Now - event time", "symbol")
-        # Without labels it would read 0, "Redis is gone", before anybody has said so.
+        # Without labels it would be 0, "Redis is gone", before the first event says so.
         self.state_up = Gauge("k2_state_up", "1 Redis answers, 0 it is gone", registry=None)
         self.freshness = BatchHistogram(
             "k2_freshness_seconds", "Receipt to visible in the lake", buckets=FRESHNESS_S
@@ -170,7 +170,7 @@ class Metrics:
             case StateRestored():
                 self._set_state_up(1)
 
-    def alerted(self, alert: Alert) -> None:
+    def on_alert(self, alert: Alert) -> None:
         """Count an alert that fires or is resolved."""
         self.alerts_firing.labels(alert.name).inc(1 if alert.firing else -1)
 

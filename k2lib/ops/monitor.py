@@ -1,4 +1,4 @@
-"""What watches over one process: its metrics, its alerts, and who is told of them."""
+"""Metrics and alerts of one process, and where they go."""
 
 from contextlib import ExitStack
 
@@ -10,18 +10,18 @@ from k2lib.ops.webhook import Webhook
 from k2lib.settings import Settings
 
 
-class Watch(Closing):
-    """Listens to all events of a process; alerts go to the log, and to a webhook where one is set.
+class Monitor(Closing):
+    """A listener of all events of a process; alerts go to the log, and to a webhook if set.
 
     Raises:
-        ConfigError: the port for metrics is in use, or the webhook's address is none.
+        ConfigError: the port for metrics is in use, or the webhook's URL is invalid.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._parts = ExitStack()
         self.metrics_url: str | None = None
         self.metrics = Metrics()
-        notify = [log_alert, self.metrics.alerted]
+        notify = [log_alert, self.metrics.on_alert]
         try:
             if settings.alert_webhook_url is not None:
                 url = settings.alert_webhook_url.get_secret_value()
@@ -41,5 +41,5 @@ class Watch(Closing):
         self.alerts.on_event(event)
 
     def close(self) -> None:
-        """Check a last time, send what is left, and end."""
+        """Check a last time, deliver the rest, and end."""
         self._parts.close()

@@ -1,14 +1,13 @@
 """Start, watch and stop child processes that outlive the command which started them."""
 
 import contextlib
-import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +25,15 @@ _LAUNCH = '"$@" </dev/null >log 2>&1 & echo $!'
 
 
 @dataclass(frozen=True)
-class Process:
-    """A process of ours; its birth tells it from a later one with the same pid."""
+class ChildProcess:
+    """A process that was started here; its birth distinguishes it from a later one of its pid."""
 
     pid: int
     birth: str
 
 
 def birth(pid: int) -> str | None:
-    """Tell when the process began, in the system's own words; None if it is gone or a zombie."""
+    """Return when the process began, as the system writes it; None if it is gone or a zombie."""
     if not Path("/proc/self/stat").exists():
         return _birth_by_ps(pid)
     try:
@@ -51,12 +50,12 @@ def _birth_by_ps(pid: int) -> str | None:
     return answer.partition(" ")[2] if answer and not answer.startswith("Z") else None
 
 
-def alive(process: Process) -> bool:
-    """Tell whether this very process still runs."""
+def alive(process: ChildProcess) -> bool:
+    """Return whether this very process still runs."""
     return birth(process.pid) == process.birth
 
 
-def spawn(command: list[str], *, folder: Path) -> Process:
+def spawn(command: list[str], *, folder: Path) -> ChildProcess:
     """Start a command in a session of its own; it writes to `log`, the log before to `log.1`."""
     log = folder / "log"
     if log.exists():
@@ -66,16 +65,16 @@ def spawn(command: list[str], *, folder: Path) -> Process:
         shell, cwd=folder, stdout=subprocess.PIPE, text=True, check=True, start_new_session=True
     )
     pid = int(done.stdout)
-    return Process(pid, birth(pid) or "gone")
+    return ChildProcess(pid, birth(pid) or "gone")
 
 
-def stop(process: Process, *, grace_s: float = STOP_GRACE_S) -> bool:
+def stop(process: ChildProcess, *, grace_s: float = STOP_GRACE_S) -> bool:
     """End a process and wait until it is gone.
 
     Returns:
-        True if it ended when asked to, False if it had to be killed.
+        True if SIGTERM ended it, False if it needed SIGKILL.
     Raises:
-        TransientError: it does not even go when killed.
+        TransientError: SIGKILL does not end it either.
     """
     if _gone_after(process, signal.SIGTERM, grace_s):
         return True
@@ -84,7 +83,7 @@ def stop(process: Process, *, grace_s: float = STOP_GRACE_S) -> bool:
     raise TransientError(f"process {process.pid} does not end, not even by SIGKILL: try again")
 
 
-def _gone_after(process: Process, number: signal.Signals, wait_s: float) -> bool:
+def _gone_after(process: ChildProcess, number: signal.Signals, wait_s: float) -> bool:
     if not alive(process):
         return True
     with contextlib.suppress(ProcessLookupError):
@@ -92,10 +91,10 @@ def _gone_after(process: Process, number: signal.Signals, wait_s: float) -> bool
     return wait_for(lambda: not alive(process), wait_s)
 
 
-def wait_for(true: Callable[[], bool], wait_s: float) -> bool:
-    """Ask again and again until the answer is yes, at most for `wait_s`."""
+def wait_for(condition: Callable[[], bool], wait_s: float) -> bool:
+    """Wait until a condition is true, at most for `wait_s`; return whether it became true."""
     end = time.monotonic() + wait_s
-    while not true():
+    while not condition():
         if time.monotonic() > end:
             return False
         time.sleep(POLL_S)
@@ -103,13 +102,13 @@ def wait_for(true: Callable[[], bool], wait_s: float) -> bool:
 
 
 def tail(log: Path, *, lines: int = LOG_TAIL_LINES) -> str:
-    """Return the last lines of a log, or a word that there is none."""
+    """Return the last lines of a log, or a note that it is empty."""
     text = log.read_text(errors="replace") if log.exists() else ""
     return "\n".join(text.rstrip().splitlines()[-lines:]) or "(its log is empty)"
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a server could listen on this port of 127.0.0.1."""
+    """Return whether a server could listen on this port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -125,12 +124,3 @@ def free_port() -> int:
         if is_free(port):
             return port
     raise ConfigError(f"no free port between {FREE_PORTS.start} and {FREE_PORTS.stop} on {HOST}")
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, waiting for whoever has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -1,4 +1,4 @@
-"""Apache Kafka and the Apicurio registry: how each is configured, started and asked."""
+"""Apache Kafka and the Apicurio registry: configuration, start and health of each."""
 
 import base64
 import contextlib
@@ -15,12 +15,12 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from k2lib.errors import ConfigError
-from k2lib.ops.jars import Jars
-from k2lib.ops.processes import HOST, Process, alive, free_port, spawn, tail, wait_for
+from k2lib.ops.jars import JavaPrograms
+from k2lib.ops.processes import HOST, ChildProcess, alive, free_port, spawn, tail, wait_for
 
 READY_WITHIN_S = 90.0
-ASK_KAFKA_S = 1.0
-ASK_REGISTRY_S = 10.0
+KAFKA_TIMEOUT_S = 1.0
+REGISTRY_TIMEOUT_S = 10.0
 NO_ANSWER = (OSError, http.client.HTTPException, ValueError)
 COMPATIBILITY = "BACKWARD"
 REGISTRY_PATH = "/apis/ccompat/v7"
@@ -68,7 +68,7 @@ metadata.max.retention.bytes=67108864
 """
 
 
-class Server(Protocol):
+class LocalServer(Protocol):
     """A Java program of a home: it keeps its data, its log and its settings in `folder`."""
 
     key: ClassVar[str]
@@ -77,28 +77,28 @@ class Server(Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where it lives."""
+        """Its folder in the home."""
 
     @property
     def port(self) -> int:
-        """Where it listens, on 127.0.0.1."""
+        """Its port on 127.0.0.1."""
 
     @property
     def address(self) -> str:
-        """What a client is given."""
+        """The address for clients."""
 
-    def start(self, jars: Jars) -> Process:
+    def start(self, programs: JavaPrograms) -> ChildProcess:
         """Start it; it is not yet ready."""
 
     def answers(self) -> bool:
-        """Ask it something that only a healthy one answers."""
+        """Return whether it answers a request that only a healthy server answers."""
 
     def ready(self) -> bool:
-        """Make it fit for use after its start; False as long as it cannot be."""
+        """Finish its start-up; return False until that succeeds."""
 
 
 @dataclass(frozen=True)
-class Kafka:
+class KafkaServer:
     """An Apache Kafka broker that is its own controller."""
 
     folder: Path
@@ -109,35 +109,35 @@ class Kafka:
 
     @property
     def address(self) -> str:
-        """What a client is given as `bootstrap.servers`."""
+        """The value of `bootstrap.servers` for clients."""
         return f"{HOST}:{self.port}"
 
-    def start(self, jars: Jars) -> Process:
+    def start(self, programs: JavaPrograms) -> ChildProcess:
         """Start the broker, formatting its folder the first time; it is not yet ready."""
         text = SERVER_PROPERTIES.format(host=HOST, port=self.port, controller_port=free_port())
-        java = [jars.java, "-Xmx256m", *JVM, *_own_tmp(self.folder)]
-        java += ["-Dlog4j2.level=WARN", "-cp", f"{jars.kafka}/*"]
+        java = [programs.java, "-Xmx256m", *JVM, *_own_tmp(self.folder)]
+        java += ["-Dlog4j2.level=WARN", "-cp", f"{programs.kafka}/*"]
         (self.folder / "server.properties").write_text(text)
         if not _meta(self.folder):
             _format(java, self.folder)
         return spawn([*java, "kafka.Kafka", "server.properties"], folder=self.folder)
 
     def answers(self) -> bool:
-        """Ask for the cluster: is the broker there, and is it the one of this folder?"""
+        """Return whether a broker answers, and is the one of this folder."""
         client = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
         try:
-            cluster = client.list_topics(timeout=ASK_KAFKA_S)
+            cluster = client.list_topics(timeout=KAFKA_TIMEOUT_S)
         except KafkaException:
             return False
         return f"cluster.id={cluster.cluster_id}\n" in _meta(self.folder)
 
     def ready(self) -> bool:
-        """Tell whether it answers: it needs nothing else."""
+        """Return whether it answers; it needs nothing else."""
         return self.answers()
 
 
 @dataclass(frozen=True)
-class Registry:
+class RegistryServer:
     """An Apicurio schema registry that keeps its schemas in Kafka."""
 
     folder: Path
@@ -149,10 +149,10 @@ class Registry:
 
     @property
     def address(self) -> str:
-        """The URL that Confluent-style clients are given."""
+        """The URL for Confluent-style clients."""
         return f"http://{HOST}:{self.port}{REGISTRY_PATH}"
 
-    def start(self, jars: Jars) -> Process:
+    def start(self, programs: JavaPrograms) -> ChildProcess:
         """Start the registry; it is not yet ready."""
         settings = {
             "quarkus.http.host": HOST,
@@ -164,12 +164,12 @@ class Registry:
             "apicurio.kafkasql.consumer.poll.timeout": 100,
         }
         options = [f"-D{name}={value}" for name, value in settings.items()]
-        java = [jars.java, "-Xmx384m", *JVM, *_own_tmp(self.folder), *options]
-        (jar,) = jars.registry.glob(REGISTRY_JAR)
+        java = [programs.java, "-Xmx384m", *JVM, *_own_tmp(self.folder), *options]
+        (jar,) = programs.registry.glob(REGISTRY_JAR)
         return spawn([*java, "-jar", str(jar)], folder=self.folder)
 
     def answers(self) -> bool:
-        """Ask for the compatibility: is the registry there, and is it BACKWARD?"""
+        """Return whether the registry answers, and its compatibility is BACKWARD."""
         return self._compatibility("GET") == COMPATIBILITY
 
     def ready(self) -> bool:
@@ -178,16 +178,16 @@ class Registry:
         return self._compatibility("PUT", body) == COMPATIBILITY and self.answers()
 
     def _compatibility(self, method: str, body: str | None = None) -> str | None:
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=ASK_REGISTRY_S)
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=REGISTRY_TIMEOUT_S)
         headers = {"Content-Type": "application/json"}
         with contextlib.closing(connection), contextlib.suppress(*NO_ANSWER):
             connection.request(method, f"{REGISTRY_PATH}/config", body, headers)
-            told: dict[str, str] = json.loads(connection.getresponse().read())
-            return told.get("compatibilityLevel")
+            answer: dict[str, str] = json.loads(connection.getresponse().read())
+            return answer.get("compatibilityLevel")
         return None
 
 
-def await_ready(server: Server, process: Process) -> None:
+def await_ready(server: LocalServer, process: ChildProcess) -> None:
     """Wait until a started server answers.
 
     Raises:

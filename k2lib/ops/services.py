@@ -5,81 +5,83 @@ Their data and logs, in `<home>/services/kafka` and `<home>/services/registry`, 
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from k2lib.errors import ConfigError, OwnerError
-from k2lib.locks import Lock, lock_holder, try_lock, writer_lock
-from k2lib.ops.jars import Jars, default_cache, jars
-from k2lib.ops.processes import Process, alive, free_port, is_free, locked, stop
-from k2lib.ops.servers import Kafka, Registry, Server, await_ready
+from k2lib.locks import Lock, lock_holder, locked, try_lock, writer_lock
+from k2lib.ops.jars import JavaPrograms, OnStep, default_cache, fetch_servers
+from k2lib.ops.processes import ChildProcess, alive, free_port, is_free, stop
+from k2lib.ops.servers import KafkaServer, LocalServer, RegistryServer, await_ready
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A process that was started, and the port it was given."""
+class StartedService:
+    """A service's process and its port."""
 
     port: int
     pid: int
     birth: str
 
     @property
-    def process(self) -> Process:
+    def process(self) -> ChildProcess:
         """The process, which may be gone."""
-        return Process(self.pid, self.birth)
+        return ChildProcess(self.pid, self.birth)
 
     @property
-    def lives(self) -> bool:
+    def is_running(self) -> bool:
         """Whether that very process still runs."""
         return alive(self.process)
 
 
 @dataclass(frozen=True)
-class Ledger:
-    """Entries by service; `started` is set once all of them have answered."""
+class RunningServices:
+    """The home's service registry; `started` is set once all services have answered."""
 
-    entries: Mapping[str, Entry] = field(default_factory=dict)
+    entries: Mapping[str, StartedService] = field(default_factory=dict)
     started: datetime | None = None
 
-    def living(self, service: str) -> Entry | None:
+    def running(self, service: str) -> StartedService | None:
         """Return a service's entry if its process runs."""
         entry = self.entries.get(service)
-        return entry if entry is not None and entry.lives else None
+        return entry if entry is not None and entry.is_running else None
 
-    def with_entry(self, service: str, entry: Entry) -> "Ledger":
-        """Return the ledger with one more start, not yet answered."""
-        return Ledger({**self.entries, service: entry})
+    def with_entry(self, service: str, entry: StartedService) -> "RunningServices":
+        """Return the registry with one more service, not yet answered."""
+        return RunningServices({**self.entries, service: entry})
 
-    def without_dead(self) -> "Ledger":
-        """Return the ledger with the entries whose processes run."""
-        return Ledger({name: entry for name, entry in self.entries.items() if entry.lives})
+    def without_dead(self) -> "RunningServices":
+        """Return the registry with the services whose processes run."""
+        return RunningServices(
+            {name: entry for name, entry in self.entries.items() if entry.is_running}
+        )
 
-    def all_started(self) -> "Ledger":
-        """Return the ledger with the time since when all answer."""
+    def all_started(self) -> "RunningServices":
+        """Return the registry with the time since when all answer."""
         return replace(self, started=self.started or datetime.now(UTC))
 
 
-def read_ledger(home: Path) -> Ledger:
-    """Read a home's ledger; a home without one has an empty ledger."""
+def read_running_services(home: Path) -> RunningServices:
+    """Read a home's service registry; without a file it is empty."""
     try:
-        told = json.loads(_file(home).read_text())
+        values = json.loads(_file(home).read_text())
     except FileNotFoundError:
-        return Ledger()
-    started = told.pop("started")
-    entries = {name: Entry(**entry) for name, entry in told.items()}
-    return Ledger(entries, datetime.fromisoformat(started) if started else None)
+        return RunningServices()
+    started = values.pop("started")
+    entries = {name: StartedService(**entry) for name, entry in values.items()}
+    return RunningServices(entries, datetime.fromisoformat(started) if started else None)
 
 
-def write_ledger(home: Path, ledger: Ledger) -> None:
-    """Write a home's ledger in one step; an empty one leaves no file."""
+def write_running_services(home: Path, services: RunningServices) -> None:
+    """Write a home's service registry in one step; an empty one leaves no file."""
     file = _file(home)
-    if not ledger.entries:
+    if not services.entries:
         file.unlink(missing_ok=True)
         return
-    entries = {name: asdict(entry) for name, entry in ledger.entries.items()}
-    started = ledger.started.isoformat() if ledger.started else None
+    entries = {name: asdict(entry) for name, entry in services.entries.items()}
+    started = services.started.isoformat() if services.started else None
     part = file.with_suffix(".part")
     part.write_text(json.dumps({**entries, "started": started}, indent=2))
     part.replace(file)
@@ -89,12 +91,9 @@ def _file(home: Path) -> Path:
     return home / "run" / "services.json"
 
 
-Listener = Callable[[str], None]
-
-
 @dataclass(frozen=True)
 class Services:
-    """What a client needs to know of the running services."""
+    """Addresses and processes of running services, for clients."""
 
     bootstrap: str
     registry_url: str
@@ -117,7 +116,7 @@ class ServiceStatus:
 
 
 @dataclass(frozen=True)
-class Status:
+class ServicesStatus:
     """Both services as they are now."""
 
     kafka: ServiceStatus
@@ -129,8 +128,8 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """A service that was ended; `killed` if it did not end when asked to."""
+class StoppedService:
+    """A service that was ended; `killed` if SIGTERM did not end it."""
 
     name: str
     pid: int
@@ -143,7 +142,7 @@ def up(
     kafka_port: int,
     registry_port: int,
     jar_cache: Path | None = None,
-    on_event: Listener = lambda _: None,
+    on_step: OnStep = lambda _: None,
 ) -> Services:
     """Start what does not run yet and return once both answer; what runs is left as it is.
 
@@ -151,98 +150,104 @@ def up(
         kafka_port: 0 picks a free one, as with `registry_port`. While one of the two runs, the
             other comes back at the port it had.
         jar_cache: where the Java programs are kept; by default in a folder all homes share.
-        on_event: is told of each step, in words.
+        on_step: called with a line of text at each step.
     Raises:
         ConfigError: Java, Maven or a port is missing, or a service does not start.
         OwnerError: an embedded broker serves this home.
     """
     home = home.resolve()
     with locked(_lock(home)), _without_embedded_owner(home):
-        found = jars(jar_cache or default_cache(), on_event=on_event)
-        asked = {"kafka": kafka_port, "registry": registry_port}
-        _start_missing(home, asked, found=found, on_event=on_event)
+        programs = fetch_servers(jar_cache or default_cache(), on_step=on_step)
+        ports = {"kafka": kafka_port, "registry": registry_port}
+        _start_missing(home, ports, programs=programs, on_step=on_step)
     services = running(home)
     if services is None:
         raise ConfigError(f"a service ended as soon as it had started; see {home / 'services'}")
     return services
 
 
-def down(home: Path) -> list[Stopped]:
+def down(home: Path) -> list[StoppedService]:
     """End the services of a home; their data stay. An empty list says that nothing ran."""
     home = home.resolve()
     if not (home / "run").exists():
         return []
     with locked(_lock(home)):
-        ledger = read_ledger(home)
+        services = read_running_services(home)
         # The registry first: it is the one that would miss the other.
-        stopped = [_stopped(name, ledger.living(name)) for name in ("registry", "kafka")]
-        write_ledger(home, Ledger())
+        stopped = [_stop(name, services.running(name)) for name in ("registry", "kafka")]
+        write_running_services(home, RunningServices())
     return [one for one in stopped if one is not None]
 
 
 def running(home: Path) -> Services | None:
     """Return the services that `up` left in a home; None if one of them is gone or not ready."""
-    ledger = read_ledger(home)
-    kafka, registry = ledger.living("kafka"), ledger.living("registry")
-    if kafka is None or registry is None or ledger.started is None:
+    services = read_running_services(home)
+    kafka, registry = services.running("kafka"), services.running("registry")
+    if kafka is None or registry is None or services.started is None:
         return None
     at_kafka, at_registry = _servers(home, kafka.port, registry.port)
-    return Services(at_kafka.address, at_registry.address, kafka.pid, registry.pid, ledger.started)
-
-
-def status(home: Path) -> Status:
-    """Look at each service: does it run, does it answer, what does it occupy on disk?"""
-    home = home.resolve()
-    ledger = read_ledger(home)
-    kafka, registry = _servers(home, *(_port(ledger, name) for name in ("kafka", "registry")))
-    return Status(
-        _status(kafka, ledger.living("kafka")), _status(registry, ledger.living("registry"))
+    return Services(
+        at_kafka.address, at_registry.address, kafka.pid, registry.pid, services.started
     )
 
 
-def _start_missing(home: Path, asked: dict[str, int], *, found: Jars, on_event: Listener) -> None:
-    ledger = read_ledger(home)
-    servers = _servers(home, *(_chosen(ledger, name, port) for name, port in asked.items()))
-    missing = [server for server in servers if ledger.living(server.key) is None]
+def status(home: Path) -> ServicesStatus:
+    """Return of each service whether it runs and answers, and what it occupies on disk."""
+    home = home.resolve()
+    services = read_running_services(home)
+    kafka, registry = _servers(home, *(_port(services, name) for name in ("kafka", "registry")))
+    return ServicesStatus(
+        _status(kafka, services.running("kafka")), _status(registry, services.running("registry"))
+    )
+
+
+def _start_missing(
+    home: Path, ports: dict[str, int], *, programs: JavaPrograms, on_step: OnStep
+) -> None:
+    services = read_running_services(home)
+    servers = _servers(home, *(_choose_port(services, name, port) for name, port in ports.items()))
+    missing = [server for server in servers if services.running(server.key) is None]
     _check_ports(missing)
     with contextlib.ExitStack() as undo:
-        undo.callback(lambda: write_ledger(home, read_ledger(home).without_dead()))
+        undo.callback(
+            lambda: write_running_services(home, read_running_services(home).without_dead())
+        )
         for server in servers:
             if server in missing:
-                on_event(f"{server.name} starts at {server.address}")
-                undo.callback(stop, _started(home, server, found))
-            await_ready(server, read_ledger(home).entries[server.key].process)
-            on_event(f"{server.name} answers at {server.address}")
-        write_ledger(home, read_ledger(home).all_started())
+                on_step(f"{server.name} starts at {server.address}")
+                undo.callback(stop, _start(home, server, programs))
+            await_ready(server, read_running_services(home).entries[server.key].process)
+            on_step(f"{server.name} answers at {server.address}")
+        write_running_services(home, read_running_services(home).all_started())
         undo.pop_all()
 
 
-def _started(home: Path, server: Server, found: Jars) -> Process:
+def _start(home: Path, server: LocalServer, programs: JavaPrograms) -> ChildProcess:
     server.folder.mkdir(parents=True, exist_ok=True)
-    process = server.start(found)
-    entry = Entry(server.port, process.pid, process.birth)
-    write_ledger(home, read_ledger(home).with_entry(server.key, entry))
+    process = server.start(programs)
+    entry = StartedService(server.port, process.pid, process.birth)
+    write_running_services(home, read_running_services(home).with_entry(server.key, entry))
     return process
 
 
-def _servers(home: Path, kafka_port: int, registry_port: int) -> tuple[Kafka, Registry]:
-    kafka = Kafka(home / "services" / Kafka.key, kafka_port)
-    folder = home / "services" / Registry.key
-    return kafka, Registry(folder, registry_port, bootstrap=kafka.address)
+def _servers(home: Path, kafka_port: int, registry_port: int) -> tuple[KafkaServer, RegistryServer]:
+    kafka = KafkaServer(home / "services" / KafkaServer.key, kafka_port)
+    folder = home / "services" / RegistryServer.key
+    return kafka, RegistryServer(folder, registry_port, bootstrap=kafka.address)
 
 
-def _chosen(ledger: Ledger, service: str, asked: int) -> int:
+def _choose_port(services: RunningServices, service: str, configured: int) -> int:
     # The clients of a service that still runs, and the registry itself, know the other's port.
-    known = _port(ledger, service) if ledger.without_dead().entries else 0
-    return known or asked or free_port()
+    current = _port(services, service) if services.without_dead().entries else 0
+    return current or configured or free_port()
 
 
-def _port(ledger: Ledger, service: str) -> int:
-    entry = ledger.entries.get(service)
+def _port(services: RunningServices, service: str) -> int:
+    entry = services.entries.get(service)
     return 0 if entry is None else entry.port
 
 
-def _check_ports(servers: list[Kafka | Registry]) -> None:
+def _check_ports(servers: list[KafkaServer | RegistryServer]) -> None:
     for server in servers:
         if not is_free(server.port):
             raise ConfigError(
@@ -251,13 +256,13 @@ def _check_ports(servers: list[Kafka | Registry]) -> None:
             )
 
 
-def _stopped(service: str, entry: Entry | None) -> Stopped | None:
+def _stop(service: str, entry: StartedService | None) -> StoppedService | None:
     if entry is None:
         return None
-    return Stopped(service, entry.pid, killed=not stop(entry.process))
+    return StoppedService(service, entry.pid, killed=not stop(entry.process))
 
 
-def _status(server: Server, entry: Entry | None) -> ServiceStatus:
+def _status(server: LocalServer, entry: StartedService | None) -> ServiceStatus:
     return ServiceStatus(
         name=server.name,
         running=entry is not None,

@@ -18,7 +18,7 @@ import stamina
 
 from k2lib.errors import ConfigError, TransientError
 from k2lib.lifecycle import Closing
-from k2lib.ops.alert_book import Alert
+from k2lib.ops.alerts import Alert
 
 LOG: Final = logging.getLogger("k2lib.alerts")
 TRY_AGAIN: Final = frozenset({408, 425, 429})
@@ -26,16 +26,16 @@ HOST: Final = re.compile(r"[\w.:-]+")
 
 
 class Webhook(Closing):
-    """Called with an alert it returns at once; a thread of its own delivers.
+    """A function of an alert that returns at once; its own thread delivers.
 
     Args:
         url: where to POST; of it only scheme, host and port are ever shown.
         timeout_s: how long one attempt may take.
-        retry_for_s: how long one alert is tried before the next one's turn.
+        retry_for_s: how long one alert is tried before the next.
         close_s: how long `close()` goes on trying.
         limit: how many alerts wait at most; more are dropped, counted and logged.
     Raises:
-        ConfigError: the URL is none that can be POSTed to.
+        ConfigError: it is not an http or https URL.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Webhook(Closing):
         limit: int = 1000,
     ) -> None:
         self._url = _checked(url)
-        self._place = f"the alert webhook at {_shown(self._url)}"
+        self._receiver = f"the alert webhook at {_shown(self._url)}"
         self._timeout_s = timeout_s
         self._retry_for_s = retry_for_s
         self._close_s = close_s
         self._limit = limit
-        self._waiting: deque[Alert] = deque()
+        self._queue: deque[Alert] = deque()
         self._dropped = 0
         self._lock = threading.RLock()
         self._closed = False
@@ -68,20 +68,20 @@ class Webhook(Closing):
 
     @property
     def dropped(self) -> int:
-        """How many alerts were given up."""
+        """How many alerts were not delivered."""
         return self._dropped
 
     def __call__(self, alert: Alert) -> None:
         """Queue the alert; never waits."""
         with self._lock:
-            if self._closed or len(self._waiting) >= self._limit:
+            if self._closed or len(self._queue) >= self._limit:
                 self._drop(alert, "closed" if self._closed else f"{self._limit} are waiting")
                 return
-            self._waiting.append(alert)
+            self._queue.append(alert)
             self._loop.call_soon_threadsafe(self._arrived.set)
 
     def close(self) -> None:
-        """Try what is left for a short time, then let go; a second time does nothing."""
+        """Try to deliver the rest for a short time; a second call does nothing."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -105,7 +105,7 @@ class Webhook(Closing):
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            while self._waiting:
+            while self._queue:
                 await self._deliver_first(client)
 
     async def _deliver_first(self, client: httpx2.AsyncClient) -> None:
@@ -123,7 +123,7 @@ class Webhook(Closing):
                     self._posting = asyncio.create_task(self._post_first(client))
                     await asyncio.shield(self._posting)
         except (TransientError, ConfigError) as exc:
-            self._drop(self._waiting.popleft(), str(exc))
+            self._drop(self._queue.popleft(), str(exc))
 
     async def _deliver_rest(self, client: httpx2.AsyncClient) -> None:
         try:
@@ -131,21 +131,21 @@ class Webhook(Closing):
                 if self._posting is not None:
                     with suppress(TransientError, ConfigError):
                         await self._posting
-                while self._waiting:
+                while self._queue:
                     await self._post_first(client)
         except (TimeoutError, TransientError, ConfigError) as exc:
-            for alert in self._waiting:
+            for alert in self._queue:
                 self._drop(alert, f"closing: {exc or 'no time left'}")
 
     async def _post_first(self, client: httpx2.AsyncClient) -> None:
         try:
-            response = await client.post(self._url, json=body(self._waiting[0]))
+            response = await client.post(self._url, json=body(self._queue[0]))
         except httpx2.RequestError as exc:
-            raise TransientError(f"{self._place} does not answer: {type(exc).__name__}") from exc
+            raise TransientError(f"{self._receiver} does not answer: {type(exc).__name__}") from exc
         if response.is_success:
-            self._waiting.popleft()
+            self._queue.popleft()
             return
-        answer = f"{self._place} answers {response.status_code}"
+        answer = f"{self._receiver} answers {response.status_code}"
         if response.is_server_error or response.status_code in TRY_AGAIN:
             raise TransientError(answer)
         raise ConfigError(f"{answer}: check K2_ALERT_WEBHOOK_URL")
@@ -158,32 +158,32 @@ class Webhook(Closing):
 
 def body(alert: Alert) -> dict[str, Any]:
     """Return what is POSTed for an alert."""
-    told = alert.as_json()
+    values = alert.to_json()
     return {
         "version": "4",
         "receiver": "k2",
-        "status": told["status"],
+        "status": values["status"],
         "groupKey": f"{alert.name}/{alert.subject}",
         "truncatedAlerts": 0,
         "groupLabels": {"alertname": alert.name},
-        "commonLabels": told["labels"],
-        "commonAnnotations": told["annotations"],
+        "commonLabels": values["labels"],
+        "commonAnnotations": values["annotations"],
         "externalURL": "",
-        "alerts": [told],
+        "alerts": [values],
     }
 
 
 def _checked(url: str) -> httpx2.URL:
-    wanted = "wanted is http://host/path or https://host/path"
+    forms = "give http://host/path or https://host/path"
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL:
         # Its text may quote a password.
-        raise ConfigError(f"K2_ALERT_WEBHOOK_URL is not a URL; {wanted}") from None
+        raise ConfigError(f"K2_ALERT_WEBHOOK_URL is not a URL; {forms}") from None
     if parsed.scheme in {"http", "https"} and HOST.fullmatch(parsed.host) and _has_port(parsed):
         return parsed
     value = f"={_shown(parsed)}" if parsed.host else ""
-    raise ConfigError(f"K2_ALERT_WEBHOOK_URL{value}: {wanted}")
+    raise ConfigError(f"K2_ALERT_WEBHOOK_URL{value}: {forms}")
 
 
 def _has_port(url: httpx2.URL) -> bool:
@@ -191,6 +191,6 @@ def _has_port(url: httpx2.URL) -> bool:
 
 
 def _shown(url: httpx2.URL) -> str:
-    """A token may stand in the path as well as in the query."""
+    """Hide path and query: either may contain a token."""
     port = "" if url.port is None else f":{url.port}"
     return f"{url.scheme}://{url.host}{port}/…"

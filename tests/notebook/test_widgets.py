@@ -49,7 +49,7 @@ from k2lib.notebook.live_figure import (
 from k2lib.notebook.live_view import LiveView
 from k2lib.notebook.measurements import compare_ids, wait_until_healed
 from k2lib.notebook.venue import OFFLINE, offline_venue, reachable_venue
-from k2lib.ops.alerts import Alert, Limits
+from k2lib.ops.alerts import Alert, AlertLimits
 from k2lib.simulator import GroundTruth, OfflineExchange
 from k2lib.venues.binance.venue import binance
 
@@ -180,7 +180,7 @@ def test_a_rotation_ends_one_connection_and_not_the_other() -> None:
 
 def test_a_log_tells_when_alerts_fired_and_were_resolved() -> None:
     now = [100.0]
-    with EventLog(limits=Limits(quiet_s=4.0), clock=lambda: now[0]) as log:
+    with EventLog(limits=AlertLimits(quiet_s=4.0), clock=lambda: now[0]) as log:
         now[0] = 101.0
         log.on_event(FramesRefused(OFFLINE, "not_json", 3))
         now[0] = 106.0

@@ -37,7 +37,7 @@ from k2lib.events import (
     StreamResumed,
     StreamStale,
 )
-from k2lib.ops.alerts import ALERT_NAMES, Alert, Alerts, AlertsThread, Limits, log_alert
+from k2lib.ops.alerts import ALERT_NAMES, Alert, AlertLimits, Alerts, AlertsThread, log_alert
 from k2lib.ops.metrics import Metrics
 from k2lib.ops.webhook import Webhook
 
@@ -186,7 +186,7 @@ def test_an_alert_says_when_it_began_and_ended(watched: Watched) -> None:
 
 def test_an_alert_is_json(watched: Watched) -> None:
     stale(watched)
-    told = json.loads(json.dumps(watched.told[0].as_json()))
+    told = json.loads(json.dumps(watched.told[0].to_json()))
     assert told["labels"] == {"alertname": "stream_stale", "subject": "BTCUSDT"}
     assert told["status"] == "firing" and "no trade for 31 s" in told["annotations"]["summary"]
 
@@ -337,7 +337,7 @@ def test_a_feed_that_has_ended_leaves_no_lag_or_silence_to_come(watched: Watched
 def test_limits_can_be_set() -> None:
     told: list[Alert] = []
     clock = FakeClock()
-    alerts = Alerts(notify=[told.append], limits=Limits(lag_s=1, lag_for_s=0), clock=clock)
+    alerts = Alerts(notify=[told.append], limits=AlertLimits(lag_s=1, lag_for_s=0), clock=clock)
     alerts.on_event(FeedLagMeasured("BINANCE", "BTCUSDT", 1.5))
     assert [alert.name for alert in told] == ["feed_lag"]
 
@@ -384,7 +384,7 @@ def test_every_rule_reaches_webhook_and_metrics_once_firing_and_once_resolved() 
     metrics = Metrics()
     with Receiver(500, 500) as receiver:
         with Webhook(receiver.url) as webhook:
-            watched = Watched(webhook, metrics.alerted)
+            watched = Watched(webhook, metrics.on_alert)
             for wrong, right in RULES.values():
                 wrong(watched)
                 right(watched)

@@ -330,9 +330,9 @@ def test_alerts_are_shown_at_zero_before_any_fires(metrics: Metrics) -> None:
 def test_alerts_that_fire_are_counted_by_name(metrics: Metrics) -> None:
     since = datetime(2026, 3, 14, tzinfo=UTC)
     for symbol in ("BTCUSDT", "ETHUSDT"):
-        metrics.alerted(Alert("stream_stale", symbol, True, since, ""))
+        metrics.on_alert(Alert("stream_stale", symbol, True, since, ""))
     assert value(metrics, "alerts_firing", alert="stream_stale") == 2
-    metrics.alerted(Alert("stream_stale", "BTCUSDT", False, since, "", since))
+    metrics.on_alert(Alert("stream_stale", "BTCUSDT", False, since, "", since))
     assert value(metrics, "alerts_firing", alert="stream_stale") == 1
 
 

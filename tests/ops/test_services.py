@@ -41,11 +41,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def child(tmp_path: Path) -> Iterator[Callable[[str], processes.Process]]:
+def child(tmp_path: Path) -> Iterator[Callable[[str], processes.ChildProcess]]:
     """Start shell lines as processes of their own and end them after the test."""
     with contextlib.ExitStack() as stack:
 
-        def start(line: str) -> processes.Process:
+        def start(line: str) -> processes.ChildProcess:
             process = processes.spawn(["/bin/sh", "-c", line], folder=tmp_path)
             stack.callback(processes.stop, process, grace_s=0.0)
             return process
@@ -125,7 +125,7 @@ def test_failing_download_tells_what_maven_said(
 
 
 def test_process_that_took_over_a_pid_is_left_alone(
-    tmp_path: Path, child: Callable[[str], processes.Process]
+    tmp_path: Path, child: Callable[[str], processes.ChildProcess]
 ) -> None:
     other = child("exec sleep 60")
     entry = {"port": 1, "pid": other.pid, "birth": "another time"}
@@ -138,7 +138,7 @@ def test_process_that_took_over_a_pid_is_left_alone(
 
 
 def test_process_that_ignores_sigterm_is_killed(
-    child: Callable[[str], processes.Process], tmp_path: Path
+    child: Callable[[str], processes.ChildProcess], tmp_path: Path
 ) -> None:
     stubborn = child("trap '' TERM; echo ready; while :; do sleep 1; done")
     assert processes.wait_for(lambda: "ready" in processes.tail(tmp_path / "log"), 10)

@@ -19,7 +19,7 @@ from support.paths import CACHE
 from k2lib import K2
 from k2lib.errors import SchemaError
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
-from k2lib.ops.jars import avro_tools
+from k2lib.ops.jars import fetch_avro_tools
 from k2lib.schema.records import (
     DEAD_LETTER,
     GAP,
@@ -149,7 +149,7 @@ def test_a_field_that_may_be_null_is_so_by_default(schema: RecordSchema) -> None
 @pytest.mark.stack
 @pytest.mark.parametrize("path", AVRO_FILES, ids=lambda path: path.stem)
 def test_avro_tools_accepts_the_file(path: Path) -> None:
-    java, jar = shutil.which("java"), avro_tools(CACHE / "java")
+    java, jar = shutil.which("java"), fetch_avro_tools(CACHE / "java")
     done = subprocess.run(
         [str(java), "-jar", str(jar), "canonical", str(path), "-"],
         capture_output=True,

@@ -13,8 +13,8 @@ from rich.table import Column, Table
 
 from k2lib.events import BatchDone, Event, SinkPaused
 from k2lib.load import LoadReport
-from k2lib.ops.home import HomeStatus, Maintained
-from k2lib.ops.services import Status
+from k2lib.ops.home import HomeStatus, MaintenanceResult
+from k2lib.ops.services import ServicesStatus
 from k2lib.venues import file_venue
 from k2lib.venues.base import FileOptions, SourceFile
 
@@ -117,7 +117,7 @@ def print_commit(event: Event) -> None:
         out().print(f"{datetime.now(UTC):%H:%M:%S} {event.name}: {text}", highlight=False)
 
 
-def print_services(status: Status) -> None:
+def print_services(status: ServicesStatus) -> None:
     """Print the local services: what runs where, and what they take on disk."""
     table = Table("service", "state", "address", "pid")
     table.add_column("disk", justify="right")
@@ -149,10 +149,10 @@ def print_status(status: HomeStatus) -> None:
     out().print(table)
 
 
-def print_maintenance(done: Sequence[Maintained]) -> None:
+def print_maintenance(done: Sequence[MaintenanceResult]) -> None:
     """Print what maintenance did to each table, or who else does it."""
     for one in done:
-        out().print(f"{one.table}: {one.told}", highlight=False)
+        out().print(f"{one.table}: {one.text}", highlight=False)
 
 
 @contextmanager
