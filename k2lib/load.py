@@ -50,7 +50,7 @@ class LoadReport:
         """Whether some file could not be loaded."""
         return any(file.error is not None for file in self.files)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the report as plain JSON values."""
         return asdict(self)
 

@@ -78,7 +78,7 @@ def _report(report: "LoadReport", *, as_json: bool) -> None:
     from k2lib.cli.views.terminal import print_load
 
     if as_json:
-        print_json(report.as_json())
+        print_json(report.to_json())
     else:
         print_load(report)
     if report.interrupted:

@@ -55,7 +55,7 @@ def up(as_json: AsJson = False) -> None:
         )
     status = services_status(settings.home)
     if as_json:
-        print_json(status.as_json())
+        print_json(status.to_json())
     else:
         print_services(status)
 
@@ -68,7 +68,7 @@ def status(as_json: AsJson = False) -> None:
 
     found = read_home_status(read_settings())
     if as_json:
-        print_json(found.as_json())
+        print_json(found.to_json())
     else:
         print_status(found)
 
@@ -96,7 +96,7 @@ def maintain(as_json: AsJson = False) -> None:
     with open_k2() as k2:
         done = maintain_all(k2.catalog, run_folder=k2.settings.home / "run")
     if as_json:
-        print_json([one.as_json() for one in done])
+        print_json([one.to_json() for one in done])
     else:
         print_maintenance(done)
 

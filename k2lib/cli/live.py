@@ -80,7 +80,7 @@ def watch(seconds: Seconds = None, as_json: AsJson = False) -> None:
         raise ConfigError(f"no stream runs in the home {home}: {why}. `k2 stream binance` does one")
     looks = told_looks(path, every_s=pace_s(out()), seconds=seconds)
     if as_json:
-        print_json(next(looks).as_json())
+        print_json(next(looks).to_json())
         return
     with sigterm_ends_it(), contextlib.suppress(KeyboardInterrupt):
         show(looks, console=out(), now=_now)
@@ -170,7 +170,7 @@ def _stream(
         finally:
             feed.close()
             report = report_stream(k2, feed, began=began, with_sinks=with_sinks)
-            print_json(report.as_json()) if as_json else print_report(report, console=out())
+            print_json(report.to_json()) if as_json else print_report(report, console=out())
 
 
 def _check(venue: "LiveVenue", symbols: Sequence[str], *, as_json: bool, hint: bool) -> None:
@@ -183,7 +183,7 @@ def _check(venue: "LiveVenue", symbols: Sequence[str], *, as_json: bool, hint: b
             state = "passed" if one.passed else "FAILED"
             typer.echo(f"{state} {one.seconds:7.3f} s  {one.step:<12} {one.host}: {one.detail}")
     if as_json:
-        print_json([one.as_json() for one in checks])
+        print_json([one.to_json() for one in checks])
     failed = sum(not one.passed for one in checks)
     if failed:
         remedy = OFFLINE if hint else ""

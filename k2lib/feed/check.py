@@ -32,7 +32,7 @@ class HostCheck:
     seconds: float
     detail: str
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values; `told` is the detail."""
         values = asdict(self)
         detail = values.pop("detail")

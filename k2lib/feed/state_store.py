@@ -50,7 +50,7 @@ class StateStore(Closing):
 
     def put_breaker(self, host: str, memory: Memory) -> None:
         """Remember a host's breaker."""
-        self._put(BREAKER + host, memory.as_json())
+        self._put(BREAKER + host, memory.to_json())
 
     def latest(self, exchange: str) -> dict[str, dict[str, str]]:
         """Return the latest trade of each symbol of an exchange."""

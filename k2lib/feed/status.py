@@ -104,7 +104,7 @@ class FeedStatus:
     hosts: tuple[HostStatus, ...]
     alerts: tuple[str, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return it as plain values; times and prices become text where JSON is written."""
         return asdict(self)
 

@@ -42,7 +42,7 @@ class HomeStatus:
     services: ServicesStatus
     tables: tuple[TableStatus, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
 
@@ -111,7 +111,7 @@ class MaintenanceResult:
             f"{done.snapshots_expired} snapshots expired, {done.files_deleted} files deleted"
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
 

@@ -122,7 +122,7 @@ class ServicesStatus:
     kafka: ServiceStatus
     registry: ServiceStatus
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """Return plain values for `json.dumps`."""
         return asdict(self)
 

@@ -174,7 +174,7 @@ def body(alert: Alert) -> dict[str, Any]:
 
 
 def _checked(url: str) -> httpx2.URL:
-    forms = "give http://host/path or https://host/path"
+    forms = "wanted is http://host/path or https://host/path"
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL:

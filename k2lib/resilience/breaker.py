@@ -31,7 +31,7 @@ class Memory:
     successes: int = 0
     retry_at: float = 0.0
 
-    def as_json(self) -> str:
+    def to_json(self) -> str:
         """Return it as one line of JSON."""
         return json.dumps(asdict(self))
 

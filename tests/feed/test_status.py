@@ -175,7 +175,7 @@ def test_the_tape_keeps_the_newest_trades_of_each_symbol(reported: Reported) -> 
 def test_a_status_can_be_written_as_json(reported: Reported) -> None:
     reported.board.show(BTC, rows_table([trade(1, symbol=BTC)]))
     status = reported.board.look()
-    written = json.loads(msgspec.json.encode(status.as_json()))
+    written = json.loads(msgspec.json.encode(status.to_json()))
     assert written["symbols"][0]["last_price"] == "36.67000000"
     assert datetime.fromisoformat(written["at"]).tzinfo is not None
     assert status.at.tzinfo is UTC

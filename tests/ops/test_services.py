@@ -163,7 +163,7 @@ def test_status_tells_pids_addresses_and_disk_use(home: Path) -> None:
     )
     assert seen.kafka.answers and seen.registry.answers
     assert 10_000 < seen.kafka.disk_bytes < 50_000_000
-    assert json.loads(json.dumps(seen.as_json()))["registry"]["running"] is True
+    assert json.loads(json.dumps(seen.to_json()))["registry"]["running"] is True
 
 
 @pytest.mark.stack

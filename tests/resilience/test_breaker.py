@@ -94,7 +94,7 @@ def test_an_open_breaker_rests_no_longer_for_late_failures() -> None:
 
 def test_breaker_goes_on_from_its_memory() -> None:
     clock = FakeClock()
-    memory = Memory.from_json(opened(clock).memory.as_json())
+    memory = Memory.from_json(opened(clock).memory.to_json())
     assert memory == Memory(Circuit.OPEN, failures=3, successes=0, retry_at=1030)
     again = Breaker(clock=clock, memory=memory)
     assert not again.allows()

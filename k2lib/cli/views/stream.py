@@ -63,7 +63,7 @@ class StreamReport:
     gaps: dict[str, int]
     ids: dict[str, dict[str, int]]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the report as plain JSON values."""
         said = {name: getattr(self.status, name) for name in ("exchange", "state", "reason")}
         counts = {name: getattr(self.status, name) for name in ("reconnects", "dead_letters")}
