@@ -1,4 +1,4 @@
-"""From batches to the lake: one producer, the sinks, and when a record counts as there."""
+"""The write path of a process: a producer, the sinks, and the wait for the lake to catch up."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ from k2lib.kafka.cluster import Cluster, KafkaSource, log_ids
 from k2lib.kafka.connect import RECORD_OVERHEAD_BYTES, open_kafka
 from k2lib.kafka.consumer import ConsumerRecords, TopicConsumer, TopicPartition
 from k2lib.kafka.producer import FLUSH_S, SLICE_ROWS, BatchProducer
-from k2lib.kafka.registry import Registry
+from k2lib.kafka.registry import SchemaRegistry
 from k2lib.kafka.topics import DEAD_LETTERS, topic_kind
 from k2lib.lifecycle import Closing
 from k2lib.schema.codec import decode
@@ -47,7 +47,7 @@ class Target:
 
 
 class Pipeline(Closing):
-    """Everything one process needs to write; a context manager."""
+    """Producer, sinks and Kafka of one process that writes; a context manager."""
 
     def __init__(
         self,
@@ -101,8 +101,8 @@ class Pipeline(Closing):
 
         Raises:
             DeliveryError, TransientError: Kafka did not take them.
-            SchemaError: the schema cannot read what the table holds; nothing was produced.
-            LossError: what ended a sink.
+            SchemaError: the schema cannot read the rows of the table; nothing was produced.
+            LossError: a sink ended by it.
         """
         self._sinks.check()
         with self._producing:
@@ -118,7 +118,7 @@ class Pipeline(Closing):
 
     @property
     def log(self) -> KafkaSource:
-        """Where readers in this process find what was produced."""
+        """The cluster that readers in this process read, with its schemas."""
         return KafkaSource(self.cluster, self._kafka.registry.text)
 
     def flush(self, timeout_s: float = FLUSH_S) -> None:
@@ -130,11 +130,11 @@ class Pipeline(Closing):
         self._producer.flush(timeout_s)
 
     def check(self) -> None:
-        """Say, without waiting, whether everything goes well so far.
+        """Raise, without waiting, the first error so far.
 
         Raises:
             DeliveryError: Kafka did not take some of what was produced.
-            LossError: what ended a sink.
+            LossError: a sink ended by it.
         """
         self._sinks.check()
         self._producer.check()
@@ -153,7 +153,7 @@ class Pipeline(Closing):
             self._wait(self._high_watermarks(), stalled_s)
 
     def unread(self, topic: str, schema: RecordSchema) -> pa.Table:
-        """Return what the topic has and its table has not yet; see `unread`."""
+        """Return the records of a topic that its table does not have yet; see the function."""
         table = load_table(self._catalog, TABLE_OF[topic_kind(topic) or ""].name)
         return unread(
             topic, schema, table=table, cluster=self.cluster, registry=self._kafka.registry
@@ -172,7 +172,7 @@ class Pipeline(Closing):
         self._kafka.close()
 
     def _check_schema(self, topic: str, schema: RecordSchema) -> None:
-        """Before the first record: what Kafka has taken, the sink could only refuse to store."""
+        """Check before the first record, because a sink cannot send one back that Kafka has."""
         try:
             table = load_table(self._catalog, TABLE_OF[topic_kind(topic) or ""].name)
         except CATALOG_ERRORS as exc:
@@ -188,9 +188,9 @@ class Pipeline(Closing):
         self._sinks.discover()
 
     def _pace(self, size: int) -> None:
-        """Keep at most two windows ahead of the tables, so that the log never drops the unread.
+        """Keep at most two windows ahead of the tables, so that the log never drops unread records.
 
-        Half a window on, the sinks are asked for the window before: a steady flow never waits.
+        The sinks commit the window before once half a window is sent: a steady flow never waits.
         """
         if self._ahead <= self._kafka.window_bytes // 2 < self._ahead + size:
             self._sinks.commit_early()
@@ -202,11 +202,9 @@ class Pipeline(Closing):
             self._window, self._ahead = sent, size
 
     def _high_watermarks(self) -> Ends:
-        places = [
-            place for topic in sorted(self._topics) for place in self._watch.partitions(topic)
-        ]
-        marks = {place: self._watch.watermarks(place) for place in places}
-        return {place: high for place, (low, high) in marks.items() if low < high}
+        partitions = [tp for topic in sorted(self._topics) for tp in self._watch.partitions(topic)]
+        watermarks = {tp: self._watch.watermarks(tp) for tp in partitions}
+        return {tp: high for tp, (low, high) in watermarks.items() if low < high}
 
     def _wait(self, ends: Ends, stalled_s: float) -> None:
         self._sinks.hurry(True)
@@ -215,7 +213,7 @@ class Pipeline(Closing):
             while missing:
                 self._sinks.check()
                 if time.monotonic() - since > stalled_s:
-                    raise TransientError(_told(missing, stalled_s))
+                    raise TransientError(_stalled_message(missing, stalled_s))
                 self._landed.wait(LOOK_AGAIN_S)
                 self._landed.clear()
                 still = self._still_missing(ends, missing)
@@ -227,7 +225,7 @@ class Pipeline(Closing):
     def _still_missing(
         self, ends: Ends, before: dict[TopicPartition, int]
     ) -> dict[TopicPartition, int]:
-        """Return what is missing, or what was while the catalog or Kafka do not answer."""
+        """Return what is missing; where the catalog or Kafka do not answer, what was before."""
         try:
             return self._missing(ends)
         except (TransientError, *CATALOG_ERRORS):
@@ -235,17 +233,17 @@ class Pipeline(Closing):
 
     def _missing(self, ends: Ends) -> dict[TopicPartition, int]:
         """Return how many records of each partition the tables do not have yet."""
-        logs = log_ids(self.cluster, self._admin, {place.topic for place in ends})
-        tables = {TABLE_OF[topic_kind(place.topic) or ""].name for place in ends}
+        logs = log_ids(self.cluster, self._admin, {tp.topic for tp in ends})
+        tables = {_table_name(tp) for tp in ends}
         offsets = {
             name: read_offsets(table) if (table := load_table(self._catalog, name)) else {}
             for name in tables
         }
         behind = {
-            place: end - (end_of(offsets[_table(place)], logs[place.topic], place) or 0)
-            for place, end in ends.items()
+            tp: end - (end_of(offsets[_table_name(tp)], logs[tp.topic], tp) or 0)
+            for tp, end in ends.items()
         }
-        return {place: count for place, count in behind.items() if count > 0}
+        return {tp: count for tp, count in behind.items() if count > 0}
 
     def _follow_sinks(self, event: Event) -> None:
         match event:
@@ -257,8 +255,8 @@ class Pipeline(Closing):
         self._on_event(event)
 
 
-def _table(place: TopicPartition) -> str:
-    return TABLE_OF[topic_kind(place.topic) or ""].name
+def _table_name(tp: TopicPartition) -> str:
+    return TABLE_OF[topic_kind(tp.topic) or ""].name
 
 
 def _parts(
@@ -268,22 +266,21 @@ def _parts(
     part: list[dict[str, bytes]] = []
     size = 0
     for message in messages:
-        stored = len(message["key"]) + len(message["value"]) + RECORD_OVERHEAD_BYTES
-        if part and size + stored > limit:
+        record_size = len(message["key"]) + len(message["value"]) + RECORD_OVERHEAD_BYTES
+        if part and size + record_size > limit:
             yield part, size
             part, size = [], 0
         part.append(message)
-        size += stored
+        size += record_size
     if part:
         yield part, size
 
 
-def _told(missing: Mapping[TopicPartition, int], stalled_s: float) -> str:
-    places = ", ".join(
-        f"{count} records of {place.topic} partition {place.partition}"
-        for place, count in missing.items()
+def _stalled_message(missing: Mapping[TopicPartition, int], stalled_s: float) -> str:
+    counts = ", ".join(
+        f"{count} records of {tp.topic} partition {tp.partition}" for tp, count in missing.items()
     )
-    return f"not in the lake after {stalled_s:g} s without progress: {places}. Load them again"
+    return f"not in the lake after {stalled_s:g} s without progress: {counts}. Load them again"
 
 
 UNREAD_POLL_S: Final = 0.2
@@ -291,7 +288,12 @@ UNREAD_STALLED_S: Final = 10.0
 
 
 def unread(
-    topic: str, schema: RecordSchema, *, table: Table | None, cluster: Cluster, registry: Registry
+    topic: str,
+    schema: RecordSchema,
+    *,
+    table: Table | None,
+    cluster: Cluster,
+    registry: SchemaRegistry,
 ) -> pa.Table:
     """Return the records of a topic that its table does not have yet, read by its offsets.
 

@@ -38,7 +38,7 @@ _MEMORY: Final = "256MB"
 
 
 @dataclass(frozen=True)
-class Merge:
+class CompactionResult:
     """What a compaction did."""
 
     files_merged: int = 0
@@ -46,7 +46,7 @@ class Merge:
     rows_rewritten: int = 0
 
 
-def plan(files: Sequence[DataFile], *, fan_in: int = FAN_IN) -> list[list[DataFile]]:
+def plan_compaction(files: Sequence[DataFile], *, fan_in: int = FAN_IN) -> list[list[DataFile]]:
     """Return groups of files to merge, each of one partition and one tier.
 
     Args:
@@ -71,9 +71,9 @@ def tier(rows: int) -> int:
     return number
 
 
-def total(merges: Sequence[Merge]) -> Merge:
+def total(merges: Sequence[CompactionResult]) -> CompactionResult:
     """Add up what several compactions did."""
-    return Merge(
+    return CompactionResult(
         sum(merge.files_merged for merge in merges),
         sum(merge.files_written for merge in merges),
         sum(merge.rows_rewritten for merge in merges),
@@ -95,7 +95,9 @@ class CompactionCandidates:
         return [file for file in files if file.spec_id == table.spec().spec_id]
 
 
-def compact(table: Table, groups: Sequence[Sequence[DataFile]], *, order: Sequence[str]) -> Merge:
+def compact(
+    table: Table, groups: Sequence[Sequence[DataFile]], *, order: Sequence[str]
+) -> CompactionResult:
     """Replace each group by one file sorted by `order`, nulls first, in one snapshot on the head.
 
     Raises:
@@ -104,7 +106,7 @@ def compact(table: Table, groups: Sequence[Sequence[DataFile]], *, order: Sequen
     """
     merged = [file for group in groups for file in group]
     if not merged:
-        return Merge()
+        return CompactionResult()
     written = _written(table, groups, order=order)
     transaction = QuickTransaction(table)
     properties = {**offset_properties(table), CAUSE_PROPERTY: "compaction"}
@@ -114,7 +116,7 @@ def compact(table: Table, groups: Sequence[Sequence[DataFile]], *, order: Sequen
         for file in written:
             update.append_data_file(file)
     transaction.commit_transaction()
-    return Merge(len(merged), len(written), sum(file.record_count for file in written))
+    return CompactionResult(len(merged), len(written), sum(file.record_count for file in written))
 
 
 def _up_to_target(files: Sequence[DataFile]) -> list[DataFile]:

@@ -24,10 +24,10 @@ BOUNDS: Final = ["source_sequence", "timestamp"]
 
 
 class Deduplicator:
-    """Looks for doubles where there can be any: not among what is newer than all the table has.
+    """Drops rows whose message_id the table has already.
 
-    A venue's counter, or else its clock, is part of a record's identity, so a record above the
-    table's newest of its exchange and symbol cannot stand in the table.
+    A venue's counter, or else its clock, is part of a record's identity, so the table cannot have
+    a row that is newer than its newest row of that exchange and symbol: only others are looked up.
     """
 
     def __init__(self, table: Table, spec: TableSpec) -> None:
@@ -36,34 +36,34 @@ class Deduplicator:
         self._connection.execute("set TimeZone = 'UTC'")
         self._newest = self._read_newest(table) if self._by_day else pl.DataFrame()
 
-    def without(self, rows: pa.Table, table: Table) -> pa.Table:
-        """Return the rows that are neither in the table nor a second time in `rows`, in order."""
+    def new_rows(self, rows: pa.Table, table: Table) -> pa.Table:
+        """Return the rows that the table does not have, each message_id once, in order."""
         names = ["message_id", *INSTRUMENT, *BOUNDS] if self._by_day else ["message_id"]
         frame = pl.DataFrame(rows.select(names))
         keep = frame["message_id"].is_first_distinct()
-        suspects = suspected(frame, self._newest) if self._by_day else frame
+        suspects = possible_duplicates(frame, self._newest) if self._by_day else frame
         if suspects.height:
-            stored = stored_ids(self._connection, suspects, table, by_day=self._by_day)
-            keep &= ~frame["message_id"].is_in(stored)
+            duplicates = find_ids(self._connection, suspects, table, by_day=self._by_day)
+            keep &= ~frame["message_id"].is_in(duplicates)
         return rows if keep.all() else rows.filter(keep.to_arrow())
 
-    def added(self, rows: pa.Table) -> None:
-        """Take note of rows that were committed."""
+    def note_committed(self, rows: pa.Table) -> None:
+        """Take rows that were committed into account."""
         if self._by_day and rows.num_rows:
             newest = _newest(pl.DataFrame(rows.select([*INSTRUMENT, *BOUNDS])))
             self._newest = pl.concat([self._newest, newest]).group_by(INSTRUMENT).max()
 
     def _read_newest(self, table: Table) -> pl.DataFrame:
-        stored = table_sql(table, files=plan_paths(table))
+        lake = table_sql(table, files=plan_paths(table))
         found = self._connection.sql(
             "select exchange, symbol, max(source_sequence) as source_sequence, "
-            f"max(timestamp) as timestamp from ({stored}) group by all"
+            f"max(timestamp) as timestamp from ({lake}) group by all"
         )
         return pl.DataFrame(found.to_arrow_table())
 
 
-def suspected(frame: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows that a table can have: those not above its newest of their instrument.
+def possible_duplicates(frame: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows that a table may have: those no newer than its newest of their instrument.
 
     Args:
         frame: message_id, exchange, symbol, source_sequence and timestamp.
@@ -77,33 +77,32 @@ def suspected(frame: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def stored_ids(
+def find_ids(
     connection: DuckDBPyConnection, suspects: pl.DataFrame, table: Table, *, by_day: bool
 ) -> list[str]:
-    """Return those message_ids of the suspects that the table has.
+    """Return those message_ids of possible duplicates that the table has.
 
     Args:
-        by_day: look only where the suspects lie; the whole table otherwise.
+        by_day: plan only files in the range of the suspects; the whole table otherwise.
     """
     found: list[str] = []
-    for row_filter, some in _ranges(suspects) if by_day else [(ALL_ROWS, suspects)]:
+    for row_filter, part in _ranges(suspects) if by_day else [(ALL_ROWS, suspects)]:
         files = plan_paths(table, row_filter=row_filter)
         if files:
-            stored = table_sql(table, files=files)
-            found += _known_among(connection, some, stored)
+            found += _ids_in(table_sql(table, files=files), connection, part)
     return found
 
 
-def _known_among(connection: DuckDBPyConnection, suspects: pl.DataFrame, stored: str) -> list[str]:
+def _ids_in(lake: str, connection: DuckDBPyConnection, suspects: pl.DataFrame) -> list[str]:
     connection.register("suspects", suspects.select("message_id").to_arrow())
-    known = connection.execute(
-        f"select message_id from suspects semi join ({stored}) using (message_id)"
+    found = connection.execute(
+        f"select message_id from suspects semi join ({lake}) using (message_id)"
     )
-    return [message_id for (message_id,) in known.fetchall()]
+    return [message_id for (message_id,) in found.fetchall()]
 
 
 def _ranges(suspects: pl.DataFrame) -> list[tuple[BooleanExpression, pl.DataFrame]]:
-    """Counted rows are looked for by their counter, others by their time."""
+    """Rows with a source_sequence are looked up by that, others by their time."""
     counted = pl.col("source_sequence").is_not_null()
     parts = {
         "source_sequence": suspects.filter(counted),
@@ -117,13 +116,13 @@ def _newest(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _range(rows: pl.DataFrame, name: str) -> BooleanExpression:
-    """Rows that lie between the least and the greatest of these, in venue, symbol and `name`."""
-    wanted: BooleanExpression = AlwaysTrue()
+    """Rows between the least and the greatest of these in exchange, symbol and `name`."""
+    row_filter: BooleanExpression = AlwaysTrue()
     for column in (*INSTRUMENT, name):
         low, high = rows[column].min(), rows[column].max()
-        wanted = And(wanted, compare(GreaterThanOrEqual, column, _literal(low)))
-        wanted = And(wanted, compare(LessThanOrEqual, column, _literal(high)))
-    return wanted
+        row_filter = And(row_filter, compare(GreaterThanOrEqual, column, _literal(low)))
+        row_filter = And(row_filter, compare(LessThanOrEqual, column, _literal(high)))
+    return row_filter
 
 
 def _literal(value: object) -> Any:

@@ -1,4 +1,4 @@
-"""What a table's writer does between commits: merge files, expire snapshots, delete old files."""
+"""Maintenance by a table's writer between commits: compaction, retention, orphan files."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,14 @@ from pyiceberg.table.update.snapshot import ExpireSnapshots
 
 from k2lib.errors import StaleWriterError
 from k2lib.events import MaintenanceDone, OnEvent, log_event
-from k2lib.iceberg.compaction import FAN_IN, CompactionCandidates, Merge, compact, plan, total
+from k2lib.iceberg.compaction import (
+    FAN_IN,
+    CompactionCandidates,
+    CompactionResult,
+    compact,
+    plan_compaction,
+    total,
+)
 from k2lib.iceberg.offsets import offset_lineage
 from k2lib.iceberg.orphan_files import OrphanFileCleaner, OrphanFileResult
 from k2lib.iceberg.tables import TableSpec
@@ -25,15 +32,15 @@ _DAY_TAG: Final = "day-"
 
 
 @dataclass(frozen=True)
-class Commit:
-    """A snapshot as the rules see it."""
+class SnapshotTime:
+    """A snapshot and when it was committed."""
 
     id: int
     at: datetime
 
 
-def kept(
-    commits: Sequence[Commit], now: datetime, *, pinned: Collection[int] = frozenset()
+def snapshots_to_keep(
+    commits: Sequence[SnapshotTime], now: datetime, *, pinned: Collection[int] = frozenset()
 ) -> set[int]:
     """Return the ids to keep: the last ones, one an hour for a day, one a UTC day for 30 days.
 
@@ -48,7 +55,7 @@ def kept(
     return {commit.id for commit in commits} & (last | hourly | daily | set(pinned))
 
 
-def day_tags(commits: Sequence[Commit], now: datetime) -> dict[str, int]:
+def day_tags(commits: Sequence[SnapshotTime], now: datetime) -> dict[str, int]:
     """Return the tags due: `day-2026-03-14` on the newest snapshot of each day that is over."""
     today = now.astimezone(UTC).date()
     return {
@@ -67,7 +74,9 @@ def is_day_tag(name: str) -> bool:
     return name.startswith(_DAY_TAG)
 
 
-def outdated_tags(refs: Mapping[str, int], commits: Sequence[Commit], now: datetime) -> list[str]:
+def outdated_tags(
+    refs: Mapping[str, int], commits: Sequence[SnapshotTime], now: datetime
+) -> list[str]:
     """Name the day tags whose snapshot has outlived the days it is kept for."""
     times = {commit.id: commit.at for commit in commits}
     return [
@@ -77,24 +86,24 @@ def outdated_tags(refs: Mapping[str, int], commits: Sequence[Commit], now: datet
     ]
 
 
-def _newest_of_hours(commits: Iterable[Commit]) -> dict[datetime, Commit]:
+def _newest_of_hours(commits: Iterable[SnapshotTime]) -> dict[datetime, SnapshotTime]:
     return {
         commit.at.astimezone(UTC).replace(minute=0, second=0, microsecond=0): commit
         for commit in commits
     }
 
 
-def _newest_of_days(commits: Iterable[Commit]) -> dict[date, Commit]:
+def _newest_of_days(commits: Iterable[SnapshotTime]) -> dict[date, SnapshotTime]:
     return {commit.at.astimezone(UTC).date(): commit for commit in commits}
 
 
-def _young(commits: Iterable[Commit], now: datetime, *, limit: timedelta) -> set[int]:
+def _young(commits: Iterable[SnapshotTime], now: datetime, *, limit: timedelta) -> set[int]:
     return {commit.id for commit in commits if now - commit.at < limit}
 
 
 CHECK_EVERY: Final = FAN_IN
 UNNEEDED: Final = 16
-SWEEP_EVERY: Final = timedelta(minutes=1)
+CLEAN_EVERY: Final = timedelta(minutes=1)
 CATCHING_UP_FAN_IN: Final = 64
 
 
@@ -113,7 +122,7 @@ class Maintenance:
 
         Args:
             spec: the table.
-            state: a file of this table's own that remembers when files lost their last use.
+            state: a file for this table, which keeps since when files have been unreferenced.
             now: the time, aware.
             on_event: gets a `MaintenanceDone` after every round that changed something.
         """
@@ -121,17 +130,17 @@ class Maintenance:
         self._now = now
         self._on_event = on_event
         self._candidates = CompactionCandidates()
-        self._sweep = OrphanFileCleaner(state)
+        self._cleaner = OrphanFileCleaner(state)
         self._commits = 0
-        self._swept_at: datetime | None = None
+        self._cleaned_at: datetime | None = None
 
     def after_commit(self, table: Table, *, catching_up: bool = False) -> Table:
         """Do what is due after a commit; most commits cost nothing.
 
         Args:
-            table: as it stands after the commit.
-            catching_up: whether more records already wait: then only a partition with many files
-                is merged.
+            table: loaded or refreshed after the commit.
+            catching_up: whether more records are ready to be read: then only partitions with many
+                files are merged.
         Returns:
             The handle to go on with.
         Raises:
@@ -139,12 +148,12 @@ class Maintenance:
         """
         due = self._commits % CHECK_EVERY == 0
         self._commits += 1
-        if due or self._sweep_is_due():
+        if due or self._cleaning_is_due():
             fan_in = CATCHING_UP_FAN_IN if catching_up else FAN_IN
-            merge = self._merge(table, fan_in=fan_in) if due else Merge()
+            merge = self._merge(table, fan_in=fan_in) if due else CompactionResult()
             tags, expired = self._retain(table, unneeded=UNNEEDED) if due else ((), 0)
-            swept = self._sweep_now(table) if self._sweep_is_due() else OrphanFileResult()
-            self._report(_summary(self._spec.name, merge, swept, tags=tags, expired=expired))
+            orphans = self._clean(table) if self._cleaning_is_due() else OrphanFileResult()
+            self._report(_summary(self._spec.name, merge, orphans, tags=tags, expired=expired))
         return table
 
     def run_now(self, table: Table) -> MaintenanceDone:
@@ -157,8 +166,8 @@ class Maintenance:
         while merges[-1].files_merged:
             merges.append(self._merge(table, fan_in=2))
         tags, expired = self._retain(table, unneeded=1)
-        swept = self._sweep_now(table)
-        done = _summary(self._spec.name, total(merges), swept, tags=tags, expired=expired)
+        orphans = self._clean(table)
+        done = _summary(self._spec.name, total(merges), orphans, tags=tags, expired=expired)
         self._report(done)
         return done
 
@@ -166,8 +175,8 @@ class Maintenance:
         if done.has_changes:
             self._on_event(done)
 
-    def _merge(self, table: Table, *, fan_in: int) -> Merge:
-        groups = plan(self._candidates.read(table), fan_in=fan_in)
+    def _merge(self, table: Table, *, fan_in: int) -> CompactionResult:
+        groups = plan_compaction(self._candidates.read(table), fan_in=fan_in)
         try:
             return compact(table, groups, order=self._spec.order)
         except CommitFailedException as exc:
@@ -185,22 +194,27 @@ class Maintenance:
             raise self._stale(table)
         return tags, expired
 
-    def _sweep_is_due(self) -> bool:
-        return self._swept_at is None or self._now() - self._swept_at >= SWEEP_EVERY
+    def _cleaning_is_due(self) -> bool:
+        return self._cleaned_at is None or self._now() - self._cleaned_at >= CLEAN_EVERY
 
-    def _sweep_now(self, table: Table) -> OrphanFileResult:
-        self._swept_at = self._now()
-        return self._sweep.run(table, self._swept_at)
+    def _clean(self, table: Table) -> OrphanFileResult:
+        self._cleaned_at = self._now()
+        return self._cleaner.run(table, self._cleaned_at)
 
     def _stale(self, table: Table) -> StaleWriterError:
         return StaleWriterError(
             f"{'.'.join(table.name())}: another writer committed during maintenance; "
-            "read the table's offsets and begin again there"
+            "read the table's offsets and resume there"
         )
 
 
 def _summary(
-    table: str, merge: Merge, swept: OrphanFileResult, *, tags: tuple[str, ...], expired: int
+    table: str,
+    merge: CompactionResult,
+    orphans: OrphanFileResult,
+    *,
+    tags: tuple[str, ...],
+    expired: int,
 ) -> MaintenanceDone:
     return MaintenanceDone(
         table=table,
@@ -209,10 +223,10 @@ def _summary(
         rows_rewritten=merge.rows_rewritten,
         tags=tags,
         snapshots_expired=expired,
-        files_deleted=swept.deleted,
-        bytes_deleted=swept.deleted_bytes,
-        files_waiting=swept.waiting,
-        files_missing=swept.missing,
+        files_deleted=orphans.deleted,
+        bytes_deleted=orphans.deleted_bytes,
+        files_waiting=orphans.pending,
+        files_missing=orphans.missing,
     )
 
 
@@ -222,7 +236,7 @@ def set_day_tags(table: Table, now: datetime) -> tuple[str, ...]:
     Returns:
         The names of the tags that were set.
     """
-    commits = commits_of(table)
+    commits = snapshot_times(table)
     refs = {name: ref.snapshot_id for name, ref in table.refs().items()}
     due = day_tags(commits, now)
     new = {name: snapshot for name, snapshot in due.items() if name not in refs}
@@ -239,10 +253,10 @@ def set_day_tags(table: Table, now: datetime) -> tuple[str, ...]:
 
 def expire(table: Table, now: datetime, *, unneeded: int) -> int:
     """Expire the snapshots no rule keeps, in one commit, once there are `unneeded` of them."""
-    commits = commits_of(table)
+    commits = snapshot_times(table)
     pinned = {ref.snapshot_id for ref in table.refs().values()}
     pinned |= {snapshot.snapshot_id for snapshot in offset_lineage(table)}
-    keep = kept(commits, now, pinned=pinned)
+    keep = snapshots_to_keep(commits, now, pinned=pinned)
     old = [commit.id for commit in commits if commit.id not in keep]
     if len(old) < unneeded:
         return 0
@@ -250,10 +264,10 @@ def expire(table: Table, now: datetime, *, unneeded: int) -> int:
     return len(old)
 
 
-def commits_of(table: Table) -> list[Commit]:
+def snapshot_times(table: Table) -> list[SnapshotTime]:
     """Return the table's snapshots in the order in which they were committed."""
     snapshots = sorted(table.snapshots(), key=lambda snapshot: snapshot.sequence_number or 0)
     return [
-        Commit(s.snapshot_id, datetime.fromtimestamp(s.timestamp_ms / 1000, tz=UTC))
+        SnapshotTime(s.snapshot_id, datetime.fromtimestamp(s.timestamp_ms / 1000, tz=UTC))
         for s in snapshots
     ]

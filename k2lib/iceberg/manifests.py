@@ -112,10 +112,10 @@ class ManifestCache(Generic[File]):
 
     def files(self, table: Table, manifests: Sequence[ManifestFile]) -> list[File]:
         """Return the data files of these manifests, all those of one snapshot."""
-        known = self._tables.get(table.metadata.table_uuid, {})
+        cached = self._tables.get(table.metadata.table_uuid, {})
         self._tables[table.metadata.table_uuid] = listed = {
-            manifest.manifest_path: known[manifest.manifest_path]
-            if manifest.manifest_path in known
+            manifest.manifest_path: cached[manifest.manifest_path]
+            if manifest.manifest_path in cached
             else self._read(table, manifest)
             for manifest in manifests
         }

@@ -1,4 +1,8 @@
-"""Deleting the files below a table that nothing needs: of expired snapshots and killed writers."""
+"""Deletion of orphan files: those in a table's folder that no kept snapshot refers to.
+
+Expired snapshots and killed writers leave them. Paths are read with fastavro, not by `manifests`:
+all kept snapshots are read here, and pyiceberg takes ten times as long to parse more than paths.
+"""
 
 import json
 import sys
@@ -23,61 +27,61 @@ _SUFFIXES: Final = (".parquet", ".orc", ".avro", ".metadata.json", ".puffin", ".
 
 @dataclass(frozen=True)
 class OrphanFileResult:
-    """What a sweep deleted, what waits for its time, and which live files are not on the disk.
+    """What was deleted, what is to be deleted later, and which referenced files are missing.
 
     Nothing is deleted while a file is missing: the listing cannot be trusted then.
     """
 
     deleted: int = 0
     deleted_bytes: int = 0
-    waiting: int = 0
+    pending: int = 0
     missing: tuple[str, ...] = ()
 
 
-def still_unneeded(
-    unneeded: Iterable[str], first_seen: Mapping[str, datetime], now: datetime
+def update_unreferenced(
+    unreferenced: Iterable[str], since: Mapping[str, datetime], now: datetime
 ) -> dict[str, datetime]:
-    """Return when each file without a use was first seen so; what is in use again is forgotten."""
-    return {path: min(first_seen.get(path, now), now) for path in unneeded}
+    """Return since when each of these files is known to be unreferenced, and drop all others."""
+    return {path: min(since.get(path, now), now) for path in unreferenced}
 
 
-def overdue(
-    first_seen: Mapping[str, datetime], modified: Mapping[str, datetime], now: datetime
+def deletable(
+    since: Mapping[str, datetime], modified: Mapping[str, datetime], now: datetime
 ) -> set[str]:
-    """Return the files unneeded for 10 minutes and written no later than that."""
+    """Return the files that were written and unreferenced for at least 10 minutes."""
     return {
         path
-        for path, seen in first_seen.items()
-        if now - seen >= GRACE and now - modified[path] >= GRACE
+        for path, moment in since.items()
+        if now - moment >= GRACE and now - modified[path] >= GRACE
     }
 
 
 class OrphanFileCleaner:
-    """One table's sweep; what it saw stands in a file, so a new process goes on with it."""
+    """Deletes a table's orphan files; a state file lets a new process continue."""
 
     def __init__(self, state: Path) -> None:
         self._state = state
         self._named: dict[str, frozenset[str]] = {}
 
     def run(self, table: Table, now: datetime) -> OrphanFileResult:
-        """List, compare with what the kept snapshots need, and delete what is overdue."""
+        """List the files, find those no kept snapshot refers to, and delete what is old enough."""
         listed = _list(table)
         fresh = table.catalog.load_table(table.name())
         try:
-            needed = self._needed(fresh)
+            referenced = self._referenced(fresh)
         except FileNotFoundError as exc:
             return OrphanFileResult(missing=(str(exc),))
-        if missing := sorted(_below(fresh, needed) - listed.keys()):
+        if missing := sorted(_below(fresh, referenced) - listed.keys()):
             return OrphanFileResult(missing=tuple(missing))
-        idle = listed.keys() - needed - _keys(_logged(fresh.metadata))
-        first_seen = still_unneeded(idle, _read(self._state), now)
-        gone = overdue(first_seen, {path: info.mtime for path, info in listed.items()}, now)
-        _delete(table, gone)
-        _write(self._state, {path: at for path, at in first_seen.items() if path not in gone})
-        size = sum(listed[path].size for path in gone)
-        return OrphanFileResult(len(gone), size, len(first_seen) - len(gone))
+        orphans = listed.keys() - referenced - _keys(_logged(fresh.metadata))
+        since = update_unreferenced(orphans, _read(self._state), now)
+        deleted = deletable(since, {path: info.mtime for path, info in listed.items()}, now)
+        _delete(table, deleted)
+        _write(self._state, {path: at for path, at in since.items() if path not in deleted})
+        size = sum(listed[path].size for path in deleted)
+        return OrphanFileResult(len(deleted), size, len(since) - len(deleted))
 
-    def _needed(self, table: Table) -> set[str]:
+    def _referenced(self, table: Table) -> set[str]:
         snapshots = table.snapshots()
         named = {table.metadata_location, *_statistics(table.metadata)}
         lists = _keys(snapshot.manifest_list for snapshot in snapshots)
@@ -94,8 +98,7 @@ class OrphanFileCleaner:
 
 
 def _read_names(table: Table, path: str, *, name: NameOf) -> frozenset[str]:
-    """Read with fastavro: pyiceberg takes ten times as long to give more than the paths."""
-    filesystem, _ = _place(table)
+    filesystem, _ = _folder(table)
     with filesystem.open_input_file(path) as file:
         found = (name(record) for record in fastavro.reader(file))
         return frozenset(sys.intern(_key(location)) for location in found if location is not None)
@@ -110,15 +113,15 @@ def _live_path(record: Any) -> str | None:
     return None if deleted else str(record["data_file"]["file_path"])
 
 
-def _place(table: Table) -> tuple[FileSystem, str]:
-    """Return where the table lies: the file system and the folder in it."""
+def _folder(table: Table) -> tuple[FileSystem, str]:
+    """Return the file system of the table and its folder in it."""
     io = PyArrowFileIO(table.io.properties)
     scheme, netloc, path = PyArrowFileIO.parse_location(table.location())
     return io.fs_by_scheme(scheme, netloc), path.rstrip("/") + "/"
 
 
 def _list(table: Table) -> dict[str, FileInfo]:
-    filesystem, folder = _place(table)
+    filesystem, folder = _folder(table)
     selector = FileSelector(folder, recursive=True, allow_not_found=True)
     return {
         info.path: info
@@ -128,14 +131,14 @@ def _list(table: Table) -> dict[str, FileInfo]:
 
 
 def _delete(table: Table, paths: Iterable[str]) -> None:
-    filesystem, _ = _place(table)
+    filesystem, _ = _folder(table)
     for path in sorted(paths):
         with suppress(FileNotFoundError):
             filesystem.delete_file(path)
 
 
 def _below(table: Table, paths: Iterable[str]) -> set[str]:
-    _, folder = _place(table)
+    _, folder = _folder(table)
     return {path for path in paths if path.startswith(folder)}
 
 
@@ -159,16 +162,16 @@ def _key(location: str) -> str:
 
 def _read(state: Path) -> dict[str, datetime]:
     try:
-        seen = json.loads(state.read_text(encoding="utf-8"))
+        since = json.loads(state.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
-    return {path: datetime.fromisoformat(at) for path, at in seen.items()}
+    return {path: datetime.fromisoformat(at) for path, at in since.items()}
 
 
-def _write(state: Path, first_seen: Mapping[str, datetime]) -> None:
+def _write(state: Path, since: Mapping[str, datetime]) -> None:
     """Replace the file as a whole, because a writer may be killed at any time."""
     state.parent.mkdir(parents=True, exist_ok=True)
-    text = {path: at.astimezone(UTC).isoformat() for path, at in sorted(first_seen.items())}
+    text = {path: at.astimezone(UTC).isoformat() for path, at in sorted(since.items())}
     part = state.with_name(f"{state.name}.part")
     part.write_text(json.dumps(text), encoding="utf-8")
     part.replace(state)

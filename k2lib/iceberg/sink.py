@@ -32,7 +32,7 @@ from k2lib.iceberg.writer import CATALOG_ERRORS, TableWriter
 from k2lib.kafka.cluster import Cluster
 from k2lib.kafka.consumer import MAX_RECORDS, ConsumerRecords, TopicConsumer, TopicPartition
 from k2lib.kafka.producer import BatchProducer
-from k2lib.kafka.registry import Registry
+from k2lib.kafka.registry import SchemaRegistry
 from k2lib.kafka.topics import DEAD_LETTERS, GAPS, topic_kind
 from k2lib.locks import Lock, try_lock
 from k2lib.schema.codec import UndecodableRecord, decode
@@ -66,7 +66,7 @@ class Sink:
         *,
         catalog: Catalog,
         cluster: Cluster,
-        registry: Registry,
+        registry: SchemaRegistry,
         run_folder: Path,
         interval_s: float = 2.0,
         max_rows: int = 400_000,
@@ -201,7 +201,7 @@ class SinkSession:
         consumer: TopicConsumer,
         *,
         cluster: Cluster,
-        registry: Registry,
+        registry: SchemaRegistry,
         accept_loss: bool,
         on_event: OnEvent,
     ) -> None:

@@ -17,14 +17,14 @@ LOOK_AGAIN_S: Final = 0.05
 
 
 class SinkThreads:
-    """A thread for every sink; a sink that dies is noticed by whoever waits for it."""
+    """A thread for every sink; `check` raises what ended one."""
 
     def __init__(self, sinks: list[Sink]) -> None:
         self._sinks = sinks
         self._stop = threading.Event()
         self._failures: list[BaseException] = []
         self._threads = [
-            # A daemon: no way out of a program waits for a sink that nobody can stop any more.
+            # Daemons, so that the exit of a program never waits for a sink that nothing stops.
             threading.Thread(
                 target=self._run, args=(sink,), name=f"sink-{sink.spec.name}", daemon=True
             )
@@ -47,12 +47,12 @@ class SinkThreads:
             sink.discover.set()
 
     def hurry(self, yes: bool) -> None:
-        """Let the sinks commit what there is as soon as nothing more arrives, or at leisure."""
+        """Let the sinks commit as soon as nothing more arrives, or once an interval again."""
         for sink in self._sinks:
             sink.hurry.set() if yes else sink.hurry.clear()
 
     def commit_early(self) -> None:
-        """Let the sinks commit soon what they have by now, before their interval is over."""
+        """Let the sinks commit what they have read before their interval is over, once."""
         for sink in self._sinks:
             sink.early.set()
 

@@ -1,4 +1,4 @@
-"""The lake's tables: what they are, and the catalog they stand in."""
+"""The lake's tables: their definitions, and the catalog that has them."""
 
 import threading
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ CATALOG: Final = "k2"
 NAMESPACE: Final = "market_data"
 # The sinks of a process begin together, and a catalog may not know how to create twice at once.
 MAKING: Final = threading.Lock()
-# How long SQLite waits for the others who write to it: a slow disk takes a second for each.
+# How long SQLite waits for other writers: on a slow disk each takes a second.
 LOCKED_S: Final = 30
 AVRO_SCHEMA_PROPERTY: Final = "k2.avro-schema"
 PROPERTIES: Final = {
@@ -127,7 +127,7 @@ def check_schema(table: Table, schema: RecordSchema) -> None:
 
 
 def load_table(catalog: Catalog, name: str) -> Table | None:
-    """Load a table as it stands, or None where nothing was ever written to it."""
+    """Load the current state of a table; None where nothing was ever written to it."""
     try:
         return catalog.load_table((NAMESPACE, name))
     except NoSuchTableError:
@@ -200,7 +200,7 @@ LOCATION: Final = text(
 
 
 class TableCache:
-    """The tables loaded last; threads may ask."""
+    """Tables, loaded again only where the catalog has newer metadata; usable by any thread."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -208,10 +208,10 @@ class TableCache:
         self._lock = threading.Lock()
 
     def table(self, name: str) -> Table | None:
-        """Return a table as it stands, None where nothing was ever written to it."""
-        known = self._tables.get(name)
-        if known is not None and known.metadata_location == self._location(name):
-            return known
+        """Return the current state of a table; None where nothing was ever written to it."""
+        cached = self._tables.get(name)
+        if cached is not None and cached.metadata_location == self._location(name):
+            return cached
         table = load_table(self._catalog, name)
         with self._lock:
             if table is not None:
@@ -219,7 +219,7 @@ class TableCache:
         return table
 
     def _location(self, name: str) -> str | None:
-        """A twentieth of what it takes to load a table; other catalogs than SQL do not say."""
+        """A twentieth of the time to load a table; only SQL catalogs can be asked this way."""
         if not isinstance(self._catalog, SqlCatalog):
             return None
         values = {"catalog": self._catalog.name, "namespace": NAMESPACE, "name": name}

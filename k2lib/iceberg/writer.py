@@ -1,4 +1,8 @@
-"""Exactly once: a batch and the offsets it ends at become visible in one commit, or not at all."""
+"""The writer of a table: rows and the offsets they end at become visible in one commit.
+
+After an unknown outcome the catalog is asked: a new `TableWriter` reads the offsets of the table
+that is there, and the sink resumes at those, so a batch is in the table once or not at all.
+"""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,23 +39,24 @@ from k2lib.kafka.consumer import TopicPartition
 
 
 class QuickTransaction(Transaction):
-    """A pyiceberg transaction that works out its metadata once per staged change.
+    """A pyiceberg transaction that computes its metadata once per staged change.
 
     `Transaction.table_metadata` copies all metadata deeply at each access, some twenty times a
     commit, which is most of the time a commit takes. Nothing changes the copy, so one serves.
+    Only `Transaction._updates` says whether a change was staged: there is no public way.
     """
 
     def __init__(self, table: Table, *, autocommit: bool = False) -> None:
-        """Begin on the table as it stands."""
+        """Begin on the current state of the table."""
         super().__init__(table, autocommit)
-        self._worked_out: tuple[object, TableMetadata] | None = None
+        self._computed: tuple[object, TableMetadata] | None = None
 
     @property
     def table_metadata(self) -> TableMetadata:
         """Return the table's metadata with the changes staged so far."""
-        if self._worked_out is None or self._worked_out[0] is not self._updates:
-            self._worked_out = (self._updates, super().table_metadata)
-        return self._worked_out[1]
+        if self._computed is None or self._computed[0] is not self._updates:
+            self._computed = (self._updates, super().table_metadata)
+        return self._computed[1]
 
 
 DAY_US: Final = 24 * 3600 * 1_000_000
@@ -138,7 +143,7 @@ RETRIES: Final = "commit.retry.num-retries"
 
 
 class TableWriter:
-    """Appends to one table; knows where the table ended when it last looked."""
+    """Appends to one table, whose offsets it read last at its start or its last commit."""
 
     def __init__(self, table: Table, spec: TableSpec, *, on_event: OnEvent) -> None:
         """Check the table.
@@ -153,50 +158,50 @@ class TableWriter:
         self.table = table
         self._spec = spec
         self._on_event = on_event
-        self._doubles = Deduplicator(table, spec)
-        self._ends = read_offsets(table)
+        self._deduplicator = Deduplicator(table, spec)
+        self._offsets = read_offsets(table)
 
-    def end_of(self, log: str, place: TopicPartition) -> int | None:
+    def end_of(self, log: str, tp: TopicPartition) -> int | None:
         """Return the next offset to read, None where the table never read this partition."""
-        return end_of(self._ends, log, place)
+        return end_of(self._offsets, log, tp)
 
     def append(
         self, rows: pa.Table, read: Mapping[TopicPartition, OffsetRange], logs: Mapping[str, str]
     ) -> int:
-        """Commit the rows that the table does not have, with the offsets they end at.
+        """Commit the rows that the table does not have, with the offsets after all of them.
 
         Args:
-            read: [start, end) of every partition of which something was read.
-            logs: the log of each topic.
+            read: [start, end) of every partition that was read.
+            logs: the log id of each topic.
         Returns:
-            How many rows were added; the others were there already.
+            How many rows were added; the table had the others.
         Raises:
-            StaleWriterError: the table moved on: nothing was added by this call.
+            StaleWriterError: another writer changed the table; this call added nothing.
             TransientError: the catalog failed, and the outcome is unknown: read the table again.
         """
-        known = self.table.metadata.current_snapshot_id
+        expected = self.table.metadata.current_snapshot_id
         try:
             self.table.refresh()
-            self._check_head(known)
-            new_rows = self._doubles.without(rows, self.table)
-            self._commit(new_rows, render(advance(self._ends, logs, read)))
+            self._check_head(expected)
+            new_rows = self._deduplicator.new_rows(rows, self.table)
+            self._commit(new_rows, render(advance(self._offsets, logs, read)))
         except CommitFailedException as exc:
             raise StaleWriterError(
                 f"table {self._spec.name}: another writer committed first"
             ) from exc
         except CATALOG_ERRORS as exc:
             raise TransientError(f"table {self._spec.name}: the catalog failed: {exc}") from exc
-        self._doubles.added(new_rows)
-        self._ends = read_offsets(self.table)
+        self._deduplicator.note_committed(new_rows)
+        self._offsets = read_offsets(self.table)
         return int(new_rows.num_rows)
 
-    def _check_head(self, known: int | None) -> None:
-        """Refuse a table that moved on or back: offsets and doubles were read before it did."""
+    def _check_head(self, expected: int | None) -> None:
+        """Refuse a table that another writer changed after its offsets and rows were read here."""
         now = self.table.metadata.current_snapshot_id
-        if now != known:
+        if now != expected:
             raise StaleWriterError(
                 f"table {self._spec.name}: another writer moved it to snapshot {now}, "
-                f"this batch follows {known}"
+                f"this batch follows {expected}"
             )
 
     def _commit(self, rows: pa.Table, offsets: str) -> None:

@@ -7,35 +7,35 @@ from confluent_kafka import Producer
 
 from k2lib.kafka.cluster import Cluster
 from k2lib.kafka.embedded import EmbeddedBroker
-from k2lib.kafka.registry import Registry
+from k2lib.kafka.registry import SchemaRegistry
 
 RECORD_OVERHEAD_BYTES: Final = 24
 WINDOW_BYTES: Final = 128 * 1024 * 1024
 
 
 class Kafka(Protocol):
-    """What writing needs; `client` is the broker's own producer where the broker lives in it.
+    """What writers need; `client` is the embedded broker's own producer, else None.
 
     A loader stays within two `window_bytes` of the tables: far below what the log keeps.
     """
 
     window_bytes: int
     cluster: Cluster
-    registry: Registry
+    registry: SchemaRegistry
     client: Producer | None
 
     def close(self) -> None:
-        """Let go of it; an embedded broker ends."""
+        """Close the connections; an embedded broker ends."""
 
 
 class RemoteKafka:
-    """A cluster and its registry, wherever they run."""
+    """A cluster and its schema registry, wherever they run."""
 
     window_bytes = WINDOW_BYTES
 
     def __init__(self, cluster: Cluster, registry_url: str) -> None:
         self.cluster = cluster
-        self.registry = Registry(registry_url)
+        self.registry = SchemaRegistry(registry_url)
         self.client: Producer | None = None
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from confluent_kafka import Producer
 from k2lib.errors import OwnerError, RecordError, TransientError
 from k2lib.kafka.cluster import TIMEOUT_S, Cluster, KafkaSource, is_reachable
 from k2lib.kafka.producer import OPTIONS
-from k2lib.kafka.registry import Registry
+from k2lib.kafka.registry import SchemaRegistry
 from k2lib.locks import Lock, lock_holder, try_lock, writer_lock
 
 WINDOW_BYTES: Final = 1_500_000
@@ -45,7 +45,9 @@ class EmbeddedBroker:
         address = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
         self.cluster = Cluster(address, embedded_log=f"embedded-{uuid.uuid4()}")
         self._writing = threading.Lock()
-        self.registry = Registry(f"mock://{uuid.uuid4()}", on_registered=self._write_description)
+        self.registry = SchemaRegistry(
+            f"mock://{uuid.uuid4()}", on_registered=self._write_description
+        )
         self._write_description()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The one producer: batches in, framed Avro out, in order per key, nothing unaccounted for."""
+"""The producer: Arrow batches become framed Avro messages, in order per key, none lost silently."""
 
 from collections import Counter
 from typing import Any, Final
@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from k2lib.errors import DeliveryError, TransientError
 from k2lib.kafka.cluster import Cluster
-from k2lib.kafka.registry import Registry
+from k2lib.kafka.registry import SchemaRegistry
 from k2lib.kafka.topics import create_topics
 from k2lib.schema.codec import encode
 from k2lib.schema.records import RecordSchema
@@ -33,7 +33,7 @@ class BatchProducer:
     """Produces whole batches; `flush()` says whether all of them arrived."""
 
     def __init__(
-        self, cluster: Cluster, registry: Registry, *, client: Producer | None = None
+        self, cluster: Cluster, registry: SchemaRegistry, *, client: Producer | None = None
     ) -> None:
         self.registry = registry
         self._cluster = cluster
@@ -74,9 +74,9 @@ class BatchProducer:
         Raises:
             DeliveryError: some messages did not arrive; says how many of which topic, and why.
         """
-        waiting = self._client.flush(timeout_s)
-        if waiting:
-            self._failed[f"{waiting} not acknowledged within {timeout_s:g} s"] += waiting
+        pending = self._client.flush(timeout_s)
+        if pending:
+            self._failed[f"{pending} not acknowledged within {timeout_s:g} s"] += pending
         self._raise_failed()
 
     def check(self) -> None:
@@ -91,8 +91,8 @@ class BatchProducer:
     def _raise_failed(self) -> None:
         failed, self._failed = self._failed, Counter()
         if failed:
-            told = "; ".join(f"{count} records, {reason}" for reason, count in failed.items())
-            raise DeliveryError(f"not delivered to Kafka: {told}. Load them again")
+            reasons = "; ".join(f"{count} records, {reason}" for reason, count in failed.items())
+            raise DeliveryError(f"not delivered to Kafka: {reasons}. Load them again")
 
     def _prepare(self, topic: str, schema: RecordSchema) -> int:
         if topic not in self._topics and self._cluster.embedded_log is None:

@@ -14,7 +14,7 @@ INCOMPATIBLE: Final = 409
 NOT_FOUND: Final = 404
 
 
-class Registry:
+class SchemaRegistry:
     """A Confluent-compatible schema registry, or `mock://` inside the process.
 
     Args:

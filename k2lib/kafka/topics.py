@@ -1,4 +1,4 @@
-"""Topic names, and topics made with explicit partitions and retention."""
+"""Topic names, and the creation of topics with explicit partitions and retention."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -33,20 +33,20 @@ def topic_kind(topic: str) -> str | None:
 
 
 def create_topics(admin: AdminClient, topics: Iterable[str]) -> None:
-    """Create the topics that are missing; those that exist are left as they are.
+    """Create the topics that do not exist.
 
     Raises:
         TransientError: the cluster did not create one; the message says why.
     """
-    wanted = [
+    new_topics = [
         NewTopic(topic, num_partitions=PARTITIONS, replication_factor=-1, config=RETENTION)
         for topic in topics
     ]
-    for topic, made in admin.create_topics(
-        wanted, operation_timeout=10, request_timeout=10
+    for topic, created in admin.create_topics(
+        new_topics, operation_timeout=10, request_timeout=10
     ).items():
         try:
-            made.result()
+            created.result()
         except KafkaException as exc:
             if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise TransientError(f"topic {topic} was not created: {exc.args[0].str()}") from exc

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyiceberg.expressions import And, BooleanExpression, In
 
 from k2lib.errors import LossError
-from k2lib.iceberg.deduplication import BOUNDS, INSTRUMENT, stored_ids, suspected
+from k2lib.iceberg.deduplication import BOUNDS, INSTRUMENT, find_ids, possible_duplicates
 from k2lib.iceberg.manifests import plan_paths, table_sql, text_sql
 from k2lib.iceberg.offsets import end_of
 from k2lib.iceberg.tables import TableSpec
@@ -241,10 +241,10 @@ class TailBuffer(Closing):
         else:
             frame = pl.DataFrame(rows.select(["message_id", *INSTRUMENT, *BOUNDS]))
             self._read_newest(frame)
-            suspects = suspected(frame, self._newest)
+            suspects = possible_duplicates(frame, self._newest)
         if suspects.is_empty():
             return np.zeros(rows.num_rows, bool)
-        found = stored_ids(self._connection, suspects, table, by_day=self.spec.by_day)
+        found = find_ids(self._connection, suspects, table, by_day=self.spec.by_day)
         return _mask(rows, pl.Series(found, dtype=pl.String))
 
     def _read_newest(self, frame: pl.DataFrame) -> None:

@@ -23,7 +23,14 @@ from support.lake_upkeep import (
 )
 
 from k2lib.errors import TransientError
-from k2lib.iceberg.compaction import TARGET_BYTES, CompactionCandidates, Merge, compact, plan, tier
+from k2lib.iceberg.compaction import (
+    TARGET_BYTES,
+    CompactionCandidates,
+    CompactionResult,
+    compact,
+    plan_compaction,
+    tier,
+)
 from k2lib.iceberg.offsets import read_offsets
 from k2lib.iceberg.tables import TABLES, ensure_table
 
@@ -41,8 +48,10 @@ def _files(count: int, **sizes: int) -> list[DataFile]:
     return [_file(f"{number}-{sizes}", **sizes) for number in range(count)]
 
 
-def _compact(table: Table) -> Merge:
-    return compact(table, plan(CompactionCandidates().read(table), fan_in=2), order=TRADES.order)
+def _compact(table: Table) -> CompactionResult:
+    return compact(
+        table, plan_compaction(CompactionCandidates().read(table), fan_in=2), order=TRADES.order
+    )
 
 
 def _rows(table: Table) -> list[dict[str, Any]]:
@@ -59,17 +68,17 @@ def test_tiers_grow_by_eight() -> None:
 
 
 def test_seven_files_are_left_and_eight_are_merged() -> None:
-    assert plan(_files(7)) == []
-    assert plan(_files(8)) == [_files(8)]
+    assert plan_compaction(_files(7)) == []
+    assert plan_compaction(_files(8)) == [_files(8)]
 
 
 def test_files_of_other_partitions_or_tiers_are_not_merged_together() -> None:
-    assert plan([*_files(7), *_files(7, day=2), *_files(7, rows=5000)]) == []
+    assert plan_compaction([*_files(7), *_files(7, day=2), *_files(7, rows=5000)]) == []
 
 
 def test_large_files_stay_and_a_group_ends_at_the_target() -> None:
-    assert plan(_files(8, size=TARGET_BYTES // 2)) == []
-    assert [len(group) for group in plan(_files(9, size=TARGET_BYTES // 3 + 1))] == [3]
+    assert plan_compaction(_files(8, size=TARGET_BYTES // 2)) == []
+    assert [len(group) for group in plan_compaction(_files(9, size=TARGET_BYTES // 3 + 1))] == [3]
 
 
 def test_merged_rows_are_the_same_and_stand_in_order(tmp_path: Path) -> None:
@@ -78,7 +87,7 @@ def test_merged_rows_are_the_same_and_stand_in_order(tmp_path: Path) -> None:
     for start in range(8):
         table.append(rows_table(mixed[start::8]))
     before = _rows(table)
-    assert _compact(table) == Merge(8, 1, 40)
+    assert _compact(table) == CompactionResult(8, 1, 40)
     merged = _rows(table)
     assert sorted(before, key=str) == sorted(merged, key=str)
     assert [row["message_id"] for row in merged] == [
@@ -118,8 +127,10 @@ def test_a_table_without_partitions_is_compacted(tmp_path: Path) -> None:
     catalog = catalog_in(tmp_path)
     for revision in range(8):
         table = append(catalog, [gap("g1", revision)], "gaps")
-    merge = compact(table, plan(CompactionCandidates().read(table)), order=TABLES["gaps"].order)
-    assert merge == Merge(8, 1, 8)
+    merge = compact(
+        table, plan_compaction(CompactionCandidates().read(table)), order=TABLES["gaps"].order
+    )
+    assert merge == CompactionResult(8, 1, 8)
     assert sorted(row["revision"] for row in _rows(table)) == list(range(8))
 
 
@@ -162,5 +173,5 @@ def test_files_that_hold_other_rows_than_the_manifests_say_are_left(tmp_path: Pa
 def test_nothing_to_merge_is_no_snapshot(tmp_path: Path) -> None:
     table = commit(trades_table(tmp_path), 0)
     before = table.metadata.current_snapshot_id
-    assert _compact(table) == Merge()
+    assert _compact(table) == CompactionResult()
     assert table.metadata.current_snapshot_id == before

@@ -50,13 +50,13 @@ class Lake:
         self.begin_again()
 
     def begin_again(self) -> None:
-        self.doubles = Deduplicator(self.table, self.spec)
+        self.deduplicator = Deduplicator(self.table, self.spec)
 
     def add(self, rows: list[Row]) -> list[str]:
-        new = self.doubles.without(rows_table(rows, self.spec.name), self.table)
+        new = self.deduplicator.new_rows(rows_table(rows, self.spec.name), self.table)
         if new.num_rows:
             self.table.append(new)
-            self.doubles.added(new)
+            self.deduplicator.note_committed(new)
         return message_ids(new)
 
 
@@ -81,7 +81,7 @@ def test_what_passes_is_what_a_set_of_all_ids_lets_pass(
 def test_of_doubles_in_one_batch_the_first_stays(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     rows = rows_table([trade(1, quantity=5), trade(1, quantity=7), trade(2)])
-    new = lake.doubles.without(rows, lake.table)
+    new = lake.deduplicator.new_rows(rows, lake.table)
     assert new["quantity"].to_pylist() == [5, 100]
 
 
@@ -116,7 +116,7 @@ def test_dead_letters_need_no_symbol(tmp_path: Path) -> None:
     letter = {name: "" for name in DEAD_LETTER.arrow.names}
     letter |= {"message_id": "d1", "noticed": at(0), "raw": b"", "raw_size": 0}
     rows = pa.Table.from_pylist([letter, letter], schema=DEAD_LETTER.arrow)
-    assert message_ids(Deduplicator(table, TABLES["dead_letters"]).without(rows, table)) == ["d1"]
+    assert message_ids(Deduplicator(table, TABLES["dead_letters"]).new_rows(rows, table)) == ["d1"]
 
 
 @pytest.mark.parametrize("counter", [None, 9], ids=["by time", "by counter"])

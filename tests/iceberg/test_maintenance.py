@@ -24,7 +24,7 @@ from support.lake_upkeep import (
 from bench.commits import ROWS, run
 from k2lib.errors import StaleWriterError
 from k2lib.events import Event, MaintenanceDone
-from k2lib.iceberg.maintenance import Maintenance, commits_of, expire, set_day_tags
+from k2lib.iceberg.maintenance import Maintenance, expire, set_day_tags, snapshot_times
 from k2lib.iceberg.offsets import read_offsets
 from k2lib.iceberg.tables import ensure_table
 
@@ -178,7 +178,7 @@ def test_old_snapshots_are_expired_many_at_a_time(lake: Lake) -> None:
 
 def test_a_day_that_is_over_is_tagged_for_thirty_days(lake: Lake) -> None:
     lake.append()
-    lake.clock.now = commits_of(lake.table)[-1].at
+    lake.clock.now = snapshot_times(lake.table)[-1].at
     today = f"day-{lake.clock().date().isoformat()}"
     assert set_day_tags(lake.table, lake.clock()) == ()
     lake.clock.advance(days=1)

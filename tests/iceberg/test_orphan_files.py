@@ -7,7 +7,7 @@ import pytest
 from pyiceberg.table import Table
 from support.lake_upkeep import Clock, commit, commit_each, local, trades_table
 
-from k2lib.iceberg.orphan_files import OrphanFileCleaner, overdue, still_unneeded
+from k2lib.iceberg.orphan_files import OrphanFileCleaner, deletable, update_unreferenced
 
 NOW = datetime(2026, 3, 14, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -31,23 +31,23 @@ def _orphan(table: Table, name: str = "data/of-a-killed-writer.parquet") -> Path
 
 def test_a_file_in_use_again_is_forgotten() -> None:
     seen = {"a": NOW - MINUTE, "b": NOW - MINUTE}
-    assert still_unneeded(["b", "c"], seen, NOW) == {"b": NOW - MINUTE, "c": NOW}
+    assert update_unreferenced(["b", "c"], seen, NOW) == {"b": NOW - MINUTE, "c": NOW}
 
 
 def test_a_file_is_overdue_ten_minutes_after_its_last_use_and_its_writing() -> None:
     seen = {"old": NOW - 10 * MINUTE, "fresh": NOW - 10 * MINUTE, "used": NOW - 9 * MINUTE}
     modified = {"old": NOW - 10 * MINUTE, "fresh": NOW - 9 * MINUTE, "used": NOW - 60 * MINUTE}
-    assert overdue(seen, modified, NOW) == {"old"}
+    assert deletable(seen, modified, NOW) == {"old"}
 
 
 def test_an_orphan_is_deleted_after_ten_minutes(table: Table, state: Path) -> None:
     orphan, clock = _orphan(table), Clock()
-    assert OrphanFileCleaner(state).run(table, clock()).waiting == 1
+    assert OrphanFileCleaner(state).run(table, clock()).pending == 1
     clock.advance(minutes=9)
     assert OrphanFileCleaner(state).run(table, clock()).deleted == 0
     clock.advance(minutes=1)
-    swept = OrphanFileCleaner(state).run(table, clock())
-    assert (swept.deleted, swept.deleted_bytes, swept.waiting) == (1, 30, 0)
+    result = OrphanFileCleaner(state).run(table, clock())
+    assert (result.deleted, result.deleted_bytes, result.pending) == (1, 30, 0)
     assert not orphan.exists()
 
 
@@ -79,9 +79,9 @@ def test_nothing_is_deleted_while_a_file_in_use_is_missing(
     lost = next(path for path in local(table.location()).glob(pattern) if path != orphan)
     lost.unlink()
     clock.advance(minutes=30)
-    swept = OrphanFileCleaner(state).run(table, clock())
-    assert swept.deleted == 0
-    assert [lost.name in text for text in swept.missing] == [True]
+    result = OrphanFileCleaner(state).run(table, clock())
+    assert result.deleted == 0
+    assert [lost.name in text for text in result.missing] == [True]
     assert orphan.exists()
 
 
@@ -89,7 +89,7 @@ def test_a_broken_state_file_begins_the_wait_again(table: Table, state: Path) ->
     state.parent.mkdir()
     state.write_text("{half")
     _orphan(table)
-    assert OrphanFileCleaner(state).run(table, Clock()()).waiting == 1
+    assert OrphanFileCleaner(state).run(table, Clock()()).pending == 1
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from k2lib.errors import DeliveryError
 from k2lib.kafka.cluster import Cluster
 from k2lib.kafka.connect import Kafka
 from k2lib.kafka.producer import OPTIONS, BatchProducer
-from k2lib.kafka.registry import Registry
+from k2lib.kafka.registry import SchemaRegistry
 from k2lib.schema.codec import decode, encode
 from k2lib.schema.records import TRADE
 
@@ -123,7 +123,7 @@ def test_a_key_stands_where_javas_clients_put_it(kafka: Kafka) -> None:
 
 def test_what_no_broker_took_is_counted_and_then_forgotten() -> None:
     client = Producer(NOWHERE.client() | OPTIONS | {"message.timeout.ms": 300, "log_level": 0})
-    producer = BatchProducer(NOWHERE, Registry("mock://nowhere"), client=client)
+    producer = BatchProducer(NOWHERE, SchemaRegistry("mock://nowhere"), client=client)
     producer.produce(TRADES_TOPIC, many_trades(7), TRADE, key="symbol")
     with pytest.raises(DeliveryError, match=rf"7 records, {TRADES_TOPIC}: .*timed out"):
         producer.flush()
@@ -132,7 +132,7 @@ def test_what_no_broker_took_is_counted_and_then_forgotten() -> None:
 
 def test_what_is_not_acknowledged_in_time_is_counted() -> None:
     client = Producer(NOWHERE.client() | OPTIONS | {"log_level": 0})
-    producer = BatchProducer(NOWHERE, Registry("mock://nowhere"), client=client)
+    producer = BatchProducer(NOWHERE, SchemaRegistry("mock://nowhere"), client=client)
     producer.produce(TRADES_TOPIC, many_trades(5), TRADE, key="symbol")
     with pytest.raises(DeliveryError, match=r"5 records, 5 not acknowledged within 0\.1 s"):
         producer.flush(0.1)

@@ -10,7 +10,7 @@ from support.kafkas import opened
 
 from k2lib.errors import RecordError, SchemaError, TransientError
 from k2lib.kafka.connect import Kafka
-from k2lib.kafka.registry import Registry
+from k2lib.kafka.registry import SchemaRegistry
 from k2lib.ops.services import Services
 from k2lib.schema.records import QUOTE, TRADE
 
@@ -26,11 +26,11 @@ def kafka(kafka_settings: dict[str, str], tmp_path: Path) -> Iterator[Kafka]:
 
 
 @pytest.fixture
-def registry(kafka: Kafka) -> Registry:
+def registry(kafka: Kafka) -> SchemaRegistry:
     return kafka.registry
 
 
-def test_a_schema_has_one_id_however_often_it_is_registered(registry: Registry) -> None:
+def test_a_schema_has_one_id_however_often_it_is_registered(registry: SchemaRegistry) -> None:
     first = registry.register(TOPIC, TRADE)
     assert registry.register(TOPIC, TRADE) == first
     assert registry.texts() == {first: TRADE.text}
@@ -39,13 +39,13 @@ def test_a_schema_has_one_id_however_often_it_is_registered(registry: Registry) 
 @pytest.mark.stack
 def test_another_client_finds_the_text_by_the_id(services: Services) -> None:
     with (
-        closing(Registry(services.registry_url)) as writer,
-        closing(Registry(services.registry_url)) as reader,
+        closing(SchemaRegistry(services.registry_url)) as writer,
+        closing(SchemaRegistry(services.registry_url)) as reader,
     ):
         assert reader.text(writer.register(TOPIC, TRADE)) == TRADE.text
 
 
-def test_an_id_that_nobody_registered_is_the_records_fault(registry: Registry) -> None:
+def test_an_id_that_nobody_registered_is_the_records_fault(registry: SchemaRegistry) -> None:
     with pytest.raises(RecordError, match=f"no schema has the id {UNKNOWN}"):
         registry.text(UNKNOWN)
 
@@ -56,7 +56,7 @@ def test_a_schema_that_is_not_avro_is_the_records_fault(services: Services) -> N
     number = client.register_schema("other-value", Schema(PROTOBUF, "PROTOBUF"))
     client.close()
     with (
-        closing(Registry(services.registry_url)) as registry,
+        closing(SchemaRegistry(services.registry_url)) as registry,
         pytest.raises(RecordError, match=f"the schema {number} is PROTOBUF, not AVRO"),
     ):
         registry.text(number)
@@ -64,10 +64,10 @@ def test_a_schema_that_is_not_avro_is_the_records_fault(services: Services) -> N
 
 @pytest.mark.stack
 def test_the_registry_refuses_an_incompatible_schema(services: Services) -> None:
-    with closing(Registry(services.registry_url)) as registry:
+    with closing(SchemaRegistry(services.registry_url)) as registry:
         registry.register("market.refused", TRADE)
     with (
-        closing(Registry(services.registry_url)) as registry,
+        closing(SchemaRegistry(services.registry_url)) as registry,
         pytest.raises(SchemaError, match=r"market\.refused-value: the registry refuses"),
     ):
         registry.register("market.refused", QUOTE)
@@ -75,7 +75,7 @@ def test_the_registry_refuses_an_incompatible_schema(services: Services) -> None
 
 def test_a_registry_that_does_not_answer_is_a_transient_error() -> None:
     with (
-        closing(Registry("http://127.0.0.1:1")) as registry,
+        closing(SchemaRegistry("http://127.0.0.1:1")) as registry,
         pytest.raises(TransientError, match=r"127\.0\.0\.1:1 does not answer"),
     ):
         registry.text(1)
