@@ -5,10 +5,11 @@ import sys
 import typer
 
 from k2lib.cli.api import api
-from k2lib.cli.files import load_asx, load_binance_archive, simulate_asx
 from k2lib.cli.home import down, maintain, reset, sink, sql, status, up
-from k2lib.cli.live import simulate_binance, stream_binance, watch
-from k2lib.cli.shows import demo, notebooks
+from k2lib.cli.load import load_asx, load_binance_archive
+from k2lib.cli.notebooks import demo, notebooks
+from k2lib.cli.simulate import simulate_asx, simulate_binance
+from k2lib.cli.stream import stream_binance, watch
 from k2lib.errors import K2Error
 
 app = typer.Typer(

@@ -32,7 +32,7 @@ def sink(
     ] = False,
 ) -> None:
     """Feed the tables from Kafka until Ctrl-C."""
-    from k2lib.cli.views.terminal import print_commit
+    from k2lib.cli.terminal import print_commit
 
     with open_k2() as k2:
         k2.sink(tables, accept_loss=accept_loss, on_event=print_commit)
@@ -40,7 +40,7 @@ def sink(
 
 def up(as_json: AsJson = False) -> None:
     """Start Kafka and the schema registry on this machine; a second time does no harm."""
-    from k2lib.cli.views.terminal import print_services, working
+    from k2lib.cli.terminal import print_services, working
     from k2lib.ops.services import status as services_status
     from k2lib.ops.services import up as services_up
     from k2lib.settings import read_settings
@@ -62,7 +62,7 @@ def up(as_json: AsJson = False) -> None:
 
 def status(as_json: AsJson = False) -> None:
     """Say what runs, what the tables hold, and what it takes on disk."""
-    from k2lib.cli.views.terminal import print_status
+    from k2lib.cli.terminal import print_status
     from k2lib.ops.home import read_home_status
     from k2lib.settings import read_settings
 
@@ -90,7 +90,7 @@ def down(as_json: AsJson = False) -> None:
 
 def maintain(as_json: AsJson = False) -> None:
     """Compact files and expire snapshots now, where no sink does so by itself."""
-    from k2lib.cli.views.terminal import print_maintenance
+    from k2lib.cli.terminal import print_maintenance
     from k2lib.ops.home import maintain_all
 
     with open_k2() as k2:

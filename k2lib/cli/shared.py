@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""Options and helpers that several commands share."""
 
 import contextlib
 import json
@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from k2lib.client import K2
 
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON.")]
+Symbols = Annotated[str, typer.Option(help="Joined by commas.")]
+Seconds = Annotated[float | None, typer.Option(min=0, help="End after so long; Ctrl-C else.")]
+BOTH: Final = "BTCUSDT,ETHUSDT"
 FAILED: Final = 2
 INTERRUPTED: Final = 130
 
 
 @contextlib.contextmanager
 def open_k2(*, with_sinks: bool = True) -> "Iterator[K2]":
-    """Open the home of the settings, and say on standard error which it is."""
+    """Open the home of the settings, and print on standard error which it is."""
     from k2lib.client import K2
     from k2lib.settings import read_settings
 
@@ -28,13 +31,13 @@ def open_k2(*, with_sinks: bool = True) -> "Iterator[K2]":
 
 
 def print_json(value: Any) -> None:
-    """Print plain values as JSON, for people too."""
+    """Print plain values as indented JSON."""
     typer.echo(json.dumps(value, indent=2, default=str))
 
 
 @contextlib.contextmanager
 def sigterm_ends_it() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does."""
+    """Handle SIGTERM like Ctrl-C."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -13,8 +13,7 @@ import pytest
 from nbformat import NotebookNode
 from support.pages import FROM_THE_NET, KEPT
 
-from k2lib.cli.views.demo import DemoReport, Figures, run_demo
-from k2lib.cli.views.demo_report import print_demo
+from k2lib.cli.demo_report import DemoReport, FileFigures, print_demo, run_demo
 from k2lib.errors import ConfigError
 from k2lib.load import FileReport, LoadReport
 from k2lib.simulator import write_samples
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.timeout(300)
 
 K2 = Path(sys.executable).with_name("k2")
 LOADED = LoadReport((FileReport("trades/9001.csv", "trades", 5, 0, 0),), 0.5)
-FIGURES = Figures(
+FIGURES = FileFigures(
     file="trades/9001.csv",
     kind="trades",
     lines=5,

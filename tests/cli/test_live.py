@@ -23,7 +23,7 @@ from support.ports import refusing_port
 from support.redis_server import RedisServer
 from support.waiting import wait_until
 
-from k2lib.cli.views.simulation import rate_of_home, read_script
+from k2lib.cli.simulate import rate_of_home, read_script
 from k2lib.errors import ConfigError
 from k2lib.feed.check import check_venue
 from k2lib.feed.status_file import read_status, status_path

@@ -12,8 +12,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from k2lib.cli.views.stream import Telling
-from k2lib.cli.views.watch import ended, pace_s, show, status_line, told_looks, view
+from k2lib.cli.stream_view import (
+    StreamPrinter,
+    poll_status_file,
+    refresh_s,
+    show_statuses,
+    status_line,
+    status_view,
+    why_ended,
+)
 from k2lib.events import ConnectionLost, FramesRepeated
 from k2lib.feed.status import FeedStatus, HostStatus, StatusBoard, SymbolStatus
 from k2lib.feed.status_file import StatusFile, read_status, status_path, write_status
@@ -51,7 +58,7 @@ STATUS = FeedStatus(
 
 def drawn(status: FeedStatus, *, now: datetime = AT, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(view(status, now))
+    console.print(status_view(status, now))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -97,8 +104,8 @@ def test_a_feed_that_waits_says_for_what_and_how_long() -> None:
 
 def test_a_feed_that_has_not_told_for_long_is_shown_so() -> None:
     late = AT + timedelta(seconds=34)
-    assert "told 34 s ago" in drawn(STATUS, now=late)
-    assert "told" not in drawn(STATUS, now=AT + timedelta(seconds=2))
+    assert "status 34 s old" in drawn(STATUS, now=late)
+    assert "s old" not in drawn(STATUS, now=AT + timedelta(seconds=2))
 
 
 def test_the_line_says_the_same_in_short() -> None:
@@ -121,11 +128,11 @@ def test_looks_are_lines_but_on_a_terminal_where_the_view_goes_at_the_end(
 ) -> None:
     written = io.StringIO()
     console = Console(file=written, force_terminal=terminal, width=200)
-    show([STATUS, STATUS], console=console, now=lambda: AT)
+    show_statuses([STATUS, STATUS], console=console, now=lambda: AT)
     text = written.getvalue()
     assert sum(line.startswith("15:09:26 BINANCE live") for line in text.splitlines()) == lines
     assert ("queue 17 of 100,000" in text) == terminal
-    assert pace_s(console) == (0.5 if terminal else 10.0)
+    assert refresh_s(console) == (0.5 if terminal else 10.0)
 
 
 def gone() -> int:
@@ -147,12 +154,14 @@ def gone() -> int:
     ],
 )
 def test_a_feed_is_over_when_it_says_so(told: StatusFile | None, why: str | None) -> None:
-    assert ended(told) == why
+    assert why_ended(told) == why
 
 
 def test_a_feed_is_over_when_its_process_is_gone() -> None:
     pid = gone()
-    assert ended(StatusFile(pid, STATUS)) == f"process {pid} is gone since 2026-03-14 15:09:26 UTC"
+    assert (
+        why_ended(StatusFile(pid, STATUS)) == f"process {pid} is gone since 2026-03-14 15:09:26 UTC"
+    )
 
 
 def test_a_feed_of_another_process_is_looked_at_until_it_is_over(tmp_path: Path) -> None:
@@ -165,14 +174,16 @@ def test_a_feed_of_another_process_is_looked_at_until_it_is_over(tmp_path: Path)
         if len(waited) == 2:
             write_status(path, replace(STATUS, state="stopped"))
 
-    assert list(told_looks(path, every_s=0.5, wait=wait)) == [STATUS, STATUS]
+    assert list(poll_status_file(path, every_s=0.5, wait=wait)) == [STATUS, STATUS]
     assert waited == [0.5, 0.5]
 
 
 def test_looking_ends_in_time(tmp_path: Path) -> None:
     write_status(status_path(tmp_path), STATUS)
     waited: list[float] = []
-    looked = list(told_looks(status_path(tmp_path), every_s=9.0, seconds=0.05, wait=waited.append))
+    looked = list(
+        poll_status_file(status_path(tmp_path), every_s=9.0, seconds=0.05, wait=waited.append)
+    )
     assert looked and all(0 < wait_s <= 0.05 for wait_s in waited)
 
 
@@ -188,12 +199,12 @@ def test_alerts_are_told_along_with_where_a_feed_stands(tmp_path: Path) -> None:
 def test_nothing_is_told_before_a_stream_has_begun() -> None:
     written = io.StringIO()
     lost = ConnectionLost("BINANCE", HOST, "cut")
-    with Telling(Console(file=written, width=200)) as telling:
-        telling.on_event(lost)
+    with StreamPrinter(Console(file=written, width=200)) as printer:
+        printer.on_event(lost)
         assert written.getvalue() == ""
-        telling.begin("feed of BTCUSDT", lambda: [])
-        telling.on_event(lost)
-        telling.on_event(FramesRepeated("BINANCE", "BTCUSDT", 1))
+        printer.begin("feed of BTCUSDT", lambda: [])
+        printer.on_event(lost)
+        printer.on_event(FramesRepeated("BINANCE", "BTCUSDT", 1))
     first, second = written.getvalue().splitlines()
     assert first.endswith(" feed of BTCUSDT")
     assert second.endswith(f" connection_lost: host {HOST}, reason cut")

@@ -1,26 +1,29 @@
-"""Commands on live trades: streaming them, watching a stream, and an exchange to stream from."""
+"""Commands on live trades: `k2 stream`, and `k2 watch` from another process."""
 
 import contextlib
-import json
 import logging
-import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from k2lib.cli.shared import FAILED, AsJson, print_json, sigterm_ends_it
+from k2lib.cli.shared import (
+    BOTH,
+    FAILED,
+    AsJson,
+    Seconds,
+    Symbols,
+    print_json,
+    sigterm_ends_it,
+)
+from k2lib.cli.simulate import rate_of_home
 from k2lib.errors import ConfigError, K2Error, TransientError
 
 if TYPE_CHECKING:
     from k2lib.settings import Settings
     from k2lib.venues.base import LiveVenue
 
-Symbols = Annotated[str, typer.Option(help="Joined by commas.")]
-Seconds = Annotated[float | None, typer.Option(min=0, help="End after so long; Ctrl-C else.")]
-BOTH = "BTCUSDT,ETHUSDT"
 OFFLINE = "; `--offline` streams invented trades, without a network"
 
 
@@ -43,7 +46,7 @@ def stream_binance(
 ) -> None:
     """Stream live trades into Kafka and the lake until Ctrl-C; exit code 2 if it cannot begin."""
     names = [name.strip().upper() for name in symbols.split(",") if name.strip()]
-    # What is retried is told by the feed's own events.
+    # The feed's own events report retries.
     logging.getLogger("stamina").addHandler(logging.NullHandler())
     with sigterm_ends_it(), contextlib.ExitStack() as parts:
         with _in_one_line(hint=not offline):
@@ -69,72 +72,25 @@ def stream_binance(
 
 def watch(seconds: Seconds = None, as_json: AsJson = False) -> None:
     """Watch the stream that runs in this home until Ctrl-C; --json looks once."""
-    from k2lib.cli.views.terminal import out
-    from k2lib.cli.views.watch import ended, pace_s, show, told_looks
+    from k2lib.cli.stream_view import poll_status_file, refresh_s, show_statuses, why_ended
+    from k2lib.cli.terminal import out
     from k2lib.feed.status_file import read_status, status_path
     from k2lib.settings import read_settings
 
     home = read_settings().home
     path = status_path(home)
-    if (why := ended(read_status(path))) is not None:
-        raise ConfigError(f"no stream runs in the home {home}: {why}. `k2 stream binance` does one")
-    looks = told_looks(path, every_s=pace_s(out()), seconds=seconds)
+    if (reason := why_ended(read_status(path))) is not None:
+        raise ConfigError(
+            f"no stream runs in the home {home}: {reason}. `k2 stream binance` starts one"
+        )
+    statuses = poll_status_file(path, every_s=refresh_s(out()), seconds=seconds)
     if as_json:
-        print_json(next(looks).to_json())
+        print_json(next(statuses).to_json())
         return
     with sigterm_ends_it(), contextlib.suppress(KeyboardInterrupt):
-        show(looks, console=out(), now=_now)
-        if (why := ended(read_status(path))) is not None:
-            typer.echo(f"the stream is over: {why}")
-
-
-def simulate_binance(
-    symbols: Symbols = BOTH,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of the first host, others follow; 0: free ones.")
-    ] = 9443,
-    hosts: Annotated[int, typer.Option(min=1, help="Addresses that tell the same trades.")] = 1,
-    rate: Annotated[float, typer.Option(help="Trades a second of each symbol.")] = 50.0,
-    seed: Annotated[int, typer.Option(help="Same seed and rate, same trades.")] = 7,
-    first_id: Annotated[
-        int | None, typer.Option(help="Of the first trade; from the clock else.")
-    ] = None,
-    life_s: Annotated[float, typer.Option(help="Age at which connections are cut.")] = 86_400.0,
-    ping_s: Annotated[float, typer.Option(help="Between two pings.")] = 20.0,
-    script: Annotated[
-        Path | None, typer.Option(help="Faults to come, a JSON object a line.")
-    ] = None,
-    seconds: Seconds = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run an exchange that speaks as Binance does, with faults on demand, until Ctrl-C."""
-    from k2lib.cli.views.simulation import addresses, addresses_text, made, read_script
-    from k2lib.simulator import OfflineExchange
-
-    with (
-        sigterm_ends_it(),
-        OfflineExchange(
-            [name.strip().upper() for name in symbols.split(",")],
-            rate=rate,
-            seed=seed,
-            port=port,
-            hosts=hosts,
-            first_id=first_id,
-            life_s=life_s,
-            ping_s=ping_s,
-            script=() if script is None else read_script(script),
-        ) as exchange,
-    ):
-        told = addresses(exchange)
-        typer.echo(json.dumps(told) if as_json else addresses_text(told))
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait(seconds)
-        ids = made(exchange)
-    if as_json:
-        typer.echo(json.dumps({"made": ids}))
-        return
-    for symbol, one in ids.items():
-        typer.echo(f"{symbol}: ids {one['first_id']} to {one['last_id']}, {one['void']} left out")
+        show_statuses(statuses, console=out(), now=_now)
+        if (reason := why_ended(read_status(path))) is not None:
+            typer.echo(f"the stream is over: {reason}")
 
 
 def _stream(
@@ -148,25 +104,32 @@ def _stream(
     as_json: bool,
     hint: bool,
 ) -> None:
-    from k2lib.cli.views.stream import Telling, begin_line, print_report, report_stream
-    from k2lib.cli.views.terminal import err, out
-    from k2lib.cli.views.watch import looks, pace_s, show
+    from k2lib.cli.stream_view import (
+        StreamPrinter,
+        poll_feed,
+        print_report,
+        refresh_s,
+        report_stream,
+        show_statuses,
+        start_line,
+    )
+    from k2lib.cli.terminal import err, out
     from k2lib.client import K2
     from k2lib.feed.options import FeedOptions
 
     console, began = err(), _now()
-    with Telling(console) as telling, contextlib.ExitStack() as parts:
+    with StreamPrinter(console) as printer, contextlib.ExitStack() as parts:
         with _in_one_line(hint=hint):
-            k2 = parts.enter_context(K2(settings, with_sinks=with_sinks, on_event=telling.on_event))
+            k2 = parts.enter_context(K2(settings, with_sinks=with_sinks, on_event=printer.on_event))
             typer.echo(str(k2), err=True)
             options = FeedOptions(quotes=quotes)
             feed = parts.enter_context(k2.feed(symbols, venue=venue, options=options))
         try:
-            line = begin_line(feed, k2.watch.metrics_url)
-            telling.begin(line, lambda: k2.watch.alerts.firing)
-            show(looks(feed, every_s=pace_s(console), seconds=seconds), console=console, now=_now)
+            printer.begin(start_line(feed, k2.watch.metrics_url), lambda: k2.watch.alerts.firing)
+            statuses = poll_feed(feed, every_s=refresh_s(console), seconds=seconds)
+            show_statuses(statuses, console=console, now=_now)
         except KeyboardInterrupt:
-            console.print("ending: waiting until the lake has what came")
+            console.print("ending: waiting until the lake has what arrived")
         finally:
             feed.close()
             report = report_stream(k2, feed, began=began, with_sinks=with_sinks)
@@ -187,8 +150,9 @@ def _check(venue: "LiveVenue", symbols: Sequence[str], *, as_json: bool, hint: b
     failed = sum(not one.passed for one in checks)
     if failed:
         remedy = OFFLINE if hint else ""
-        told = f"{venue.exchange}: {failed} of {len(checks)} steps failed{remedy}"
-        typer.echo(f"k2: {told}", err=True)
+        typer.echo(
+            f"k2: {venue.exchange}: {failed} of {len(checks)} steps failed{remedy}", err=True
+        )
         raise typer.Exit(FAILED)
 
 
@@ -203,7 +167,6 @@ def _check_options(*, us: bool, offline: bool, rate: float | None) -> None:
 def _venue(
     settings: "Settings", symbols: Sequence[str], *, us: bool, offline: bool, rate: float | None
 ) -> "Iterator[LiveVenue]":
-    from k2lib.cli.views.simulation import rate_of_home
     from k2lib.client import choose_venue
     from k2lib.notebook.venue import reachable_venue
     from k2lib.venues import live_venue
@@ -213,14 +176,14 @@ def _venue(
     if not offline:
         yield live_venue("binanceus") if us else choose_venue(settings)
         return
-    kept = rate_of_home(settings.home, rate)
-    with reachable_venue(symbols, rate=kept, offline=True) as chosen:
+    rate = rate_of_home(settings.home, rate)
+    with reachable_venue(symbols, rate=rate, offline=True) as chosen:
         yield chosen.venue
 
 
 @contextlib.contextmanager
 def _in_one_line(*, hint: bool) -> Iterator[None]:
-    """End in exit code 2 with what is wrong; a venue out of reach has a stand-in, if asked for."""
+    """Turn an error into one line and exit code 2; `hint` adds the offline exchange as a remedy."""
     try:
         yield
     except K2Error as exc:

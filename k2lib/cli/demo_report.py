@@ -1,4 +1,4 @@
-"""`k2 demo`: load a folder of ASX files twice, and count it at both ends by other means."""
+"""`k2 demo`: load a folder of ASX files twice, and count the rows at both ends independently."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
+from k2lib.cli.terminal import out
 from k2lib.client import K2
 from k2lib.errors import ConfigError
 from k2lib.kafka.cluster import list_topics
@@ -21,13 +24,13 @@ from k2lib.venues.asx.files import AsxFile, find_files
 
 DAYS: Final = 5
 TRADES_A_DAY: Final = 6_000
-# A line is cut by its commas alone, so that nothing of k2lib's reading is repeated here.
+# Lines are split at commas only: nothing of k2lib's own parser is used here.
 CSV_TURNOVER: Final = """
     SELECT sum(try_cast(cells[3] AS DECIMAL(38, 8)) * try_cast(cells[4] AS DECIMAL(18, 8)))
     FROM (SELECT string_split(line, ',') AS cells FROM read_csv(?, header = false, sep = chr(1),
         columns = {'line': 'VARCHAR'}, quote = '', encoding = 'latin-1', strict_mode = false))
 """
-STORED: Final = {
+IN_LAKE: Final = {
     "trades": """
         SELECT vendor_data['company_id'], count(*), count(DISTINCT message_id),
             sum(price::DECIMAL(38, 8) * quantity) FROM lake.trades_v2 GROUP BY ALL""",
@@ -35,10 +38,14 @@ STORED: Final = {
         SELECT vendor_data['company_id'], count(*), count(DISTINCT message_id), NULL
         FROM lake.quotes_v2 GROUP BY ALL""",
 }
+NUMBERS = ("CSV", "Kafka", "Iceberg", "ids", "turnover", "dead", "again")
+CAPTION = """CSV: lines of the file. Kafka: messages. Iceberg: rows, and distinct ids.
+turnover: price times quantity, the same sum from the file and from Iceberg.
+dead: lines in the dead letters. again: rows that the second load added."""
 
 
 @dataclass(frozen=True)
-class Figures:
+class FileFigures:
     """One company's file, counted in the folder, by the loads, and in the lake.
 
     Turnover is given for trades, where every line is a row and new.
@@ -58,7 +65,7 @@ class Figures:
 
     @property
     def agree(self) -> bool:
-        """Whether every line is where it should be, once."""
+        """Whether every line is in the lake or in the dead letters, once."""
         return (
             self.lines == self.rows + self.dead_letters
             and self.new == self.stored == self.ids
@@ -69,9 +76,9 @@ class Figures:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What two loads of a folder came to; `messages` counts the first one's, by kind."""
+    """The result of two loads of a folder; `messages` counts those of the first one, by kind."""
 
-    figures: tuple[Figures, ...]
+    figures: tuple[FileFigures, ...]
     messages: Mapping[str, int]
     first: LoadReport
     again: LoadReport
@@ -85,7 +92,7 @@ class DemoReport:
         return (
             not self.first.failed
             and all(one.agree for one in self.figures)
-            and all(self.messages.get(kind, 0) == rows[kind] for kind in STORED)
+            and all(self.messages.get(kind, 0) == rows[kind] for kind in IN_LAKE)
         )
 
 
@@ -104,7 +111,7 @@ def run_demo(
     """Load the folder into an emptied home, load it again, and count what is where.
 
     Args:
-        on_progress: told of every chunk of both loads: file, bytes.
+        on_progress: called for every chunk of both loads: file, bytes.
     Raises:
         ConfigError: no such folder.
     """
@@ -122,43 +129,43 @@ def run_demo(
 def _messages(k2: K2) -> Counter[str]:
     """Count the messages of each kind by the topics' watermarks."""
     cluster = k2.pipeline.cluster
-    counted: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     with TopicConsumer(cluster) as reader:
         for topic in list_topics(cluster.admin()):
-            ends = (reader.watermarks(place)[1] for place in reader.partitions(topic))
-            counted[topic_kind(topic) or ""] += sum(ends)
-    return counted
+            ends = (reader.watermarks(partition)[1] for partition in reader.partitions(topic))
+            counts[topic_kind(topic) or ""] += sum(ends)
+    return counts
 
 
-def _figures(folder: Path, k2: K2, first: LoadReport, again: LoadReport) -> tuple[Figures, ...]:
-    stored = {
-        (kind, company): counted
-        for kind, query in STORED.items()
-        for company, *counted in k2.sql(query).iter_rows()
+def _figures(folder: Path, k2: K2, first: LoadReport, again: LoadReport) -> tuple[FileFigures, ...]:
+    in_lake = {
+        (kind, company): counts
+        for kind, query in IN_LAKE.items()
+        for company, *counts in k2.sql(query).iter_rows()
     }
     return tuple(
-        _counted(file, _of(file, first), _of(file, again), stored)
+        _file_figures(file, _reports(file, first), _reports(file, again), in_lake)
         for file in find_files([folder], parts=True)
     )
 
 
-def _of(file: AsxFile, load: LoadReport) -> list[FileReport]:
+def _reports(file: AsxFile, load: LoadReport) -> list[FileReport]:
     names = {AsxFile((path,)).name for path in file.paths}
     return [report for report in load.files if report.file in names]
 
 
-def _counted(
+def _file_figures(
     file: AsxFile,
     first: list[FileReport],
     again: list[FileReport],
-    stored: Mapping[tuple[str, str], Sequence[Any]],
-) -> Figures:
+    in_lake: Mapping[tuple[str, str], Sequence[Any]],
+) -> FileFigures:
     kind = first[0].kind
     lines = sum(map(_lines, file.paths))
     rows = sum(report.rows for report in first)
-    whole = kind == "trades" and lines == rows == _new(first)
-    n_stored, ids, turnover = stored.get((kind, file.company_id), (0, 0, None))
-    return Figures(
+    is_whole = kind == "trades" and lines == rows == _new(first)
+    n_stored, ids, turnover = in_lake.get((kind, file.company_id), (0, 0, None))
+    return FileFigures(
         file=file.name,
         kind=kind,
         lines=lines,
@@ -167,8 +174,8 @@ def _counted(
         dead_letters=sum(report.dead_letters for report in first),
         stored=n_stored,
         ids=ids,
-        csv_turnover=_turnover(file) if whole else None,
-        stored_turnover=turnover if whole else None,
+        csv_turnover=_csv_turnover(file) if is_whole else None,
+        stored_turnover=turnover if is_whole else None,
         new_again=_new(again),
     )
 
@@ -182,8 +189,70 @@ def _lines(path: Path) -> int:
         return sum(1 for line in lines if line.strip())
 
 
-def _turnover(file: AsxFile) -> Decimal | None:
+def _csv_turnover(file: AsxFile) -> Decimal | None:
     paths = [str(path) for path in file.paths]
     found = duckdb.connect().execute(CSV_TURNOVER, [paths]).fetchall()
     turnover: Decimal | None = found[0][0]
     return turnover
+
+
+def print_demo(report: DemoReport) -> None:
+    """Print a line for every file, the sums of each kind, both loads' speed, and the verdict."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("file", no_wrap=True)
+    for name in NUMBERS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for kind in sorted({one.kind for one in report.figures}):
+        _add_kind(table, kind, report)
+    out().print(table)
+    out().print(CAPTION, highlight=False, style="dim")
+    for name, load in (("first", report.first), ("second", report.again)):
+        out().print(_speed(name, load), highlight=False)
+    for failed in (file for file in report.first.files if file.error is not None):
+        out().print(f"[red]not loaded[/red] {failed.error}", highlight=False)
+    agree = "[green]All figures agree.[/green]" if report.agree else "[red]Figures differ.[/red]"
+    out().print(agree)
+
+
+def _add_kind(table: Table, kind: str, report: DemoReport) -> None:
+    ours = [one for one in report.figures if one.kind == kind]
+    for one in ours:
+        table.add_row(*_row(one), style="" if one.agree else "red")
+    messages = report.messages.get(kind, 0)
+    style = "bold" if messages == sum(one.rows for one in ours) else "bold red"
+    table.add_row(*_sums(kind, ours, messages), style=style, end_section=True)
+
+
+def _row(one: FileFigures) -> list[str]:
+    counts = [one.lines, None, one.stored, one.ids, _turnover(one), one.dead_letters, one.new_again]
+    return [one.file, *map(_text, counts)]
+
+
+def _sums(kind: str, ours: Sequence[FileFigures], messages: int) -> list[str]:
+    counts = [
+        sum(one.lines for one in ours),
+        messages,
+        sum(one.stored for one in ours),
+        sum(one.ids for one in ours),
+        None,
+        sum(one.dead_letters for one in ours),
+        sum(one.new_again for one in ours),
+    ]
+    return [f"all {kind}", *map(_text, counts)]
+
+
+def _turnover(one: FileFigures) -> str | None:
+    if one.csv_turnover is None or one.stored_turnover is None:
+        return None
+    if one.csv_turnover == one.stored_turnover:
+        return f"{one.csv_turnover.normalize():,f}"
+    return f"{one.csv_turnover:,f} and {one.stored_turnover:,f}"
+
+
+def _text(value: int | str | None) -> str:
+    return f"{value:,}" if isinstance(value, int) else value or ""
+
+
+def _speed(name: str, load: LoadReport) -> str:
+    rows = sum(file.rows for file in load.files)
+    return f"{name} load: {rows:,} rows in {load.seconds:.1f} s, {rows / load.seconds:,.0f} rows/s"

@@ -1,4 +1,4 @@
-"""Commands that show the whole: the notebooks and the demo."""
+"""Commands that run notebooks: `k2 notebooks`, and `k2 demo` with its proof before them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,7 @@ def notebooks(
     ),
 ) -> None:
     """Run the notebooks and write them with an index page, readable without a network."""
-    from k2lib.cli.views.terminal import notebook_progress
+    from k2lib.cli.terminal import notebook_progress
     from k2lib.notebook.runner import parse_parameters, run_notebooks
 
     with notebook_progress() as on_progress:
@@ -40,9 +40,8 @@ def demo(
     build: Annotated[Path, typer.Option(help="All of the demo's files go here.")] = Path("build"),
 ) -> None:
     """Run the main job: files through Kafka into the lake, twice, proved; then the notebooks."""
-    from k2lib.cli.views.demo import demo_samples, run_demo
-    from k2lib.cli.views.demo_report import print_demo
-    from k2lib.cli.views.terminal import load_progress, notebook_progress
+    from k2lib.cli.demo_report import demo_samples, print_demo, run_demo
+    from k2lib.cli.terminal import load_progress, notebook_progress
     from k2lib.notebook.runner import run_notebooks
 
     folder = asx or demo_samples(build)
