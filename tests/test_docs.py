@@ -15,11 +15,17 @@ from typing import Any, get_args
 import pytest
 from support.documents import (
     API_DOC,
+    BENCHMARKS_DOC,
+    CLI_DOC,
+    CONTRIBUTING,
     DOCUMENTS,
+    GUIDE_DOC,
+    OPERATIONS_DOC,
     READING_DOC,
     README,
     ROOT,
     SCHEMA_DOC,
+    SETTINGS_DOC,
     STREAM_DOC,
     code,
     rows,
@@ -38,6 +44,17 @@ from k2lib.schema.records import TRADE, RecordSchema, check_compatible, load_sch
 from k2lib.settings import PREFIX, Settings
 
 SCHEMAS = [load_schema(path.stem) for path in sorted((ROOT / "schemas").glob("*.avsc"))]
+USER_DOCS = {
+    "readme": README,
+    "guide": GUIDE_DOC,
+    "cli": CLI_DOC,
+    "settings": SETTINGS_DOC,
+    "operations": OPERATIONS_DOC,
+    "benchmarks": BENCHMARKS_DOC,
+    "contributing": CONTRIBUTING,
+}
+OTHER_DOCS = {"schema": SCHEMA_DOC, "stream": STREAM_DOC, "reading": READING_DOC, "api": API_DOC}
+user_docs = pytest.mark.parametrize("text", USER_DOCS.values(), ids=USER_DOCS)
 KNOWN_SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields}
 
 
@@ -69,7 +86,7 @@ ALL_ROWS = rows(SCHEMA_DOC)
 COMMANDS = dict(_commands(get_command(app)))
 
 
-def _mentioned(text: str = README) -> list[list[str]]:
+def _mentioned(text: str) -> list[list[str]]:
     spans = re.findall(r"`(k2 [^`]+)`", text)
     lines = [line for line in code("sh", text).splitlines() if line.startswith("k2 ")]
     return [shlex.split(text)[1:] for text in [*spans, *lines]]
@@ -151,9 +168,10 @@ def test_refusals_in_the_document_are_what_the_code_says(changed: dict[str, str]
     assert str(refused.value) in code("text", SCHEMA_DOC).splitlines()
 
 
-def test_every_setting_stands_in_the_readme_with_its_default() -> None:
-    told = {row[0].strip("`"): row[1].strip("`") for row in rows(section(README, "Where it runs"))}
-    assert {name for name in told if name.startswith(PREFIX)} == KNOWN_SETTINGS
+def test_every_setting_is_documented_with_its_default() -> None:
+    table = rows(section(SETTINGS_DOC, "Settings"))
+    told = {row[0].strip("`"): row[1].strip("`") for row in table}
+    assert set(told) == KNOWN_SETTINGS
     for name, field in Settings.model_fields.items():
         if field.default is not None:
             assert told[PREFIX + name.upper()] == f"{field.default}".removesuffix(".0")
@@ -166,9 +184,7 @@ def test_no_document_names_an_unknown_setting(document: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [README, SCHEMA_DOC, STREAM_DOC, READING_DOC, API_DOC],
-    ids=["readme", "schema", "stream", "reading", "api"],
+    "text", [*USER_DOCS.values(), *OTHER_DOCS.values()], ids=[*USER_DOCS, *OTHER_DOCS]
 )
 def test_every_command_of_a_document_exists_with_its_options(text: str) -> None:
     for words in _mentioned(text):
@@ -177,26 +193,29 @@ def test_every_command_of_a_document_exists_with_its_options(text: str) -> None:
         assert {word for word in words if word.startswith("--")} <= _options(path)
 
 
-def test_every_command_stands_in_the_readme() -> None:
-    assert {_command_of(words) for words in _mentioned()} == set(COMMANDS)
+def test_every_command_is_in_the_table_of_commands() -> None:
+    table = [cell for row in rows(section(CLI_DOC, "Commands")) for cell in _mentioned(row[0])]
+    assert {_command_of(words) for words in table} == set(COMMANDS)
 
 
-def test_every_option_that_the_readme_names_exists() -> None:
+@user_docs
+def test_every_option_that_a_document_names_exists(text: str) -> None:
     known = set().union(*map(_options, COMMANDS))
-    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) <= known
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) <= known
 
 
 def test_the_commands_said_to_report_as_json_do() -> None:
-    sentence = re.search(r"^(`load`.*) take `--json`", README, re.MULTILINE)
+    sentence = re.search(r"^(`load`.*) take `--json`", CLI_DOC, re.MULTILINE)
     assert sentence
     told = set(re.findall(r"`(\w+)`", sentence[1]))
     assert {path[0] for path in COMMANDS if "--json" in _options(path)} == told
 
 
-def test_every_make_target_of_the_readme_exists() -> None:
+@user_docs
+def test_every_make_target_of_a_document_exists(text: str) -> None:
     targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert targets
-    assert set(re.findall(r"`make (\w+)", README)) <= set(targets[1].split())
+    assert set(re.findall(r"`make (\w+)", text)) <= set(targets[1].split())
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -211,19 +230,26 @@ def test_every_relative_link_leads_somewhere(document: Path) -> None:
             assert anchor in {title.lower().replace(" ", "-") for title in titles}
 
 
-def test_every_place_that_the_readme_names_exists() -> None:
-    names = [name for row in rows(section(README, "What lies where")) for name in row[0].split()]
+def test_the_readme_is_short_and_leads_to_every_document() -> None:
+    linked = set(re.findall(r"\]\(([^)#]+)", README))
+    assert {str(path.relative_to(ROOT)) for path in DOCUMENTS} - {"README.md"} <= linked
+    assert len(README.splitlines()) <= 90
+
+
+def test_every_folder_that_is_described_exists() -> None:
+    table = rows(section(CONTRIBUTING, "What lies where"))
+    names = [name for row in table for name in row[0].split()]
     assert all((ROOT / name.strip("`,")).exists() for name in names)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("empty_folder")
-def test_the_tour_of_the_readme_runs_and_prints_what_it_shows() -> None:
-    tour = section(README, "A tour in five minutes")
+def test_the_tour_runs_and_prints_what_it_shows_and_the_guide_goes_on() -> None:
+    tour = section(README, "A tour of five commands")
     printed = [_k2(*shlex.split(line)[1:]) for line in code("sh", tour).splitlines()]
     assert code("text", tour) in printed
     names: dict[str, Any] = {}
-    exec(code("python", tour), names)
+    exec(code("python", section(GUIDE_DOC, "Files in Python")), names)
     assert all(file.already_there == file.rows for file in names["report"].files)
     assert names["daily"]["trades"].sum() == 4000 >= names["bars"]["trades"].sum() > 0
     assert 0 < len(names["day"]) < 4000
@@ -232,8 +258,8 @@ def test_the_tour_of_the_readme_runs_and_prints_what_it_shows() -> None:
 
 
 @pytest.mark.slow
-def test_the_live_trades_of_the_readme_run_and_are_contiguous(empty_folder: Path) -> None:
-    told = section(README, "Live trades")
+def test_the_live_trades_of_the_guide_run_and_are_contiguous(empty_folder: Path) -> None:
+    told = section(GUIDE_DOC, "Live trades")
     stream, watch, *after = [shlex.split(line) for line in code("sh", told).splitlines() if line]
     with _second_terminal(stream):
         wait_until(lambda: streams(empty_folder / ".k2"))

@@ -21,7 +21,7 @@ from support.binance_facts import (
     rest_body,
     stream_frame,
 )
-from support.documents import README, ROOT, SCHEMA_DOC, STREAM_DOC, code, quoted, rows, section
+from support.documents import BENCHMARKS_DOC, ROOT, SCHEMA_DOC, STREAM_DOC, code, quoted, rows, section
 from support.fake_clock import FakeClock
 
 from k2lib import K2, events
@@ -227,8 +227,8 @@ def test_a_metric_named_elsewhere_is_one_of_them() -> None:
         assert f"k2_binance_{name}" in metrics, name
 
 
-def test_metrics_and_alerts_of_the_readme_are_among_them() -> None:
-    faults = [row for row in rows(section(README, "Results")) if len(row) == 6]
+def test_metrics_and_alerts_of_the_results_are_among_them() -> None:
+    faults = [row for row in rows(section(BENCHMARKS_DOC, "Faults")) if len(row) == 6]
     metrics = {name for row in faults for name in quoted(row[3])}
     assert len(metrics) > 4 and metrics <= set(_names("Metrics"))
     assert {name for row in faults for name in quoted(row[4])} <= set(ALERT_NAMES)

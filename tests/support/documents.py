@@ -9,7 +9,16 @@ SCHEMA_DOC = (ROOT / "docs" / "schema-design-v2.md").read_text(encoding="utf-8")
 STREAM_DOC = (ROOT / "docs" / "streaming-architecture.md").read_text(encoding="utf-8")
 READING_DOC = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
 API_DOC = (ROOT / "docs" / "http-api.md").read_text(encoding="utf-8")
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+CLI_DOC = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+SETTINGS_DOC = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+GUIDE_DOC = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+OPERATIONS_DOC = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+BENCHMARKS_DOC = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def section(text: str, title: str) -> str:
