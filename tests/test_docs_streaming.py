@@ -21,7 +21,16 @@ from support.binance_facts import (
     rest_body,
     stream_frame,
 )
-from support.documents import BENCHMARKS_DOC, ROOT, SCHEMA_DOC, STREAM_DOC, code, quoted, rows, section
+from support.documents import (
+    BENCHMARKS_DOC,
+    ROOT,
+    SCHEMA_DOC,
+    STREAM_DOC,
+    code,
+    quoted,
+    rows,
+    section,
+)
 from support.fake_clock import FakeClock
 
 from k2lib import K2, events
