@@ -1,5 +1,7 @@
 """What many tests share: ASX files to read, real services to talk to."""
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +21,10 @@ from k2lib.simulator import write_samples
 
 ASX_SAMPLE = os.environ.get("ASX_SAMPLE")
 
+# Of jsonschema, which comes with nbformat and checks no such address here: it would build 38
+# grammars while it is imported, two seconds in each worker.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+
 # Examples are the same in every run, and no time limit fails one on a busy machine.
 hypothesis.settings.register_profile("k2", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("k2")
@@ -30,6 +36,13 @@ def pytest_report_header() -> str:
     if ASX_SAMPLE:
         return f"ASX sample: the files in {ASX_SAMPLE} (ASX_SAMPLE)"
     return "ASX sample: generated files; set ASX_SAMPLE=folder to test on real ones"
+
+
+def pytest_collection_finish() -> None:
+    """Let no later collection of garbage walk over all that was imported."""
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="session")

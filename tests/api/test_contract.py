@@ -4,11 +4,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import schemathesis
-from schemathesis.schemas import BaseSchema
 from support.api_client import LIMITLESS, api_of
 from support.lake_rows import append, at, gap, quote, trade
 
@@ -17,6 +15,9 @@ from k2lib.api.app import create_app
 from k2lib.api.options import ApiOptions
 from k2lib.api.responses.formats import FORMATS
 from k2lib.api.server import ServedApp, bind
+
+if TYPE_CHECKING:
+    from schemathesis.schemas import BaseSchema
 
 # A question can be well formed and still have no answer: that is no fault of the document. And
 # what is not JSON is refused before it is known whether a path takes a POST at all.
@@ -68,14 +69,16 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def document(url: str) -> BaseSchema:
+def document(url: str) -> "BaseSchema":
+    import schemathesis
+
     return schemathesis.openapi.from_url(f"{url}/openapi.json")
 
 
 @pytest.mark.parametrize("form", [None, *FORMATS])
 @pytest.mark.parametrize(("path", "method", "question"), QUESTIONS)
 def test_answers_with_rows_are_those_that_the_document_says(
-    document: BaseSchema, path: str, method: str, question: dict[str, Any], form: str | None
+    document: "BaseSchema", path: str, method: str, question: dict[str, Any], form: str | None
 ) -> None:
     chosen = {} if form is None else {"format": form}
     where = "body" if method == "POST" else "query"
@@ -87,7 +90,7 @@ def test_answers_with_rows_are_those_that_the_document_says(
 
 @pytest.mark.parametrize("form", [None, "ndjson", "arrow"])
 def test_a_replay_is_the_stream_that_the_document_says(
-    document: BaseSchema, form: str | None
+    document: "BaseSchema", form: str | None
 ) -> None:
     span = {"start": "2014-03-10", "end": "2014-03-11", "kinds": ["trades"]}
     body = {"symbols": ["BHP"], **span, **({} if form is None else {"format": form})}

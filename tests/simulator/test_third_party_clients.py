@@ -4,6 +4,8 @@ import asyncio
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import cache
+from types import ModuleType
 from typing import Any, TypeVar
 
 import pytest
@@ -11,17 +13,22 @@ from support.exchange_clients import consecutive
 
 from k2lib.simulator import OfflineExchange
 
-with warnings.catch_warnings():
-    # What these packages do while they are imported is not ours to mend.
-    warnings.simplefilter("ignore")
-    import binance
-    import ccxt.pro
-
 pytestmark = pytest.mark.slow
 PATIENCE_S = 60
 # So many trades may wait at a client: the machine may pause, and then they come all at once.
 WAITING = 100_000
 _T = TypeVar("_T")
+
+
+@cache
+def clients() -> tuple[ModuleType, ModuleType]:
+    """Import python-binance and ccxt.pro here: at the top it would cost each worker two seconds."""
+    with warnings.catch_warnings():
+        # What these packages do while they are imported is not ours to mend.
+        warnings.simplefilter("ignore")
+        import binance
+        import ccxt.pro
+    return binance, ccxt.pro
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +51,8 @@ def run(work: Awaitable[_T]) -> _T:
 async def python_binance(exchange: OfflineExchange) -> AsyncIterator[Any]:
     """Open a python-binance client of the exchange."""
 
+    binance, _ = clients()
+
     class Client(binance.AsyncClient):
         API_URL = exchange.rest_urls[0] + "/api"
 
@@ -58,7 +67,7 @@ async def python_binance(exchange: OfflineExchange) -> AsyncIterator[Any]:
 async def ccxt_pro(exchange: OfflineExchange) -> AsyncIterator[Any]:
     """Open a ccxt.pro client of the exchange."""
     rest, ws = exchange.rest_urls[0] + "/api/v3", exchange.ws_urls[0] + "/ws"
-    client = ccxt.pro.binance(
+    client = clients()[1].binance(
         {
             "urls": {"api": {"public": rest, "ws": {"spot": ws}}},
             "options": {"fetchMarkets": {"types": ["spot"]}, "fetchCurrencies": False}
@@ -124,7 +133,7 @@ def test_python_binance_reads_aggregates_between_times(exchange: OfflineExchange
 def test_python_binance_streams_trades(exchange: OfflineExchange) -> None:
     async def ids() -> list[int]:
         async with python_binance(exchange) as client:
-            manager = binance.BinanceSocketManager(client, max_queue_size=WAITING)
+            manager = clients()[0].BinanceSocketManager(client, max_queue_size=WAITING)
             manager.STREAM_URL = exchange.ws_urls[0] + "/"
             async with manager.trade_socket("BTCUSDT") as stream:
                 return [(await stream.recv())["t"] for _ in range(200)]
@@ -135,7 +144,7 @@ def test_python_binance_streams_trades(exchange: OfflineExchange) -> None:
 def test_python_binance_streams_several_at_once(exchange: OfflineExchange) -> None:
     async def names() -> set[str]:
         async with python_binance(exchange) as client:
-            manager = binance.BinanceSocketManager(client, max_queue_size=WAITING)
+            manager = clients()[0].BinanceSocketManager(client, max_queue_size=WAITING)
             manager.STREAM_URL = exchange.ws_urls[0] + "/"
             wanted, came = {"btcusdt@trade", "ethusdt@aggTrade"}, set[str]()
             async with manager.multiplex_socket(sorted(wanted)) as stream:
