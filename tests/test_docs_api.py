@@ -50,7 +50,7 @@ def test_documented_reasons_are_those_of_refusals() -> None:
         node.args[1].value
         for path in (ROOT / "k2lib" / "api").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "RequestRefusedError"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "RequestRejectedError"
         if isinstance(node.args[1], ast.Constant)
     }
 

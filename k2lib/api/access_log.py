@@ -146,7 +146,7 @@ def without_secrets(query: bytes) -> str:
 
 
 def add_headers(headers: MutableHeaders, request_id: str) -> None:
-    """Add the request's id, and headers that keep a browser from running or framing an answer."""
+    """Add the request's id, and what keeps a browser from running or framing an answer."""
     headers["X-Request-Id"] = request_id
     for name, value in SECURITY_HEADERS.items():
         headers.setdefault(name, value)

@@ -16,7 +16,7 @@ from typing import Final
 
 from starlette.types import Scope
 
-from k2lib.api.security import RequestRefusedError
+from k2lib.api.security import RequestRejectedError
 
 MAX_CLIENTS: Final = 10_000
 SUBSCRIBER_PREFIX_BITS: Final = 64
@@ -65,11 +65,11 @@ class RateLimiter:
         """Take one token.
 
         Raises:
-            RequestRefusedError: 429, no token is left; `Retry-After` says when there is one.
+            RequestRejectedError: 429, no token is left; `Retry-After` says when there is one.
         """
         wait_s = self.take(client)
         if wait_s > 0:
-            raise RequestRefusedError(
+            raise RequestRejectedError(
                 429,
                 "rate",
                 f"more than {self._rate_per_s:g} requests a second: "
@@ -122,7 +122,7 @@ class QueryLimiter:
         """Wait for a slot.
 
         Raises:
-            RequestRefusedError: 503, none was free in time.
+            RequestRejectedError: 503, none was free in time.
         """
         if self._has_slot_for(groups):
             self._take(groups)
@@ -192,7 +192,7 @@ class OpenRequestLimiter:
         """Count a request while it is open.
 
         Raises:
-            RequestRefusedError: 503, too many are open.
+            RequestRejectedError: 503, too many are open.
         """
         is_full = self._open.total() >= self._max_open
         if is_full or (key is not None and self._open[key] >= max(1, self._max_open // 2)):
@@ -205,13 +205,13 @@ class OpenRequestLimiter:
             self._open += Counter()
 
 
-def busy_error(detail: str) -> RequestRefusedError:
+def busy_error(detail: str) -> RequestRejectedError:
     """Return the 503 for a request that can be sent again soon."""
-    return RequestRefusedError(503, "busy", detail, headers={"Retry-After": str(RETRY_S)})
+    return RequestRejectedError(503, "busy", detail, headers={"Retry-After": str(RETRY_S)})
 
 
 def client_network(scope: Scope) -> str:
-    """Return the client that a rate counts: an address, or the IPv6 network of a subscriber."""
+    """Return the client that a rate counts: an address, or a subscriber's IPv6 network."""
     host = (scope.get("client") or ("",))[0]
     try:
         address = ip_address(host)

@@ -24,7 +24,7 @@ from k2lib.api.options import ApiOptions
 from k2lib.api.problems import problem
 from k2lib.api.routes.health import health_router
 from k2lib.api.security import (
-    RequestRefusedError,
+    RequestRejectedError,
     check_content_type,
     check_key,
     check_loopback,
@@ -39,11 +39,11 @@ def check_url(scope: Scope, max_bytes: int) -> None:
     """Refuse a path and query of too many bytes.
 
     Raises:
-        RequestRefusedError: 414, it is longer.
+        RequestRejectedError: 414, it is longer.
     """
     size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
     if size > max_bytes:
-        raise RequestRefusedError(414, "url", f"a URL of {size} bytes: send {max_bytes} at most")
+        raise RequestRejectedError(414, "url", f"a URL of {size} bytes: send {max_bytes} at most")
 
 
 def has_body(headers: Headers) -> bool:
@@ -57,7 +57,7 @@ async def read_body(
     """Return a request's whole body; None where the client left.
 
     Raises:
-        RequestRefusedError: it is longer, or takes too long to arrive.
+        RequestRejectedError: it is longer, or takes too long to arrive.
     """
     length = headers.get("content-length", "0")
     if length.isdigit() and int(length) > max_bytes:
@@ -66,7 +66,7 @@ async def read_body(
         async with asyncio.timeout(within_s):
             return await _collected(receive, max_bytes)
     except TimeoutError:
-        raise RequestRefusedError(
+        raise RequestRejectedError(
             408,
             "body",
             f"the body did not arrive within {within_s:g} s: send it at once",
@@ -97,8 +97,8 @@ async def _collected(receive: Receive, max_bytes: int) -> bytes | None:
             return bytes(body)
 
 
-def _too_large(max_bytes: int) -> RequestRefusedError:
-    return RequestRefusedError(
+def _too_large(max_bytes: int) -> RequestRejectedError:
+    return RequestRejectedError(
         413,
         "body",
         f"the body is larger than {max_bytes} bytes: ask for less at a time",
@@ -121,7 +121,7 @@ def add_middleware(
     on_event: OnEvent = log_request,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Add the middleware, and the routes that share its state: health, metrics, live stream.
+    """Add the middleware, and the routes with its state: health, metrics, live stream.
 
     Call it after all other middleware is added: the last one added comes first.
     """
@@ -173,7 +173,7 @@ class AccessMiddleware:
         try:
             self._check(scope, Headers(scope=scope))
             await self._admit(scope, receive, send)
-        except RequestRefusedError as exc:
+        except RequestRejectedError as exc:
             scope["state"]["refused"] = exc.reason
             self._metrics.rejected.labels(exc.reason).inc()
             refusal = problem(exc.status, exc.detail, headers=exc.headers)

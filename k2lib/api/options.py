@@ -8,7 +8,7 @@ GIB: Final = 1024**3
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key of the API: its name for the log, and the SHA-256 of the key as hexadecimal digits."""
+    """A key of the API: its name for the log, and its SHA-256 in hexadecimal digits."""
 
     name: str
     sha256: str

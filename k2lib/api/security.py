@@ -20,7 +20,7 @@ BEARER: Final = "bearer "
 FORM: Final = "name:sha256, joined by commas; `k2 api --new-key NAME` makes one"
 
 
-class RequestRefusedError(Exception):
+class RequestRejectedError(Exception):
     """A request that is refused: status, a word for the metrics, and a remedy."""
 
     def __init__(
@@ -82,18 +82,18 @@ def check_loopback(headers: Headers, client: str | None) -> None:
     A web page can let its own DNS name point to this machine; its Host header is that name.
 
     Raises:
-        RequestRefusedError: the Host header or the client's address is not this machine's.
+        RequestRejectedError: the Host header or the client's address is not this machine's.
     """
     hosts = headers.getlist("host")
     if len(hosts) != 1 or _without_port(hosts[0]) not in LOOPBACK:
-        raise RequestRefusedError(
+        raise RequestRejectedError(
             421,
             "host",
             f"without keys only {', '.join(LOOPBACK)} are answered, not this Host header; "
             "set K2_API_KEYS to be reached by another name",
         )
     if client is not None and _address_is_loopback(client) is False:
-        raise RequestRefusedError(
+        raise RequestRejectedError(
             403, "host", f"without keys only this machine is answered, not {client}"
         )
 
@@ -102,38 +102,38 @@ def check_origin(headers: Headers, allowed: Sequence[str]) -> None:
     """Refuse what a web page of another origin sends, unless its origin is allowed.
 
     Raises:
-        RequestRefusedError: the Origin is another, or the browser reports another site.
+        RequestRejectedError: the Origin is another, or the browser reports another site.
     """
     origin = headers.get("origin")
     if origin in allowed and origin is not None:
         return
     own = headers.get("host", "")
     if origin is not None and origin not in (f"http://{own}", f"https://{own}"):
-        raise RequestRefusedError(403, "origin", "web pages of other origins are not answered")
+        raise RequestRejectedError(403, "origin", "web pages of other origins are not answered")
     is_link = headers.get("sec-fetch-mode") == "navigate"
     if headers.get("sec-fetch-site") == "cross-site" and not is_link:
-        raise RequestRefusedError(403, "origin", "web pages of other sites are not answered")
+        raise RequestRejectedError(403, "origin", "web pages of other sites are not answered")
 
 
 def check_content_type(method: str, headers: Headers) -> None:
     """Refuse a POST that a plain form of a web page could send.
 
     Raises:
-        RequestRefusedError: its Content-Type is not JSON.
+        RequestRejectedError: its Content-Type is not JSON.
     """
     media = headers.get("content-type", "").partition(";")[0].strip().lower()
     if method == "POST" and media != "application/json":
-        raise RequestRefusedError(415, "content_type", "send Content-Type: application/json")
+        raise RequestRejectedError(415, "content_type", "send Content-Type: application/json")
 
 
 def check_key(name: str | None, keys: Sequence[ApiKey]) -> None:
     """Refuse a request without a valid key, where one is needed.
 
     Raises:
-        RequestRefusedError: no key, or one that is not in the settings.
+        RequestRejectedError: no key, or one that is not in the settings.
     """
     if keys and name is None:
-        raise RequestRefusedError(
+        raise RequestRejectedError(
             401,
             "key",
             "send a key of this server: Authorization: Bearer KEY, or X-API-Key: KEY",

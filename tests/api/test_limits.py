@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 from k2lib import K2
 from k2lib.api.limits import OpenRequestLimiter, QueryLimiter, RateLimiter, client_network
 from k2lib.api.middleware import read_body
-from k2lib.api.security import RequestRefusedError
+from k2lib.api.security import RequestRejectedError
 from k2lib.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
@@ -98,7 +98,7 @@ def test_who_gets_no_turn_in_time_is_refused_and_waits_no_more() -> None:
     async def work() -> None:
         limiter = QueryLimiter(1, wait_s=0.01)
         first = await limiter.acquire()
-        with pytest.raises(RequestRefusedError) as refused:
+        with pytest.raises(RequestRejectedError) as refused:
             await limiter.acquire()
         assert (refused.value.status, refused.value.reason) == (503, "busy")
         assert limiter.queued == 0
@@ -112,13 +112,13 @@ def test_a_key_has_half_of_the_turns() -> None:
     async def work() -> None:
         limiter = QueryLimiter(4, wait_s=0.01)
         held = [await limiter.acquire("alice") for _ in range(2)]
-        with pytest.raises(RequestRefusedError):
+        with pytest.raises(RequestRejectedError):
             await limiter.acquire("alice")
         held.append(await limiter.acquire("bob"))
         held[0].release()
         held[0].release()
         held.append(await limiter.acquire("alice"))
-        with pytest.raises(RequestRefusedError):
+        with pytest.raises(RequestRejectedError):
             await limiter.acquire("alice")
 
     asyncio.run(work())
@@ -145,7 +145,7 @@ def test_posts_leave_half_of_the_turns_to_others() -> None:
         limiter = QueryLimiter(4, wait_s=0.01)
         for key in ("alice", "bob"):
             await limiter.acquire("POST", key)
-        with pytest.raises(RequestRefusedError):
+        with pytest.raises(RequestRejectedError):
             await limiter.acquire("POST", "carol")
         for key in ("alice", "bob"):
             await limiter.acquire(key)
@@ -156,9 +156,9 @@ def test_posts_leave_half_of_the_turns_to_others() -> None:
 def test_of_open_requests_a_key_has_half() -> None:
     limit = OpenRequestLimiter(2)
     with limit.open("alice"):
-        with pytest.raises(RequestRefusedError), limit.open("alice"):
+        with pytest.raises(RequestRejectedError), limit.open("alice"):
             pass
-        with limit.open("bob"), pytest.raises(RequestRefusedError), limit.open(None):
+        with limit.open("bob"), pytest.raises(RequestRejectedError), limit.open(None):
             pass
     with limit.open(None):
         pass
@@ -172,7 +172,7 @@ def test_a_body_that_grows_too_long_is_refused_without_being_kept() -> None:
     async def receive() -> Message:
         return parts.pop()
 
-    with pytest.raises(RequestRefusedError) as refused:
+    with pytest.raises(RequestRejectedError) as refused:
         asyncio.run(read_body(receive, Headers(), max_bytes=100, within_s=30))
     assert refused.value.status == 413
     assert len(parts) == 1
@@ -183,7 +183,7 @@ def test_a_body_that_does_not_arrive_is_not_waited_for() -> None:
         await asyncio.sleep(3600)
         raise AssertionError
 
-    with pytest.raises(RequestRefusedError) as refused:
+    with pytest.raises(RequestRejectedError) as refused:
         asyncio.run(read_body(receive, Headers(), max_bytes=100, within_s=0.01))
     assert refused.value.status == 408
 

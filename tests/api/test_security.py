@@ -16,7 +16,7 @@ from k2lib import K2
 from k2lib.api.access_log import log_request, request_id, without_secrets
 from k2lib.api.options import ApiKey, ApiOptions
 from k2lib.api.security import (
-    RequestRefusedError,
+    RequestRejectedError,
     check_loopback,
     is_loopback,
     key_name,
@@ -69,13 +69,13 @@ def test_no_other_name_is(open_edge: Edge, host: str) -> None:
 
 def test_two_host_headers_are_refused() -> None:
     raw = [(b"host", b"localhost"), (b"host", b"example.com")]
-    with pytest.raises(RequestRefusedError):
+    with pytest.raises(RequestRejectedError):
         check_loopback(Headers(raw=raw), "127.0.0.1")
 
 
 def test_a_client_of_another_machine_is_refused_without_keys() -> None:
     headers = Headers({"host": "localhost"})
-    with pytest.raises(RequestRefusedError) as refused:
+    with pytest.raises(RequestRejectedError) as refused:
         check_loopback(headers, "192.0.2.7")
     assert refused.value.status == 403
     check_loopback(headers, "::ffff:127.0.0.1")

@@ -59,7 +59,7 @@ CloseReason = tuple[int, str]
 
 
 class StreamClient:
-    """The queue of one connection; a client that reads too slowly is told so and closed."""
+    """The queue of one connection; a client that reads too slowly is closed."""
 
     def __init__(self, *, queue_bytes: int) -> None:
         self.subscriptions: frozenset[Subscription] = frozenset()

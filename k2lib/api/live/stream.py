@@ -24,7 +24,7 @@ from k2lib.api.live.clients import (
 from k2lib.api.live.reader import LiveReader, ReaderState, ReaderUpdate
 from k2lib.api.metrics import ApiMetrics
 from k2lib.api.options import ApiOptions
-from k2lib.api.security import RequestRefusedError
+from k2lib.api.security import RequestRejectedError
 from k2lib.kafka.cluster import FindLog
 
 GRACE_S: Final = 2.0
@@ -62,7 +62,7 @@ class LiveStream:
         """Refuse one more connection where there are as many as allowed.
 
         Raises:
-            RequestRefusedError: 503, there are as many as allowed.
+            RequestRejectedError: 503, there are as many as allowed.
         """
         if self._is_ending or len(self._clients) >= self._options.stream_clients:
             raise busy_error(
@@ -236,7 +236,7 @@ def stream_router(live_stream: LiveStream) -> APIRouter:
         try:
             first = SubscriptionChange(added=subscriptions(_split(symbols), _split(kinds)))
         except SubscriptionError as exc:
-            raise RequestRefusedError(400, "asked", str(exc)) from None
+            raise RequestRejectedError(400, "asked", str(exc)) from None
         await live_stream.serve(websocket, first)
 
     return router

@@ -56,7 +56,7 @@ SymbolsField = Annotated[
 ]
 ExchangeField = Annotated[
     Exchange | None,
-    Field(description="Venue; needed where a symbol is held at several.", examples=["ASX"]),
+    Field(description="Venue; needed where several venues have a symbol.", examples=["ASX"]),
 ]
 
 
@@ -122,7 +122,7 @@ class QuotesQuery(RowsQuery):
 
 
 class ReplayQuery(BaseModel):
-    """A span of several instruments to be told again, in the order of events."""
+    """A span of several instruments to replay, in the order of events."""
 
     model_config = ConfigDict(
         extra="forbid",

@@ -140,7 +140,7 @@ def names_filter(symbols: Sequence[str] | None, exchange: str | None) -> Boolean
 
 
 def days_filter(start: datetime | None, end: datetime | None) -> BooleanExpression:
-    """Return the filter of files for the days of a span: whole days, as files are partitioned.
+    """Return the filter of files for a span: whole days, as the files are partitioned.
 
     One file plan then serves all pages of a day.
     """

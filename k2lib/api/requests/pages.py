@@ -209,7 +209,7 @@ def _cut(
 
 
 def _pinned(as_of: AsOf | None, position: RowPosition | BarPosition | None) -> AsOf | None:
-    """Return the snapshot of the first page for all pages, even where a tag has moved since."""
+    """The snapshot of the first page, for all pages, even where a tag has moved since."""
     if position is None or position.snapshot_id is None:
         return as_of
     return position.snapshot_id

@@ -164,7 +164,7 @@ DEFAULT_LIMIT = 1000
 
 ExchangeField = Annotated[
     Exchange | None,
-    Field(description="Venue; needed where the symbol is held at more than one.", examples=["ASX"]),
+    Field(description="Venue; needed where several venues have the symbol.", examples=["ASX"]),
 ]
 StartField = Annotated[
     Moment | None,
@@ -182,7 +182,7 @@ LimitField = Annotated[
 ]
 CursorField = Annotated[
     Cursor | None,
-    Field(description="`next` of the page before, asked for with the same parameters."),
+    Field(description="`next` of the page before, with the same parameters."),
 ]
 AsOfField = Annotated[
     AsOfText | None,
@@ -265,7 +265,7 @@ class InstrumentsParameters(TableParameters):
     """The instruments of a table."""
 
     table: Annotated[
-        RowTable, Field(description="Where they are held.", examples=["trades_v2"])
+        RowTable, Field(description="The table that has them.", examples=["trades_v2"])
     ] = "trades_v2"
     exchange: Annotated[Exchange | None, Field(description="Only this venue's.")] = None
 
@@ -281,4 +281,4 @@ class GapsParameters(TableParameters):
 
     exchange: Annotated[Exchange | None, Field(description="Only this venue's.")] = None
     symbol: Annotated[Symbol | None, Field(description="Only this instrument's.")] = None
-    state: Annotated[GapState | None, Field(description="Only those that stand so.")] = None
+    state: Annotated[GapState | None, Field(description="Only those in this state.")] = None

@@ -114,7 +114,7 @@ def _table_json(one: CompleteTo) -> dict[str, Any]:
 
 
 def texts(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return decimals as text with all their digits, times as ISO 8601 in UTC to microseconds."""
+    """Return decimals as text with all digits, times as ISO 8601 in UTC to microseconds."""
     return frame.with_columns(
         pl.col(pl.Datetime).dt.to_string(ISO_UTC),
         pl.col(pl.Decimal, pl.Date).cast(pl.String),
@@ -131,7 +131,7 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _json_text(name: str) -> pl.Expr:
-    """A nested column as JSON: Polars encodes structs only, so the struct's braces are cut off."""
+    """A nested column as JSON: Polars encodes structs only, so their braces are cut off."""
     wrapped = pl.struct(pl.col(name).alias("v")).struct.json_encode()
     text = wrapped.str.strip_prefix('{"v":').str.strip_suffix("}")
     return pl.when(pl.col(name).is_not_null()).then(text).alias(name)

@@ -1,6 +1,6 @@
 """The JSON documents of the API; the other formats have the same columns.
 
-OpenAPI names a model without its suffix: `TradeRow` is `Trade`, `TradesPage` is `Trades`.
+OpenAPI names a model without its suffix: `TradeRow` is `Trade`, `TradesResponse` is `Trades`.
 """
 
 import re
@@ -50,7 +50,7 @@ VendorData = Annotated[
 
 class _Model(BaseModel):
     model_config = ConfigDict(
-        model_title_generator=lambda model: re.sub("(Row|Page|Document)$", "", model.__name__)
+        model_title_generator=lambda model: re.sub("(Row|Response|Document)$", "", model.__name__)
     )
 
 
@@ -181,7 +181,7 @@ class GapRow(_Model):
 
 
 class GroupRow(_Model):
-    """What it was grouped by, then the metrics: those that were asked for."""
+    """The columns of `group_by`, then the requested metrics."""
 
     symbol: str = Field(default="", examples=["BHP"])
     exchange: str = Field(default="", examples=["ASX"])
@@ -220,10 +220,10 @@ class CompleteToDocument(_Model):
     log: bool = Field(description="Whether Kafka was read beyond the snapshot.")
     tail_rows: int = Field(description="How many rows Kafka had beyond the snapshot.")
     behind: int | None = Field(description="Offsets that Kafka had beyond; null if unknown.")
-    reason: str | None = Field(description="Why it is less than was asked for; null if it is not.")
+    reason: str | None = Field(description="Why it is less than requested; null if it is not.")
 
 
-class ResponsePage(_Model, Generic[Row]):
+class PageResponse(_Model, Generic[Row]):
     """Rows, and what is known about them."""
 
     data: list[Row]
@@ -231,47 +231,47 @@ class ResponsePage(_Model, Generic[Row]):
     next: str | None = Field(description="Cursor of the next page; null on the last one.")
 
 
-class TradesPage(ResponsePage[TradeRow]):
+class TradesResponse(PageResponse[TradeRow]):
     """A page of trades in the order of events."""
 
 
-class QuotesPage(ResponsePage[QuoteRow]):
+class QuotesResponse(PageResponse[QuoteRow]):
     """A page of quotes in the order of events."""
 
 
-class BarsPage(ResponsePage[BarRow]):
+class BarsResponse(PageResponse[BarRow]):
     """A page of bars by time."""
 
 
-class SummariesPage(ResponsePage[SummaryRow]):
+class SummariesResponse(PageResponse[SummaryRow]):
     """One row."""
 
 
-class SymbolsPage(ResponsePage[InstrumentRow]):
+class SymbolsResponse(PageResponse[InstrumentRow]):
     """Sorted by exchange and symbol."""
 
 
-class StatsPage(ResponsePage[VenueRow]):
+class StatsResponse(PageResponse[VenueRow]):
     """Sorted by exchange."""
 
 
-class SnapshotsPage(ResponsePage[SnapshotRow]):
+class SnapshotsResponse(PageResponse[SnapshotRow]):
     """The newest first."""
 
 
-class GapsPage(ResponsePage[GapRow]):
+class GapsResponse(PageResponse[GapRow]):
     """Sorted by exchange, symbol and from_id."""
 
 
-class FoundTradesPage(ResponsePage[dict[str, Any]]):
-    """A page of trades, with the columns asked for."""
+class FoundTradesResponse(PageResponse[dict[str, Any]]):
+    """A page of trades, with the requested columns."""
 
 
-class FoundQuotesPage(ResponsePage[dict[str, Any]]):
-    """A page of quotes, with the columns asked for."""
+class FoundQuotesResponse(PageResponse[dict[str, Any]]):
+    """A page of quotes, with the requested columns."""
 
 
-class GroupsPage(ResponsePage[GroupRow]):
+class GroupsResponse(PageResponse[GroupRow]):
     """A row for each group, sorted by what it was grouped by."""
 
 

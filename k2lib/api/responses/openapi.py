@@ -19,14 +19,14 @@ DESCRIPTION: Final = """Market data of a K2 home: the lake, and what Kafka has b
 Every answer says up to where it is complete (`complete_to`). Rows are in the order of events:
 timestamp, exchange, symbol, source_sequence, platform_sequence, message_id, nulls first. A page
 that is not the last has a cursor, `next`: pages skip and repeat nothing that was there when the
-first one was asked for. Decimals are text with all their digits, times UTC with microseconds.
-What goes wrong is told as a problem document (RFC 9457)."""
+first one was read. Decimals are text with all their digits, times UTC with microseconds.
+Errors are problem documents (RFC 9457)."""
 REFS: Final = "#/components/schemas/"
 # The errors that every request can end with, and their meaning here.
 PROBLEMS: Final = {
     400: "A parameter is wrong, or the question has no single answer.",
     401: "No key, or one that is not known.",
-    403: "This client, or the page that asks, is not answered.",
+    403: "This client, or the web page that sends the request, has no access.",
     404: "No such instrument, venue, day or snapshot.",
     406: "None of the formats is acceptable.",
     408: "The body took too long to arrive.",
@@ -108,14 +108,14 @@ def _with_responses(operation: dict[str, Any], *, read: bool, streamed: bool) ->
         responses["200"] |= _stream()
         return
     answer = responses["200"]
-    answer["description"] = "Rows, in the format asked for."
+    answer["description"] = "Rows, in the requested format."
     answer["headers"] = _headers(HEADERS | (GET_HEADERS if read else {}))
     answer["content"] |= _other_formats()
     if read:
         unchanged = {"description": "The client has the answer already (If-None-Match)."}
         responses["304"] = {**unchanged, "headers": _headers({"ETag": GET_HEADERS["ETag"]})}
         operation["parameters"] = [*operation.get("parameters", []), *map(_header_parameter, (
-            ("Accept", "Formats, with how much each is wanted.", "text/csv;q=0.9, */*;q=0.1"),
+            ("Accept", "Media types of the formats, with their weights.", "text/csv;q=0.9, */*;q=0.1"),
             ("If-None-Match", "Tags of answers that the client has.", 'W/"0"'),
         ))]  # fmt: skip
 

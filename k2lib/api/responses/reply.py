@@ -39,7 +39,7 @@ class ResultPage:
 
 @dataclass(frozen=True)
 class ReadSource:
-    """The table that an answer is read from: its state gives the ETag before the query runs."""
+    """The table of an answer: its state gives the ETag before the query runs."""
 
     table: str
     as_of: AsOf | None

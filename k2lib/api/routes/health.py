@@ -20,7 +20,7 @@ RETRY_S: Final = 5
 CHECKED_TABLES: Final = ("trades_v2", "quotes_v2")
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     401: {"description": "No key, or one that is not known."},
-    403: {"description": "This client, or the page that asks, is not answered."},
+    403: {"description": "This client, or the web page that sends the request, has no access."},
     414: {"description": "The URL is too long."},
     421: {"description": "Without keys only loopback names are answered."},
     429: {"description": "Too many requests: wait as Retry-After says."},
@@ -57,7 +57,9 @@ def health_router(k2: K2, metrics: ApiMetrics) -> APIRouter:
         """Say that the server lives; needs no key."""
         return Alive(status="alive")
 
-    @router.get("/ready", response_model=Ready, responses={503: {"description": "It cannot."}})
+    @router.get(
+        "/ready", response_model=Ready, responses={503: {"description": "The lake cannot be read."}}
+    )
     async def ready() -> Response:
         """Say whether the lake can be read, and whether Kafka is there."""
         return await run_in_threadpool(readiness, k2)
@@ -71,7 +73,7 @@ def health_router(k2: K2, metrics: ApiMetrics) -> APIRouter:
 
 
 def readiness(k2: K2) -> Response:
-    """Check whether the lake can be read; without Kafka the server answers from the lake alone."""
+    """Return whether the lake can be read; without Kafka only the lake is served."""
     try:
         tables = [name for name in CHECKED_TABLES if load_table(k2.catalog, name) is not None]
     except (K2Error, *CATALOG_ERRORS) as exc:

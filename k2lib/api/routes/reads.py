@@ -51,7 +51,7 @@ GAPS: Final = "gaps"
 router = APIRouter(prefix="/v1")
 
 
-@router.get("/trades", response_model=models.TradesPage, tags=["rows"])
+@router.get("/trades", response_model=models.TradesResponse, tags=["rows"])
 def trades(
     parameters: Annotated[RowsParameters, Query()], request: Request, context: Context
 ) -> Response:
@@ -65,7 +65,7 @@ def trades(
     )
 
 
-@router.get("/trades/recent", response_model=models.TradesPage, tags=["rows"])
+@router.get("/trades/recent", response_model=models.TradesResponse, tags=["rows"])
 def recent_trades(
     parameters: Annotated[RecentParameters, Query()], request: Request, context: Context
 ) -> Response:
@@ -79,7 +79,7 @@ def recent_trades(
     )
 
 
-@router.get("/quotes", response_model=models.QuotesPage, tags=["rows"])
+@router.get("/quotes", response_model=models.QuotesResponse, tags=["rows"])
 def quotes(
     parameters: Annotated[RowsParameters, Query()], request: Request, context: Context
 ) -> Response:
@@ -93,7 +93,7 @@ def quotes(
     )
 
 
-@router.get("/bars", response_model=models.BarsPage, tags=["aggregates"])
+@router.get("/bars", response_model=models.BarsResponse, tags=["aggregates"])
 def bars(
     parameters: Annotated[BarsParameters, Query()], request: Request, context: Context
 ) -> Response:
@@ -108,7 +108,9 @@ def bars(
 
 
 @router.get(
-    "/summary/{exchange}/{symbol}/{date}", response_model=models.SummariesPage, tags=["aggregates"]
+    "/summary/{exchange}/{symbol}/{date}",
+    response_model=models.SummariesResponse,
+    tags=["aggregates"],
 )
 def summary(
     exchange: Annotated[Exchange, Path(description="Venue.", examples=["ASX"])],
@@ -138,7 +140,7 @@ def summary(
     )
 
 
-@router.get("/symbols", response_model=models.SymbolsPage, tags=["about the data"])
+@router.get("/symbols", response_model=models.SymbolsResponse, tags=["about the data"])
 def symbols(
     parameters: Annotated[InstrumentsParameters, Query()], request: Request, context: Context
 ) -> Response:
@@ -158,7 +160,7 @@ def symbols(
     )
 
 
-@router.get("/stats", response_model=models.StatsPage, tags=["about the data"])
+@router.get("/stats", response_model=models.StatsResponse, tags=["about the data"])
 def stats(
     parameters: Annotated[InstrumentsParameters, Query()], request: Request, context: Context
 ) -> Response:
@@ -177,7 +179,7 @@ def stats(
     )
 
 
-@router.get("/snapshots", response_model=models.SnapshotsPage, tags=["about the data"])
+@router.get("/snapshots", response_model=models.SnapshotsResponse, tags=["about the data"])
 def snapshots(
     parameters: Annotated[SnapshotsParameters, Query()], request: Request, context: Context
 ) -> Response:
@@ -191,11 +193,11 @@ def snapshots(
     )
 
 
-@router.get("/gaps", response_model=models.GapsPage, tags=["about the data"])
+@router.get("/gaps", response_model=models.GapsResponse, tags=["about the data"])
 def gaps(
     parameters: Annotated[GapsParameters, Query()], request: Request, context: Context
 ) -> Response:
-    """Return the holes in the venues' sequences, as they stand now."""
+    """Return the gaps in the venues' sequences, each at its newest revision."""
     return reply(
         request,
         context,
@@ -205,21 +207,21 @@ def gaps(
     )
 
 
-@router.post("/trades/query", response_model=models.FoundTradesPage, tags=["queries"])
+@router.post("/trades/query", response_model=models.FoundTradesResponse, tags=["queries"])
 def query_trades(query: TradesQuery, request: Request, context: Context) -> Response:
     """Return trades of several instruments that meet the filters, page by page."""
     form = choose_format(query.format, request.headers.get("accept"))
     return page_response(trades_query_page(context, query), form)
 
 
-@router.post("/quotes/query", response_model=models.FoundQuotesPage, tags=["queries"])
+@router.post("/quotes/query", response_model=models.FoundQuotesResponse, tags=["queries"])
 def query_quotes(query: QuotesQuery, request: Request, context: Context) -> Response:
     """Return quotes of several instruments that meet the filters, page by page."""
     form = choose_format(query.format, request.headers.get("accept"))
     return page_response(quotes_query_page(context, query), form)
 
 
-@router.post("/aggregations", response_model=models.GroupsPage, tags=["queries"])
+@router.post("/aggregations", response_model=models.GroupsResponse, tags=["queries"])
 def aggregations(query: Aggregation, request: Request, context: Context) -> Response:
     """Return figures of groups of trades, or how many quotes there are of each."""
     form = choose_format(query.format, request.headers.get("accept"))
