@@ -115,7 +115,7 @@ def _with_responses(operation: dict[str, Any], *, read: bool, streamed: bool) ->
         unchanged = {"description": "The client has the answer already (If-None-Match)."}
         responses["304"] = {**unchanged, "headers": _headers({"ETag": GET_HEADERS["ETag"]})}
         operation["parameters"] = [*operation.get("parameters", []), *map(_header_parameter, (
-            ("Accept", "Media types of the formats, with their weights.", "text/csv;q=0.9, */*;q=0.1"),
+            ("Accept", "Media types, with their weights.", "text/csv;q=0.9, */*;q=0.1"),
             ("If-None-Match", "Tags of answers that the client has.", 'W/"0"'),
         ))]  # fmt: skip
 
