@@ -213,8 +213,10 @@ class K2(Reads, Closing):
             self._state = open_state(
                 None if url is None else url.get_secret_value(), on_event=self._report
             )
+        venue = venue or choose_venue(self.settings)
+        self.watch.add_venue(venue)
         feed = Feed(
-            venue or choose_venue(self.settings),
+            venue,
             symbols,
             pipeline=pipeline,
             engine=self.engine,

@@ -228,17 +228,18 @@ def test_the_metrics_are_those_served() -> None:
 
 def test_a_metric_named_elsewhere_is_one_of_them() -> None:
     metrics = set(_names("Metrics"))
-    assert set(re.findall(r"\bk2_[a-z_]+[a-z]", STREAM_DOC.replace("k2_binance_`", ""))) <= metrics
+    text = STREAM_DOC.replace("k2_binance_", "k2_feed_").replace("k2_feed_…", "")
+    assert set(re.findall(r"\bk2_[a-z_]+[a-z]", text.replace("k2_feed_`", ""))) <= metrics
     seen = [row[2] for title in ("Of the venue", "Elsewhere") for row in _failures(title)]
     short = {name for text in seen for name in quoted(text)} - set(ALERT_NAMES)
     endings = ("_total", "_seconds", "_delay_seconds", "gaps_open", "queue_depth")
     for name in (name for name in short if name.endswith(endings)):
-        assert f"k2_binance_{name}" in metrics, name
+        assert f"k2_feed_{name}" in metrics, name
 
 
 def test_metrics_and_alerts_of_the_results_are_among_them() -> None:
     faults = [row for row in rows(section(BENCHMARKS_DOC, "Faults")) if len(row) == 6]
-    metrics = {name for row in faults for name in quoted(row[3])}
+    metrics = {name.replace("binance", "feed") for row in faults for name in quoted(row[3])}
     assert len(metrics) > 4 and metrics <= set(_names("Metrics"))
     assert {name for row in faults for name in quoted(row[4])} <= set(ALERT_NAMES)
 

@@ -1,6 +1,7 @@
 """Metrics of the feed and the sinks, counted from events and served to Prometheus."""
 
 import threading
+from collections import Counter as Counts
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -74,7 +75,6 @@ class BatchHistogram(Collector):
         yield HistogramMetricFamily(self._name, self._documentation, buckets, total)
 
 
-FEED: Final = "k2_binance"
 BREAKER_STATES: Final = {"closed": 0, "half_open": 1, "open": 2}
 FRESHNESS_S: Final = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5, 10.0, 30.0, 60.0)
 COMMIT_S: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -83,16 +83,18 @@ COMMIT_S: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 class Metrics:
     """A listener that counts events in a registry of its own; any thread may call it.
 
-    `on_alert` is for `Alerts(notify=…)`.
+    `of_feeds` are the metrics of feeds, whose first label is the venue. `on_alert` is for
+    `Alerts(notify=…)`.
     """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self.of_feeds: list[Counter | Gauge] = []
         self._lock = threading.Lock()
-        self._connections: dict[str, int] = {}
-        self._lost = 0
+        self._connections: Counts[tuple[str, str]] = Counts()
+        self._lost: Counts[str] = Counts()
         self._open_gaps: set[str] = set()
-        self._waited_s = 0.0
+        self._waited_s: dict[str, float] = {}
         self._has_state = False
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -101,37 +103,44 @@ class Metrics:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(name, text, labels, registry=registry)
 
-        self.connection_status = gauge(f"{FEED}_connection_status", "1 connected, 0 not", "host")
-        self.messages_received = counter(
-            f"{FEED}_messages_received", "Frames that were read", "symbol", "type", "host"
+        def feed_counter(name: str, text: str, *labels: str) -> Counter:
+            metric = counter(f"k2_feed_{name}", text, "venue", *labels)
+            self.of_feeds.append(metric)
+            return metric
+
+        def feed_gauge(name: str, text: str, *labels: str) -> Gauge:
+            metric = gauge(f"k2_feed_{name}", text, "venue", *labels)
+            self.of_feeds.append(metric)
+            return metric
+
+        self.connection_status = feed_gauge("connection_status", "1 connected, 0 not", "host")
+        self.messages_received = feed_counter(
+            "messages_received", "Frames that were read", "symbol", "type", "host"
         )
-        self.message_errors = counter(f"{FEED}_message_errors", "Frames refused", "reason")
-        self.reconnects = counter(
-            f"{FEED}_reconnects", "Connections opened in place of one lost or rotated", "host"
+        self.message_errors = feed_counter("message_errors", "Frames refused", "reason")
+        self.reconnects = feed_counter(
+            "reconnects", "Connections opened in place of one lost or rotated", "host"
         )
-        self.connection_errors = counter(
-            f"{FEED}_connection_errors",
-            "Lost, refused, or refused with http_<status>",
-            "host",
-            "kind",
+        self.connection_errors = feed_counter(
+            "connection_errors", "Lost, refused, or refused with http_<status>", "host", "kind"
         )
-        self.last_message_timestamp = gauge(
-            f"{FEED}_last_message_timestamp_seconds", "Newest event time", "symbol", "type"
+        self.last_message_timestamp = feed_gauge(
+            "last_message_timestamp_seconds", "Newest event time", "symbol", "type"
         )
-        self.reconnect_delay = gauge(
-            f"{FEED}_reconnect_delay_seconds", "Wait before the next attempt; 0 once connected"
+        self.reconnect_delay = feed_gauge(
+            "reconnect_delay_seconds", "Wait before the next attempt; 0 once connected"
         )
-        self.breaker_state = gauge(f"{FEED}_breaker_state", "0 closed, 1 half-open, 2 open", "host")
-        self.repeated = counter(f"{FEED}_repeated", "Frames dropped as repeated", "symbol")
-        self.gaps_noticed = counter(f"{FEED}_gaps_noticed", "Holes in the trade ids", "symbol")
-        self.gaps_closed = counter(f"{FEED}_gaps_closed", "Gaps closed", "symbol", "state")
-        self.gaps_open = gauge(f"{FEED}_gaps_open", "Gaps not yet closed", "symbol")
-        self.backfilled_trades = counter(f"{FEED}_backfilled_trades", "Trades by REST", "symbol")
-        self.queue_depth = gauge(f"{FEED}_queue_depth", "Frames waiting for Kafka")
-        self.queue_waited = counter(
-            f"{FEED}_queue_waited_seconds", "Time in which reading waited for a full queue"
+        self.breaker_state = feed_gauge("breaker_state", "0 closed, 1 half-open, 2 open", "host")
+        self.repeated = feed_counter("repeated", "Frames dropped as repeated", "symbol")
+        self.gaps_noticed = feed_counter("gaps_noticed", "Holes in the trade ids", "symbol")
+        self.gaps_closed = feed_counter("gaps_closed", "Gaps closed", "symbol", "state")
+        self.gaps_open = feed_gauge("gaps_open", "Gaps not yet closed", "symbol")
+        self.backfilled_trades = feed_counter("backfilled_trades", "Trades by REST", "symbol")
+        self.queue_depth = feed_gauge("queue_depth", "Frames waiting for Kafka")
+        self.queue_waited = feed_counter(
+            "queue_waited_seconds", "Time in which reading waited for a full queue"
         )
-        self.lag = gauge(f"{FEED}_lag_seconds", "Now - event time", "symbol")
+        self.lag = feed_gauge("lag_seconds", "Now - event time", "symbol")
         # Without labels it would be 0, "Redis is gone", before the first event says so.
         self.state_up = Gauge("k2_state_up", "1 Redis answers, 0 it is gone", registry=None)
         self.freshness = BatchHistogram(
@@ -161,8 +170,8 @@ class Metrics:
                 self._on_rows(event)
             case QueueMeasured() | FeedLagMeasured():
                 self._on_measure(event)
-            case FeedStopped() | FeedFailed():
-                self._feed_ended()
+            case FeedStopped(exchange=venue) | FeedFailed(exchange=venue):
+                self._feed_ended(venue)
             case FeedEvent():
                 self._on_connection(event)
             case StateLost():
@@ -174,92 +183,99 @@ class Metrics:
         """Count an alert that fires or is resolved."""
         self.alerts_firing.labels(alert.name).inc(1 if alert.firing else -1)
 
-    def _on_connection(self, event: Event) -> None:
+    def _on_connection(self, event: FeedEvent) -> None:
+        venue = event.exchange
         match event:
             case ConnectionOpened(host=host):
-                self._connection_opened(host)
+                self._connection_opened(venue, host)
             case ConnectionLost(host=host):
-                self._connection_lost(host)
+                self._connection_lost(venue, host)
             case ConnectionRefused(host=host, status=status):
                 kind = "refused" if status is None else f"http_{status}"
-                self.connection_status.labels(host)
-                self.connection_errors.labels(host, kind).inc()
+                self.connection_status.labels(venue, host)
+                self.connection_errors.labels(venue, host, kind).inc()
             case ConnectionRotated(old=old, new=new):
-                self._count_connections(old, -1)
-                self.reconnects.labels(new).inc()
+                self._count_connections(venue, old, -1)
+                self.reconnects.labels(venue, new).inc()
             case ReconnectWaiting(delay_s=delay_s):
-                self.reconnect_delay.set(delay_s)
+                self.reconnect_delay.labels(venue).set(delay_s)
             case BreakerChanged(host=host, state=state):
-                self.breaker_state.labels(host).set(BREAKER_STATES[state])
+                self.breaker_state.labels(venue, host).set(BREAKER_STATES[state])
 
-    def _connection_opened(self, host: str) -> None:
+    def _connection_opened(self, venue: str, host: str) -> None:
         with self._lock:
-            again, self._lost = self._lost > 0, max(0, self._lost - 1)
-        self._count_connections(host, 1)
-        self.reconnect_delay.set(0)
+            again = self._lost[venue] > 0
+            self._lost[venue] = max(0, self._lost[venue] - 1)
+        self._count_connections(venue, host, 1)
+        self.reconnect_delay.labels(venue).set(0)
         if again:
-            self.reconnects.labels(host).inc()
+            self.reconnects.labels(venue, host).inc()
 
-    def _connection_lost(self, host: str) -> None:
+    def _connection_lost(self, venue: str, host: str) -> None:
         with self._lock:
-            self._lost += 1
-        self._count_connections(host, -1)
-        self.connection_errors.labels(host, "lost").inc()
+            self._lost[venue] += 1
+        self._count_connections(venue, host, -1)
+        self.connection_errors.labels(venue, host, "lost").inc()
 
-    def _count_connections(self, host: str, change: int) -> None:
+    def _count_connections(self, venue: str, host: str, change: int) -> None:
         """A host may have several connections, at a rotation at least."""
+        key = venue, host
         with self._lock:
-            count = self._connections[host] = max(0, self._connections.get(host, 0) + change)
-            self.connection_status.labels(host).set(min(count, 1))
+            self._connections[key] = max(0, self._connections[key] + change)
+            self.connection_status.labels(*key).set(min(self._connections[key], 1))
 
-    def _feed_ended(self) -> None:
+    def _feed_ended(self, venue: str) -> None:
         with self._lock:
-            for host in self._connections:
-                self.connection_status.labels(host).set(0)
-            self._connections.clear()
-            self._lost = 0
+            for key in [key for key in self._connections if key[0] == venue]:
+                self.connection_status.labels(*key).set(0)
+                del self._connections[key]
+            del self._lost[venue]
 
-    def _on_rows(self, event: Event) -> None:
+    def _on_rows(self, event: FeedEvent) -> None:
+        venue = event.exchange
         match event:
-            case FramesReceived(symbol=symbol, kind=kind):
-                self.messages_received.labels(symbol, kind, event.host).inc(event.count)
-                self.last_message_timestamp.labels(symbol, kind).set(event.last_us / 1e6)
+            case FramesReceived(symbol=symbol, kind=kind, host=host):
+                self.messages_received.labels(venue, symbol, kind, host).inc(event.count)
+                self.last_message_timestamp.labels(venue, symbol, kind).set(event.last_us / 1e6)
             case FramesRepeated(symbol=symbol, count=count):
-                self.repeated.labels(symbol).inc(count)
+                self.repeated.labels(venue, symbol).inc(count)
             case FramesRefused(reason=reason, count=count):
-                self.message_errors.labels(reason).inc(count)
+                self.message_errors.labels(venue, reason).inc(count)
                 self.dead_letters.labels("feed").inc(count)
             case TradesBackfilled(symbol=symbol, count=count):
-                self.backfilled_trades.labels(symbol).inc(count)
+                self.backfilled_trades.labels(venue, symbol).inc(count)
 
     def _on_gap(self, event: GapEvent) -> None:
         match event:
-            case GapNoticed(symbol=symbol, gap_id=gap_id):
+            case GapNoticed(exchange=venue, symbol=symbol, gap_id=gap_id):
                 with self._lock:
                     is_new = gap_id not in self._open_gaps
                     self._open_gaps.add(gap_id)
                 if is_new:
-                    self.gaps_noticed.labels(symbol).inc()
-                    self.gaps_open.labels(symbol).inc()
-            case GapClosed(symbol=symbol, gap_id=gap_id, state=state):
-                self.gaps_closed.labels(symbol, state).inc()
+                    self.gaps_noticed.labels(venue, symbol).inc()
+                    self.gaps_open.labels(venue, symbol).inc()
+            case GapClosed(exchange=venue, symbol=symbol, gap_id=gap_id, state=state):
+                self.gaps_closed.labels(venue, symbol, state).inc()
                 with self._lock:
                     was_open = gap_id in self._open_gaps
                     self._open_gaps.discard(gap_id)
                 if was_open:
-                    self.gaps_open.labels(symbol).dec()
+                    self.gaps_open.labels(venue, symbol).dec()
 
-    def _on_measure(self, event: Event) -> None:
+    def _on_measure(self, event: FeedEvent) -> None:
+        venue = event.exchange
         match event:
             case QueueMeasured(depth=depth, waited_s=waited_s):
                 with self._lock:
-                    # The total begins again at 0 with each feed.
-                    more = waited_s - self._waited_s if waited_s >= self._waited_s else waited_s
-                    self._waited_s = waited_s
-                self.queue_depth.set(depth)
-                self.queue_waited.inc(more)
+                    before = self._waited_s.get(venue, 0.0)
+                    self._waited_s[venue] = waited_s
+                self.queue_depth.labels(venue).set(depth)
+                # The total begins again at 0 with each feed.
+                self.queue_waited.labels(venue).inc(
+                    waited_s - before if waited_s >= before else waited_s
+                )
             case FeedLagMeasured(symbol=symbol, lag_s=lag_s):
-                self.lag.labels(symbol).set(lag_s)
+                self.lag.labels(venue, symbol).set(lag_s)
 
     def _set_state_up(self, up: int) -> None:
         self.state_up.set(up)

@@ -8,6 +8,7 @@ from k2lib.ops.alerts import Alerts, AlertsThread, log_alert
 from k2lib.ops.metrics import Metrics, MetricsServer
 from k2lib.ops.webhook import Webhook
 from k2lib.settings import Settings
+from k2lib.venues.base import VenueMetrics
 
 
 class Monitor(Closing):
@@ -19,6 +20,7 @@ class Monitor(Closing):
 
     def __init__(self, settings: Settings) -> None:
         self._parts = ExitStack()
+        self._venues: set[type] = set()
         self.metrics_url: str | None = None
         self.metrics = Metrics()
         notify = [log_alert, self.metrics.on_alert]
@@ -39,6 +41,13 @@ class Monitor(Closing):
         """Count the event, and see whether an alert fires or is resolved."""
         self.metrics.on_event(event)
         self.alerts.on_event(event)
+
+    def add_venue(self, venue: object) -> None:
+        """Serve the venue's own metrics too, if it has any; a second call does nothing."""
+        kind = type(venue)
+        if isinstance(venue, VenueMetrics) and kind not in self._venues:
+            self._venues.add(kind)
+            self.metrics.registry.register(venue.metrics(self.metrics.of_feeds))
 
     def close(self) -> None:
         """Check a last time, deliver the rest, and end."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ import pyarrow as pa
 from k2lib.errors import SourceError, TransientError
 from k2lib.events import OnEvent
 from k2lib.schema.dead_letters import DeadLetter
+
+if TYPE_CHECKING:  # metrics are served by few processes, and take long to import
+    from prometheus_client.registry import Collector
 
 IdArray = npt.NDArray[np.int64]
 # The first and the last of some ids that follow each other.
@@ -311,6 +314,18 @@ class LiveVenue(Protocol):
             instruments: by symbol; a frame of another symbol is refused.
             latest_us: no trade is later.
             source: name of the frames' source in dead letters.
+        """
+
+
+@runtime_checkable
+class VenueMetrics(Protocol):
+    """A venue that has metrics of its own, beside the `k2_feed_…` of every venue."""
+
+    def metrics(self, feed_metrics: "Sequence[Collector]") -> "Collector":
+        """Return what is served too once a feed of the venue has started.
+
+        Args:
+            feed_metrics: the metrics of all feeds; their label `venue` is the exchange.
         """
 
 

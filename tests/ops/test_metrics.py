@@ -53,22 +53,22 @@ GAP = {**BTC, "from_id": 5, "to_id": 9}
 
 SERVED = {
     "k2_alerts_firing",
-    "k2_binance_backfilled_trades",
-    "k2_binance_breaker_state",
-    "k2_binance_connection_errors",
-    "k2_binance_connection_status",
-    "k2_binance_gaps_closed",
-    "k2_binance_gaps_noticed",
-    "k2_binance_gaps_open",
-    "k2_binance_lag_seconds",
-    "k2_binance_last_message_timestamp_seconds",
-    "k2_binance_message_errors",
-    "k2_binance_messages_received",
-    "k2_binance_queue_depth",
-    "k2_binance_queue_waited_seconds",
-    "k2_binance_reconnect_delay_seconds",
-    "k2_binance_reconnects",
-    "k2_binance_repeated",
+    "k2_feed_backfilled_trades",
+    "k2_feed_breaker_state",
+    "k2_feed_connection_errors",
+    "k2_feed_connection_status",
+    "k2_feed_gaps_closed",
+    "k2_feed_gaps_noticed",
+    "k2_feed_gaps_open",
+    "k2_feed_lag_seconds",
+    "k2_feed_last_message_timestamp_seconds",
+    "k2_feed_message_errors",
+    "k2_feed_messages_received",
+    "k2_feed_queue_depth",
+    "k2_feed_queue_waited_seconds",
+    "k2_feed_reconnect_delay_seconds",
+    "k2_feed_reconnects",
+    "k2_feed_repeated",
     "k2_dead_letters",
     "k2_freshness_seconds",
     "k2_sink_commit_seconds",
@@ -92,7 +92,8 @@ def on(metrics: Metrics, kind: type[Event], /, **fields: Any) -> Metrics:
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
-    return metrics.registry.get_sample_value(f"k2_{name}", labels)
+    venue = {"venue": "BINANCE_SIM"} if name.startswith("feed_") else {}
+    return metrics.registry.get_sample_value(f"k2_{name}", venue | labels)
 
 
 def scraped(url: str) -> dict[str, list[tuple[dict[str, str], float]]]:
@@ -118,39 +119,39 @@ def test_the_sinks_lag_is_what_kafka_has_beyond_it(metrics: Metrics) -> None:
 @pytest.mark.parametrize(
     ("event", "fields", "name", "labels", "wanted"),
     [
-        (ConnectionOpened, {"host": "a"}, "binance_connection_status", {"host": "a"}, 1),
+        (ConnectionOpened, {"host": "a"}, "feed_connection_status", {"host": "a"}, 1),
         (
             ConnectionLost,
             {"host": "a", "reason": "cut"},
-            "binance_connection_errors_total",
+            "feed_connection_errors_total",
             {"host": "a", "kind": "lost"},
             1,
         ),
         (
             ConnectionRefused,
             {"host": "a", "reason": "x", "status": None},
-            "binance_connection_errors_total",
+            "feed_connection_errors_total",
             {"host": "a", "kind": "refused"},
             1,
         ),
         (
             ConnectionRefused,
             {"host": "a", "reason": "x", "status": 451},
-            "binance_connection_errors_total",
+            "feed_connection_errors_total",
             {"host": "a", "kind": "http_451"},
             1,
         ),
         (
             ConnectionRefused,
             {"host": "a", "reason": "x", "status": 451},
-            "binance_connection_status",
+            "feed_connection_status",
             {"host": "a"},
             0,
         ),
         (
             ReconnectWaiting,
             {"delay_s": 7.5, "reason": "x"},
-            "binance_reconnect_delay_seconds",
+            "feed_reconnect_delay_seconds",
             {},
             7.5,
         ),
@@ -164,20 +165,20 @@ def test_the_sinks_lag_is_what_kafka_has_beyond_it(metrics: Metrics) -> None:
         (
             FramesRefused,
             {"reason": "json", "count": 3},
-            "binance_message_errors_total",
+            "feed_message_errors_total",
             {"reason": "json"},
             3,
         ),
-        (FramesRepeated, {**BTC, "count": 4}, "binance_repeated_total", BTC, 4),
-        (TradesBackfilled, {**BTC, "count": 5}, "binance_backfilled_trades_total", BTC, 5),
+        (FramesRepeated, {**BTC, "count": 4}, "feed_repeated_total", BTC, 4),
+        (TradesBackfilled, {**BTC, "count": 5}, "feed_backfilled_trades_total", BTC, 5),
         (
             QueueMeasured,
             {"depth": 6, "limit": 9, "waited_s": 0.5},
-            "binance_queue_depth",
+            "feed_queue_depth",
             {},
             6,
         ),
-        (FeedLagMeasured, {**BTC, "lag_s": 0.25}, "binance_lag_seconds", BTC, 0.25),
+        (FeedLagMeasured, {**BTC, "lag_s": 0.25}, "feed_lag_seconds", BTC, 0.25),
         (
             BatchDone,
             {"table": "t", "added": 8, "duplicates": 2, "dead_letters": 0},
@@ -225,22 +226,22 @@ def test_frames_are_counted_by_symbol_type_and_host_and_the_newest_is_shown(
     for last_us in (1_700_000_000_000_000, 1_700_000_001_500_000):
         on(metrics, FramesReceived, **BTC, kind="trade", host="a", count=10, last_us=last_us)
     of = {**BTC, "type": "trade"}
-    assert value(metrics, "binance_messages_received_total", **of, host="a") == 20
-    assert value(metrics, "binance_last_message_timestamp_seconds", **of) == 1_700_000_001.5
+    assert value(metrics, "feed_messages_received_total", **of, host="a") == 20
+    assert value(metrics, "feed_last_message_timestamp_seconds", **of) == 1_700_000_001.5
 
 
 def test_a_connection_after_a_lost_one_is_a_reconnect_and_the_first_is_not(
     metrics: Metrics,
 ) -> None:
     on(metrics, ConnectionOpened, host="a")
-    assert value(metrics, "binance_reconnects_total", host="a") is None
+    assert value(metrics, "feed_reconnects_total", host="a") is None
     on(metrics, ConnectionLost, host="a", reason="cut")
     on(metrics, ReconnectWaiting, delay_s=5.0, reason="every host failed")
     on(metrics, ConnectionOpened, host="b")
-    assert value(metrics, "binance_connection_status", host="a") == 0
-    assert value(metrics, "binance_connection_status", host="b") == 1
-    assert value(metrics, "binance_reconnects_total", host="b") == 1
-    assert value(metrics, "binance_reconnect_delay_seconds") == 0
+    assert value(metrics, "feed_connection_status", host="a") == 0
+    assert value(metrics, "feed_connection_status", host="b") == 1
+    assert value(metrics, "feed_reconnects_total", host="b") == 1
+    assert value(metrics, "feed_reconnect_delay_seconds") == 0
 
 
 def test_a_rotation_on_the_same_host_stays_connected_and_is_one_reconnect(
@@ -249,10 +250,10 @@ def test_a_rotation_on_the_same_host_stays_connected_and_is_one_reconnect(
     on(metrics, ConnectionOpened, host="a")
     on(metrics, ConnectionOpened, host="a")
     on(metrics, ConnectionRotated, old="a", new="a", reason="24 hours")
-    assert value(metrics, "binance_connection_status", host="a") == 1
-    assert value(metrics, "binance_reconnects_total", host="a") == 1
+    assert value(metrics, "feed_connection_status", host="a") == 1
+    assert value(metrics, "feed_reconnects_total", host="a") == 1
     on(metrics, ConnectionLost, host="a", reason="cut")
-    assert value(metrics, "binance_connection_status", host="a") == 0
+    assert value(metrics, "feed_connection_status", host="a") == 0
 
 
 @pytest.mark.parametrize("end", [FeedStopped, FeedFailed])
@@ -261,16 +262,29 @@ def test_the_end_of_the_feed_is_the_end_of_its_connections(
 ) -> None:
     on(metrics, ConnectionOpened, host="a")
     on(metrics, end, reason="asked to")
-    assert value(metrics, "binance_connection_status", host="a") == 0
+    assert value(metrics, "feed_connection_status", host="a") == 0
     on(metrics, ConnectionOpened, host="a")
-    assert value(metrics, "binance_reconnects_total", host="a") is None
+    assert value(metrics, "feed_reconnects_total", host="a") is None
+
+
+def test_venues_are_counted_apart_and_one_may_end(metrics: Metrics) -> None:
+    for venue in ("ONE", "OTHER"):
+        on(metrics, ConnectionOpened, exchange=venue, host="a")
+        on(metrics, QueueMeasured, exchange=venue, depth=1, limit=10, waited_s=2.0)
+    on(metrics, ConnectionLost, exchange="ONE", host="a", reason="cut")
+    on(metrics, ConnectionOpened, exchange="OTHER", host="b")
+    on(metrics, FeedStopped, exchange="ONE", reason="asked to")
+    assert value(metrics, "feed_reconnects_total", venue="OTHER", host="b") is None
+    assert value(metrics, "feed_connection_status", venue="ONE", host="a") == 0
+    assert value(metrics, "feed_connection_status", venue="OTHER", host="a") == 1
+    assert value(metrics, "feed_queue_waited_seconds_total", venue="OTHER") == 2.0
 
 
 def test_the_breaker_shows_its_three_states(metrics: Metrics) -> None:
     shown = [
         value(
             on(metrics, BreakerChanged, host="a", state=state),
-            "binance_breaker_state",
+            "feed_breaker_state",
             host="a",
         )
         for state in ("open", "half_open", "closed")
@@ -281,8 +295,8 @@ def test_the_breaker_shows_its_three_states(metrics: Metrics) -> None:
 def test_a_gap_counts_once_however_often_it_is_told(metrics: Metrics) -> None:
     for gap_id in ("g1", "g1", "g2"):
         on(metrics, GapNoticed, **GAP, gap_id=gap_id)
-    assert value(metrics, "binance_gaps_noticed_total", **BTC) == 2
-    assert value(metrics, "binance_gaps_open", **BTC) == 2
+    assert value(metrics, "feed_gaps_noticed_total", **BTC) == 2
+    assert value(metrics, "feed_gaps_open", **BTC) == 2
     on(metrics, GapClosed, **GAP, gap_id="g1", state="filled", filled=5, covered=0, absent=0)
     on(
         metrics,
@@ -294,15 +308,15 @@ def test_a_gap_counts_once_however_often_it_is_told(metrics: Metrics) -> None:
         covered=0,
         absent=5,
     )
-    assert value(metrics, "binance_gaps_open", **BTC) == 1
-    assert value(metrics, "binance_gaps_closed_total", **BTC, state="filled") == 1
-    assert value(metrics, "binance_gaps_closed_total", **BTC, state="lost") == 1
+    assert value(metrics, "feed_gaps_open", **BTC) == 1
+    assert value(metrics, "feed_gaps_closed_total", **BTC, state="filled") == 1
+    assert value(metrics, "feed_gaps_closed_total", **BTC, state="lost") == 1
 
 
 def test_waiting_adds_up_over_feeds_that_each_count_from_zero(metrics: Metrics) -> None:
     for waited_s in (0.5, 2.0, 0.25):
         on(metrics, QueueMeasured, depth=0, limit=10, waited_s=waited_s)
-    assert value(metrics, "binance_queue_waited_seconds_total") == 2.25
+    assert value(metrics, "feed_queue_waited_seconds_total") == 2.25
 
 
 def test_redis_is_absent_until_something_is_told_of_it(metrics: Metrics) -> None:
@@ -374,15 +388,15 @@ def test_threads_lose_no_count(metrics: Metrics) -> None:
     for thread in threads:
         thread.join()
     of = {**BTC, "type": "trade", "host": "a"}
-    assert value(metrics, "binance_messages_received_total", **of) == 4000
+    assert value(metrics, "feed_messages_received_total", **of) == 4000
     assert value(metrics, "freshness_seconds_count") == 4000
 
 
 def test_two_objects_share_nothing_and_the_global_registry_stays_clean() -> None:
     one, other = on(Metrics(), ConnectionOpened, host="a"), Metrics()
-    assert value(other, "binance_connection_status", host="a") is None
+    assert value(other, "feed_connection_status", host="a") is None
     names = [family.name for family in prometheus_client.REGISTRY.collect()]
-    assert value(one, "binance_connection_status", host="a") == 1
+    assert value(one, "feed_connection_status", host="a") == 1
     assert not [name for name in names if name.startswith("k2_")]
 
 
@@ -397,7 +411,7 @@ def test_what_is_counted_is_served(metrics: Metrics, server: MetricsServer) -> N
     on(metrics, RowsVisible, table="t", seconds=[0.2, 0.3])
     assert server.url.startswith("http://127.0.0.1:") and server.url.endswith("/metrics")
     samples = scraped(server.url)
-    assert samples["k2_binance_repeated_total"] == [(BTC, 7.0)]
+    assert samples["k2_feed_repeated_total"] == [({"venue": "BINANCE_SIM", **BTC}, 7.0)]
     assert samples["k2_freshness_seconds_count"] == [({}, 2.0)]
     assert ({"le": "+Inf"}, 2.0) in samples["k2_freshness_seconds_bucket"]
     assert "k2_state_up" not in samples

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar, Final, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from k2lib.errors import ConfigError
 from k2lib.events import OnEvent
@@ -32,6 +32,9 @@ from k2lib.venues.binance.hosts import checked_address, exchange_of
 from k2lib.venues.binance.instruments import read_assets, read_exchange_info, shipped_instruments
 from k2lib.venues.binance.messages import parse_frames
 from k2lib.venues.binance.rest import Rest, clock_offset_s, ping
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
 
 INFO_WEIGHT: Final = 20
 # The lag's alert fires at as much: a clock that is further off fires it always, or never.
@@ -186,6 +189,12 @@ class BinanceVenue:
             latest_us=latest_us,
             source=source,
         )
+
+    def metrics(self, feed_metrics: "Sequence[Collector]") -> "Collector":
+        """Return the feed's metrics under the names `k2_binance_…`; see `BinanceMetrics`."""
+        from k2lib.venues.binance.metrics import BinanceMetrics
+
+        return BinanceMetrics(feed_metrics)
 
     def find_files(self, paths: Sequence[str | Path], options: FileOptions) -> list["ArchiveFile"]:
         """Return the zips of the archive that the paths mean.
