@@ -18,7 +18,7 @@ from k2lib.iceberg.writer import TableWriter
 from k2lib.kafka.consumer import TopicPartition
 from k2lib.settings import Settings
 from k2lib.venues.binance.instruments import SHIPPED, shipped_instruments
-from k2lib.venues.binance.rows import TradeColumns, trade_rows
+from k2lib.venues.binance.rows import RawTrades, trade_rows
 
 EXCHANGE: Final = "BINANCE_SIM"
 INSTRUMENTS: Final = list(shipped_instruments(list(SHIPPED)[:20], exchange=EXCHANGE).values())
@@ -49,7 +49,7 @@ def trades(first: int, count: int, *, rows_a_day: int = ROWS_A_DAY) -> pa.Table:
     numbers = _by_symbol(np.arange(first, first + count))
     draw = np.random.default_rng(first)
     times = FIRST_US + numbers * DAY_US // rows_a_day
-    columns = TradeColumns(
+    columns = RawTrades(
         codes=numbers % len(SYMBOLS),
         ids=numbers // len(SYMBOLS) + 1,
         prices=PRICES.take(pa.array(_walk(draw, count))),

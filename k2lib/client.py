@@ -221,7 +221,7 @@ class K2(Reads, Closing):
             pipeline=pipeline,
             engine=self.engine,
             state=self._state,
-            told=status_path(self.settings.home),
+            status_path=status_path(self.settings.home),
             alerts=lambda: [f"{one.name}: {one.summary}" for one in self.watch.alerts.firing],
             options=options,
             on_event=self._report if on_event is None else to_all(self._report, on_event),

@@ -95,7 +95,7 @@ class LoadReports:
     def _with_already_there(self, engine: Engine) -> Iterator[FileReport]:
         """The first row stored stays, so a row that came now carries this load's stamp."""
         kinds = {line.kind for line in self._lines.values() if line.kind}
-        stored = {
+        in_lake = {
             stamp: count
             for kind in kinds
             for stamp, count in engine.sql(
@@ -106,7 +106,7 @@ class LoadReports:
             ).iter_rows()
         }
         for stamp, line in self._lines.items():
-            yield replace(line, already_there=line.rows - stored.get(stamp, 0))
+            yield replace(line, already_there=line.rows - in_lake.get(stamp, 0))
 
 
 class _Load:

@@ -15,7 +15,7 @@ from k2lib.venues.base import (
     Instrument,
     LiveConnection,
     LiveVenue,
-    Subscription,
+    StreamSubscription,
 )
 
 TRADE_S: Final = 30.0
@@ -126,7 +126,7 @@ async def _check_stream(
 async def _first_frame(
     connection: LiveConnection, first: _FirstFrame, symbols: Sequence[str], trade_s: float
 ) -> bytes:
-    await connection.subscribe([Subscription(symbol, "trade") for symbol in symbols])
+    await connection.subscribe([StreamSubscription(symbol, "trade") for symbol in symbols])
     ends: list[asyncio.Future[Any]] = [first.frame, connection.over]
     await asyncio.wait(ends, timeout=trade_s, return_when=asyncio.FIRST_COMPLETED)
     if first.frame.done():

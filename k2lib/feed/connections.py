@@ -20,12 +20,12 @@ from k2lib.events import (
 )
 from k2lib.feed.options import FeedOptions
 from k2lib.feed.state_store import StateStore
-from k2lib.feed.stream import StreamClient
+from k2lib.feed.stream import ReconnectingStream
 from k2lib.resilience.breaker import Circuit, steady_wall_clock
 from k2lib.resilience.failover import Hosts
 from k2lib.resilience.rate_window import RateWindow
 from k2lib.resilience.staleness import Watchdog
-from k2lib.venues.base import LiveVenue, Subscription
+from k2lib.venues.base import LiveVenue, StreamSubscription
 
 LOOK_AGAIN_S: Final = 0.002
 FLOOD: Final = 5000
@@ -47,27 +47,27 @@ class Inbox:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.waited_s = 0.0
-        self._held: deque[tuple[bytes, int, str]] = deque()
+        self._frames: deque[tuple[bytes, int, str]] = deque()
         self._taken_us: int | None = None
         self._some = threading.Event()
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._frames)
 
     @property
     def behind_s(self) -> float:
-        """How long ago the oldest frame came that is not dealt with: held, or taken last."""
+        """How long ago the oldest frame came that is not dealt with: queued, or taken last."""
         try:
-            oldest_us = self._taken_us or self._held[0][1]
+            oldest_us = self._taken_us or self._frames[0][1]
         except IndexError:
             return 0.0
         return max(0.0, _now_us() / 1e6 - oldest_us / 1e6)
 
     async def put(self, frame: bytes, host: str) -> None:
         """Add a frame, waiting while the queue is full."""
-        if len(self._held) >= self.limit:
+        if len(self._frames) >= self.limit:
             await self._room()
-        self._held.append((frame, _now_us(), host))
+        self._frames.append((frame, _now_us(), host))
         if not self._some.is_set():
             self._some.set()
 
@@ -82,23 +82,23 @@ class Inbox:
         if self._some.wait(timeout_s):
             self._linger(linger_s, enough)
         self._some.clear()
-        self._taken_us = self._held[0][1] if self._held else None
-        held = [self._held.popleft() for _ in range(len(self._held))]
-        frames, received_us, hosts = map(list, zip(*held, strict=True)) if held else ([], [], [])
+        self._taken_us = self._frames[0][1] if self._frames else None
+        taken = [self._frames.popleft() for _ in range(len(self._frames))]
+        frames, received_us, hosts = map(list, zip(*taken, strict=True)) if taken else ([], [], [])
         return FrameBatch(frames, received_us, hosts)
 
     def _linger(self, linger_s: float, enough: int) -> None:
-        if len(self._held) < enough:
+        if len(self._frames) < enough:
             time.sleep(linger_s)
             return
-        lingers = min(FLOOD_LINGERS, 2 * len(self._held) // enough)
+        lingers = min(FLOOD_LINGERS, 2 * len(self._frames) // enough)
         until = time.monotonic() + lingers * linger_s
-        while len(self._held) < min(FLOOD, self.limit // 2) and time.monotonic() < until:
+        while len(self._frames) < min(FLOOD, self.limit // 2) and time.monotonic() < until:
             time.sleep(linger_s)
 
     async def _room(self) -> None:
         began = time.monotonic()
-        while len(self._held) >= self.limit:
+        while len(self._frames) >= self.limit:
             await asyncio.sleep(LOOK_AGAIN_S)
             now = time.monotonic()
             self.waited_s += now - began
@@ -142,18 +142,18 @@ class StreamConnections:
             rest_s=options.limits.breaker_rest_s,
             on_change=self._breaker_changed,
         )
-        self._watchdog: Watchdog[Subscription] = Watchdog(
+        self._watchdog: Watchdog[StreamSubscription] = Watchdog(
             options.limits.stale_s, clock=time.monotonic
         )
         self._subscriptions = [
-            Subscription(symbol, kind) for kind in options.kinds for symbol in symbols
+            StreamSubscription(symbol, kind) for kind in options.kinds for symbol in symbols
         ]
         self._per_connection = venue.subscriptions_per_connection
         self._streams = self._make_streams()
 
-    def seen(self, symbol: str, kind: str) -> None:
+    def note_data(self, symbol: str, kind: str) -> None:
         """Take note that data of a symbol came; called from the thread of rows."""
-        self._watchdog.seen(Subscription(symbol, kind))
+        self._watchdog.note_data(StreamSubscription(symbol, kind))
 
     def run(self) -> None:
         """Stay connected until `stop` is set.
@@ -172,8 +172,8 @@ class StreamConnections:
         until = time.monotonic() + self._options.first_connection_s
         while not self._connected.wait(LOOK_S) and not ended.is_set():
             if self._refusals.keys() >= set(self._venue.stream_hosts) or time.monotonic() > until:
-                told = "; ".join(f"{host}: {reason}" for host, reason in self._refusals.items())
-                raise TransientError(f"{self._venue.exchange} lets us in nowhere: {told}")
+                reasons = "; ".join(f"{host}: {reason}" for host, reason in self._refusals.items())
+                raise TransientError(f"{self._venue.exchange} lets us in nowhere: {reasons}")
 
     async def _run(self) -> None:
         tasks = [asyncio.create_task(stream.run()) for stream in self._streams]
@@ -206,7 +206,7 @@ class StreamConnections:
             self._on_event(StreamResumed(self._venue.exchange, symbol, kind))
 
     def _number_of_stream(self, symbol: str, kind: str) -> int:
-        return self._subscriptions.index(Subscription(symbol, kind)) // self._per_connection
+        return self._subscriptions.index(StreamSubscription(symbol, kind)) // self._per_connection
 
     def _give_time(self, number: int) -> None:
         """The next connection of a stream is not left because the last one was silent."""
@@ -214,11 +214,11 @@ class StreamConnections:
         for subscription in self._subscriptions[first : first + self._per_connection]:
             self._watchdog.prolong(subscription)
 
-    def _make_streams(self) -> list[StreamClient]:
+    def _make_streams(self) -> list[ReconnectingStream]:
         limits = self._options.limits
         attempts = RateWindow(limits.attempts, limits.attempts_span_s, clock=time.monotonic)
         return [
-            StreamClient(
+            ReconnectingStream(
                 self._subscriptions[start : start + self._per_connection],
                 venue=self._venue,
                 hosts=self._hosts,

@@ -40,22 +40,22 @@ class Feed(Closing):
         pipeline: Pipeline,
         engine: Engine,
         state: StateStore,
-        told: Path,
+        status_path: Path,
         alerts: Callable[[], Sequence[str]] = tuple,
         options: FeedOptions | None = None,
         on_event: OnEvent,
     ) -> None:
-        """Ask the venue for the symbols, read what is known of them, connect.
+        """Ask the venue for the symbols, read the state of their ids, connect.
 
         Args:
-            told: file in which it tells once a second where it stands.
-            alerts: says what is wrong in this process, to be told along.
+            status_path: file to which it writes its status once a second.
+            alerts: returns what is wrong in this process, for the status.
         Raises:
             ConfigError: no such symbol, or none given.
             TransientError: the venue cannot be reached: every host is named with its reason.
         """
         options = options or FeedOptions()
-        self._told = told
+        self._status_path = status_path
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._failure: BaseException | None = None
@@ -104,7 +104,7 @@ class Feed(Closing):
         if self._threads and self._failure is None:
             self._report(FeedStopped(self.venue.exchange, "closed"))
         if self._threads:
-            write_status(self._told, self._board.look())
+            write_status(self._status_path, self._board.look())
         self._threads = []
         self._requests.close()
         self._ended.set()
@@ -154,8 +154,8 @@ class Feed(Closing):
             state=state,
             board=self._board,
             options=options,
-            seen=sockets.seen,
-            told=self._told,
+            on_data=sockets.note_data,
+            status_path=self._status_path,
             stop=self._stop,
             on_event=self._report,
         )

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from k2lib.errors import RecordError
 from k2lib.events import GapFillFailed, OnEvent
-from k2lib.feed.gaps import Gap, Ids
+from k2lib.feed.gaps import Ids, SequenceGap
 from k2lib.resilience.backoff import delays
 from k2lib.schema.dead_letters import DeadLetter
 from k2lib.schema.records import TRADE
@@ -24,7 +24,7 @@ from k2lib.venues.base import (
     IdArray,
     Instrument,
     MissingTrades,
-    RequestRefusedError,
+    VenueRefusedError,
     VenueUnavailableError,
 )
 
@@ -42,7 +42,7 @@ class GapFill:
     request itself.
     """
 
-    gap: Gap
+    gap: SequenceGap
     rows: pa.Table
     ids: IdArray
     absent: list[Hole] = field(default_factory=list)
@@ -60,7 +60,7 @@ class PendingFill:
     `upgrade`: they are covered by aggregates, and single trades are asked for.
     """
 
-    gap: Gap
+    gap: SequenceGap
     left: Ids
     upgrade: bool = False
     waits: Iterator[float] = field(default_factory=lambda: delays(0.5, 30.0))
@@ -142,7 +142,7 @@ class GapFiller:
         self._pending: dict[tuple[str, bool], PendingFill] = {}
         self._numbers = itertools.count()
 
-    def fill(self, gap: Gap, holes: list[Hole], *, upgrade: bool = False) -> None:
+    def fill(self, gap: SequenceGap, holes: list[Hole], *, upgrade: bool = False) -> None:
         """Ask for these ids of a gap, in place of those asked for before; returns at once.
 
         Args:
@@ -173,7 +173,7 @@ class GapFiller:
         try:
             for page in self._backfill(self._request(pending)):
                 self._take(pending, page)
-        except RequestRefusedError as exc:
+        except VenueRefusedError as exc:
             self._give_up(pending, str(exc))
         except (VenueUnavailableError, RecordError) as exc:
             self._postpone(pending, exc)

@@ -94,7 +94,7 @@ OPEN: Final = ("noticed", "covered")
 
 
 @dataclass(frozen=True)
-class Gap:
+class SequenceGap:
     """One hole, [from_id, to_id], and what became of its ids.
 
     `after_us` and `before_us` are the event times of the trades on both sides, where known: a
@@ -133,7 +133,7 @@ class Gap:
         """How many of them came as single trades; known once the gap is closed."""
         return 0 if self.state == "noticed" else self.size - self.covered - self.absent
 
-    def closed(self, *, covered: int, absent: int, note: str) -> "Gap":
+    def closed(self, *, covered: int, absent: int, note: str) -> "SequenceGap":
         """Return the gap's next revision, with the worst state of its ids."""
         state = "covered" if covered else "none_at_venue" if absent else "filled"
         return replace(
@@ -145,7 +145,7 @@ class Gap:
             note=note,
         )
 
-    def lost(self, *, absent: int, note: str, covered: int = 0) -> "Gap":
+    def lost(self, *, absent: int, note: str, covered: int = 0) -> "SequenceGap":
         """Return the gap's next revision where `absent` of its ids will never be had."""
         return replace(
             self,
@@ -157,7 +157,7 @@ class Gap:
         )
 
 
-def gap_rows(gaps: Sequence[Gap], noticed: datetime) -> pa.Table:
+def gap_rows(gaps: Sequence[SequenceGap], noticed: datetime) -> pa.Table:
     """Return revisions as rows of `schemas.GAP`, in order."""
     rows = [
         {

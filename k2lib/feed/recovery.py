@@ -1,4 +1,4 @@
-"""What is known of a feed's ids when it starts: by the tables and by what Kafka has beyond them."""
+"""A feed's state when it starts: its ids in the tables, and what Kafka has beyond them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from k2lib.feed.gaps import OPEN, Gap, Ids, uncovered
+from k2lib.feed.gaps import OPEN, Ids, SequenceGap, uncovered
 from k2lib.feed.sequence_tracker import SymbolSequence
 from k2lib.kafka.topics import GAPS, topic_name
 from k2lib.pipeline import Pipeline
@@ -29,7 +29,7 @@ HOLES: Final = """
     WHERE id > before + 1
 """
 AROUND: Final = 1000
-HELD: Final = """
+IDS_AROUND: Final = """
     SELECT source_sequence AS id, epoch_us(timestamp) AS us FROM lake.trades_v2
     WHERE exchange = $exchange AND symbol = $symbol AND source_sequence BETWEEN $low AND $high
     ORDER BY id
@@ -41,7 +41,7 @@ class RecoveredState:
     """Ids by symbol, and the gaps that are not closed, each with its ids known from aggregates."""
 
     symbols: dict[str, SymbolSequence]
-    gaps: list[tuple[Gap, list[Hole]]]
+    gaps: list[tuple[SequenceGap, list[Hole]]]
 
 
 def recover_state(
@@ -57,11 +57,11 @@ def recover_state(
     exchange = venue.exchange
     tail = _tail(topic_name(venue.asset_class, "trades", exchange), pipeline)
     gaps = _newest_gaps(exchange, pipeline, engine)
-    asked: dict[str, object] = {"exchange": exchange, "symbols": list(symbols)}
-    since = asked | {"since": datetime.now(UTC) - LOOKED_AT}
-    newest = {row["symbol"]: row for row in engine.sql(NEWEST, asked).to_dicts()}
+    parameters: dict[str, object] = {"exchange": exchange, "symbols": list(symbols)}
+    since = parameters | {"since": datetime.now(UTC) - LOOKED_AT}
+    newest = {row["symbol"]: row for row in engine.sql(NEWEST, parameters).to_dicts()}
     holes = engine.sql(HOLES, since)
-    known = RecoveredState({}, [])
+    state = RecoveredState({}, [])
     for symbol in symbols:
         one = _Symbol(
             newest.get(symbol),
@@ -69,9 +69,9 @@ def recover_state(
             [gap for gap in gaps if gap.symbol == symbol],
             tail.filter(pl.col("symbol") == symbol),
         )
-        known.symbols[symbol] = one.known()
-        known.gaps.extend(one.open_gaps(known.symbols[symbol], engine))
-    return known
+        state.symbols[symbol] = one.sequence()
+        state.gaps.extend(one.open_gaps(state.symbols[symbol], engine))
+    return state
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,18 @@ class _Symbol:
 
     newest: Mapping[str, Any] | None
     holes: list[Hole]
-    gaps: list[Gap]
+    gaps: list[SequenceGap]
     tail: pl.DataFrame
 
-    def known(self) -> SymbolSequence:
+    def sequence(self) -> SymbolSequence:
         """Return the ids; a hole is what did not come, whether a gap explains it or not."""
-        known = SymbolSequence(self._ids())
+        sequence = SymbolSequence(self._ids())
         if self.newest is not None:
-            known.last_us = self.newest["last_us"]
+            sequence.last_us = self.newest["last_us"]
         if not self.tail.is_empty():
-            known.ids.add(self.tail["id"].to_numpy())
-            known.last_us = max(known.last_us or 0, int(self.tail["us"].max()))  # type: ignore[arg-type]
-        return known
+            sequence.ids.add(self.tail["id"].to_numpy())
+            sequence.last_us = max(sequence.last_us or 0, int(self.tail["us"].max()))  # type: ignore[arg-type]
+        return sequence
 
     def _ids(self) -> Ids:
         """A gap tells that ids went on past it, whatever became of the trades after it."""
@@ -105,32 +105,36 @@ class _Symbol:
         beyond = [(last + 1, end)] if end > last else []
         return Ids(end + 1, [*uncovered(self.holes, older), *older, *beyond])
 
-    def open_gaps(self, known: SymbolSequence, engine: Engine) -> list[tuple[Gap, list[Hole]]]:
-        """Take what closed gaps explain as seen; return the others, with their covered ids."""
+    def open_gaps(
+        self, sequence: SymbolSequence, engine: Engine
+    ) -> list[tuple[SequenceGap, list[Hole]]]:
+        """Take what closed gaps explain as complete; return the others, with their covered ids."""
         still_open = []
         for gap in self.gaps:
             if gap.state in OPEN:
-                still_open.append(self._reopened(gap, known.ids, engine))
-            elif _count(known.ids.missing(gap.from_id, gap.to_id)) <= gap.covered + gap.absent:
-                known.ids.explain(gap.from_id, gap.to_id)
+                still_open.append(self._reopened(gap, sequence.ids, engine))
+            elif _count(sequence.ids.missing(gap.from_id, gap.to_id)) <= gap.covered + gap.absent:
+                sequence.ids.explain(gap.from_id, gap.to_id)
             else:
                 again = replace(gap, state="noticed", covered=0, absent=0)
-                still_open.append(self._reopened(again, known.ids, engine))
+                still_open.append(self._reopened(again, sequence.ids, engine))
         return still_open
 
-    def _reopened(self, gap: Gap, ids: Ids, engine: Engine) -> tuple[Gap, list[Hole]]:
+    def _reopened(
+        self, gap: SequenceGap, ids: Ids, engine: Engine
+    ) -> tuple[SequenceGap, list[Hole]]:
         """Look which ids of a gap came meanwhile, and between which times it lies."""
-        asked = {
+        parameters = {
             "exchange": gap.exchange,
             "symbol": gap.symbol,
             "low": gap.from_id - AROUND,
             "high": gap.to_id + AROUND,
         }
-        held = pl.concat([engine.sql(HELD, asked), self.tail.select("id", "us")])
-        inside = held.filter(pl.col("id").is_between(gap.from_id, gap.to_id))["id"].to_numpy()
+        stored_ids = pl.concat([engine.sql(IDS_AROUND, parameters), self.tail.select("id", "us")])
+        inside = stored_ids.filter(pl.col("id").is_between(gap.from_id, gap.to_id))["id"].to_numpy()
         times: dict[str, Any] = {
-            "after_us": held.filter(pl.col("id") < gap.from_id)["us"].max(),
-            "before_us": held.filter(pl.col("id") > gap.to_id)["us"].min(),
+            "after_us": stored_ids.filter(pl.col("id") < gap.from_id)["us"].max(),
+            "before_us": stored_ids.filter(pl.col("id") > gap.to_id)["us"].min(),
         }
         ids.add(inside)
         if gap.state == "noticed":
@@ -150,14 +154,14 @@ def _tail(topic: str, pipeline: Pipeline) -> pl.DataFrame:
     ).drop_nulls()
 
 
-def _newest_gaps(exchange: str, pipeline: Pipeline, engine: Engine) -> list[Gap]:
+def _newest_gaps(exchange: str, pipeline: Pipeline, engine: Engine) -> list[SequenceGap]:
     """Return the newest revision of each gap of the exchange, in the table or not yet."""
     unread = pl.DataFrame(pipeline.unread(GAPS, GAP)).filter(pl.col("exchange") == exchange)
-    stored = engine.sql("SELECT * FROM lake.gaps WHERE exchange = ?", [exchange])
-    both = pl.concat([stored, unread], how="vertical_relaxed")
+    in_table = engine.sql("SELECT * FROM lake.gaps WHERE exchange = ?", [exchange])
+    both = pl.concat([in_table, unread], how="vertical_relaxed")
     names = ["exchange", "symbol", "from_id", "to_id", "revision", "state", "covered", "absent"]
     newest = both.sort("revision").unique("gap_id", keep="last").sort("from_id")
-    return [Gap(**row) for row in newest.select(*names, "note").iter_rows(named=True)]
+    return [SequenceGap(**row) for row in newest.select(*names, "note").iter_rows(named=True)]
 
 
 def _count(holes: list[Hole]) -> int:

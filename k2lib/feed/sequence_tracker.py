@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from k2lib.feed.gaps import Gap, Ids, uncovered
+from k2lib.feed.gaps import Ids, SequenceGap, uncovered
 from k2lib.venues.base import Hole, IdArray
 
 NOTED_AT_MOST: Final = 20
@@ -30,7 +30,7 @@ class _Open:
     `covered` has as holes the ids that are known from aggregates only.
     """
 
-    gap: Gap
+    gap: SequenceGap
     covered: Ids
     absent: int = 0
     dead: int = 0
@@ -48,44 +48,46 @@ class SequenceTracker:
     def __init__(
         self,
         exchange: str,
-        known: Mapping[str, SymbolSequence],
+        sequences: Mapping[str, SymbolSequence],
         *,
-        gaps: Iterable[tuple[Gap, Iterable[Hole]]] = (),
+        gaps: Iterable[tuple[SequenceGap, Iterable[Hole]]] = (),
         grace_s: float,
         clock: Callable[[], float],
     ) -> None:
         self._exchange = exchange
-        self._known = known
+        self._sequences = sequences
         self._open = {gap.gap_id: _opened(gap, covered) for gap, covered in gaps}
         self._grace_s = grace_s
         self._clock = clock
-        self._reached: dict[str, deque[tuple[float, int]]] = {symbol: deque() for symbol in known}
-        self._edges: dict[str, deque[tuple[int, int, int | None, int]]] = {
-            symbol: deque(maxlen=EDGES_AT_MOST) for symbol in known
+        self._reached: dict[str, deque[tuple[float, int]]] = {
+            symbol: deque() for symbol in sequences
         }
-        for symbol in known:
+        self._edges: dict[str, deque[tuple[int, int, int | None, int]]] = {
+            symbol: deque(maxlen=EDGES_AT_MOST) for symbol in sequences
+        }
+        for symbol in sequences:
             self._mark(symbol, float("-inf"))
 
     @property
-    def open(self) -> tuple[Gap, ...]:
+    def open(self) -> tuple[SequenceGap, ...]:
         """The gaps that are not closed."""
         return tuple(one.gap for one in self._open.values() if one.gap.state == "noticed")
 
-    def missing(self, gap: Gap) -> list[Hole]:
+    def missing(self, gap: SequenceGap) -> list[Hole]:
         """Return the ids of a gap of which nothing is known yet."""
-        return self._known[gap.symbol].ids.missing(gap.from_id, gap.to_id)
+        return self._sequences[gap.symbol].ids.missing(gap.from_id, gap.to_id)
 
     def add(self, symbol: str, ids: IdArray, times_us: IdArray) -> npt.NDArray[np.bool_]:
         """Take trades as they came; return which of them are new, as single trades."""
-        known = self._known[symbol]
-        before = known.ids.next_id
-        new = known.ids.add(ids)
-        after = known.ids.next_id
+        sequence = self._sequences[symbol]
+        before = sequence.ids.next_id
+        new = sequence.ids.add(ids)
+        after = sequence.ids.next_id
         if after is not None and after != before:
-            holes = known.ids.holes
+            holes = sequence.ids.holes
             if before is not None and holes and holes[-1][1] >= before:
-                self._edges[symbol].append((before, after, known.last_us, int(times_us.max())))
-            known.last_us = int(times_us.max())
+                self._edges[symbol].append((before, after, sequence.last_us, int(times_us.max())))
+            sequence.last_us = int(times_us.max())
             self._mark(symbol, self._clock())
         return new if new.all() else new | self._add_covered(symbol, ids)
 
@@ -108,23 +110,23 @@ class SequenceTracker:
         one = self._open.get(gap_id)
         if one is None:
             return
-        ids = self._known[one.gap.symbol].ids
-        places = (ids, one.covered)
-        one.absent += sum(_explained(where, _within(one.gap, absent)) for where in places)
-        one.dead += sum(_explained(where, _within(one.gap, dead)) for where in places)
+        ids = self._sequences[one.gap.symbol].ids
+        both = (ids, one.covered)
+        one.absent += sum(_explained(where, _within(one.gap, absent)) for where in both)
+        one.dead += sum(_explained(where, _within(one.gap, dead)) for where in both)
         for low, high in _within(one.gap, covered):
             one.covered = Ids(one.gap.to_id + 1, [*one.covered.holes, *ids.missing(low, high)])
             ids.explain(low, high)
         if note and len(one.notes) < NOTED_AT_MOST:
             one.notes.append(note)
 
-    def noticed(self) -> list[Gap]:
+    def noticed(self) -> list[SequenceGap]:
         """Return the holes that have become gaps since the last call."""
-        found = [gap for symbol in self._known for gap in self._new_gaps(symbol)]
+        found = [gap for symbol in self._sequences for gap in self._new_gaps(symbol)]
         self._open |= {gap.gap_id: _opened(gap) for gap in found}
         return found
 
-    def closed(self) -> list[Gap]:
+    def closed(self) -> list[SequenceGap]:
         """Return the next revision of each gap that closed, or got better, since the last call."""
         done = []
         for gap_id, one in list(self._open.items()):
@@ -142,13 +144,13 @@ class SequenceTracker:
                 del self._open[gap_id]
         return done
 
-    def lost(self, gap_id: str, note: str) -> Gap | None:
+    def lost(self, gap_id: str, note: str) -> SequenceGap | None:
         """Return the last revision of a gap whose ids the venue will never give."""
         one = self._open.pop(gap_id, None)
         if one is None:
             return None
         left = self.missing(one.gap)
-        self._known[one.gap.symbol].ids.explain(one.gap.from_id, one.gap.to_id)
+        self._sequences[one.gap.symbol].ids.explain(one.gap.from_id, one.gap.to_id)
         gone = one.absent + one.dead + _count(left)
         return one.gap.lost(covered=_count(one.covered.holes), absent=gone, note=note)
 
@@ -161,16 +163,16 @@ class SequenceTracker:
                 new[inside] |= one.covered.add(ids[inside])
         return new
 
-    def _is_past(self, gap: Gap) -> bool:
-        next_id = self._known[gap.symbol].ids.next_id
+    def _is_past(self, gap: SequenceGap) -> bool:
+        next_id = self._sequences[gap.symbol].ids.next_id
         return next_id is not None and next_id > gap.to_id
 
     def _changed(self, one: _Open) -> bool:
         return one.gap.state == "noticed" or _count(one.covered.holes) != one.reported
 
-    def _new_gaps(self, symbol: str) -> list[Gap]:
+    def _new_gaps(self, symbol: str) -> list[SequenceGap]:
         old = self._old_next(symbol)
-        holes = self._known[symbol].ids.holes
+        holes = self._sequences[symbol].ids.holes
         if old is None or not holes:
             return []
         taken = [
@@ -181,8 +183,8 @@ class SequenceTracker:
         due = [hole for hole in uncovered(holes, taken) if hole[1] < old]
         return [self._gap(symbol, hole) for hole in due]
 
-    def _gap(self, symbol: str, hole: Hole) -> Gap:
-        gap = Gap(self._exchange, symbol, *hole)
+    def _gap(self, symbol: str, hole: Hole) -> SequenceGap:
+        gap = SequenceGap(self._exchange, symbol, *hole)
         for low, high, after_us, before_us in self._edges[symbol]:
             if low <= hole[0] < high:
                 return replace(gap, after_us=after_us, before_us=before_us)
@@ -196,24 +198,24 @@ class SequenceTracker:
         return reached[0][1] if reached and reached[0][0] <= due else None
 
     def _mark(self, symbol: str, when: float) -> None:
-        next_id = self._known[symbol].ids.next_id
+        next_id = self._sequences[symbol].ids.next_id
         if next_id is not None:
             self._reached[symbol].append((when, next_id))
 
 
-def _opened(gap: Gap, covered: Iterable[Hole] = ()) -> _Open:
+def _opened(gap: SequenceGap, covered: Iterable[Hole] = ()) -> _Open:
     """Of an earlier run's gap, absent ids are among the covered ones until asked for again."""
     return _Open(gap, Ids(gap.to_id + 1, covered), reported=gap.covered + gap.absent)
 
 
-def _within(gap: Gap, holes: Iterable[Hole]) -> list[Hole]:
+def _within(gap: SequenceGap, holes: Iterable[Hole]) -> list[Hole]:
     """Cut to the gap: an aggregate may reach into ids that came, or into another gap."""
     cut = ((max(low, gap.from_id), min(high, gap.to_id)) for low, high in holes)
     return [part for part in cut if part[0] <= part[1]]
 
 
 def _explained(where: Ids, holes: Iterable[Hole]) -> int:
-    """Take these ids as seen; return how many of them were missing there."""
+    """Take these ids as explained; return how many of them were missing there."""
     count = 0
     for low, high in holes:
         count += _count(where.missing(low, high))

@@ -44,9 +44,9 @@ class StateStore(Closing):
         """Let go of nothing; what is remembered can still be read."""
 
     def breakers(self) -> dict[str, Memory]:
-        """Return what is known of each host's breaker; what cannot be read is left out."""
-        known = {host: _memory(text) for host, text in self._under(BREAKER).items()}
-        return {host: memory for host, memory in known.items() if memory is not None}
+        """Return the state of each host's breaker; what cannot be read is left out."""
+        found = {host: _memory(text) for host, text in self._under(BREAKER).items()}
+        return {host: memory for host, memory in found.items() if memory is not None}
 
     def put_breaker(self, host: str, memory: Memory) -> None:
         """Remember a host's breaker."""
@@ -54,8 +54,8 @@ class StateStore(Closing):
 
     def latest(self, exchange: str) -> dict[str, dict[str, str]]:
         """Return the latest trade of each symbol of an exchange."""
-        known = self._under(f"{LATEST}{exchange}:")
-        return {symbol: value for symbol, value in known.items() if isinstance(value, dict)}
+        found = self._under(f"{LATEST}{exchange}:")
+        return {symbol: value for symbol, value in found.items() if isinstance(value, dict)}
 
     def put_latest(self, exchange: str, symbol: str, values: Mapping[str, str]) -> None:
         """Remember the latest trade of a symbol; it takes the place of the one before."""
@@ -73,7 +73,7 @@ class StateStore(Closing):
 class RedisStateStore(StateStore):
     """Remember in Redis too, so that a later or another process knows it.
 
-    Reading asks Redis, for 0.5 s at most a call of it; what it does not answer is told from memory.
+    Reading asks Redis, for 0.5 s at most a call of it; what it does not answer comes from memory.
 
     Args:
         waits: gives the seconds between the attempts to reach a lost Redis.
@@ -96,7 +96,7 @@ class RedisStateStore(StateStore):
         self._write_every_s = write_every_s
         self._check_every_s = check_every_s
         self._due: set[str] = set()
-        self._heard: dict[str, Value] = {}
+        self._from_redis: dict[str, Value] = {}
         self._wake, self._stopped, self._lost = (threading.Event() for _ in range(3))
         self._client = _client(redis_url, self._on_connect)
         self._thread = threading.Thread(target=self._run, name="state-redis", daemon=True)
@@ -124,17 +124,17 @@ class RedisStateStore(StateStore):
         with self._lock:
             # What was due when Redis was asked may be written, and still be older in its answer.
             ours = {key: self._values[key] for key in unheard | self._due}
-            return _below(prefix, self._heard | ours)
+            return _below(prefix, self._from_redis | ours)
 
     def _hear(self, prefix: str) -> None:
         try:
-            heard = _read(self._client, prefix)
+            found = _read(self._client, prefix)
         except FAILURES:
             self._wake.set()
             return
         with self._lock:
-            others = {k: value for k, value in self._heard.items() if not k.startswith(prefix)}
-            self._heard = others | heard
+            others = {k: value for k, value in self._from_redis.items() if not k.startswith(prefix)}
+            self._from_redis = others | found
 
     def _run(self) -> None:
         waits = self._waits()

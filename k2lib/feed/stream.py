@@ -27,13 +27,13 @@ from k2lib.venues.base import (
     HostRefusedError,
     LiveConnection,
     LiveVenue,
-    Subscription,
+    StreamSubscription,
 )
 
 LOOK_S: Final = 0.25
 
 
-class StreamClient:
+class ReconnectingStream:
     """Keeps one connection open with all of its subscriptions, over any of the venue's hosts.
 
     A planned end (`serverShutdown`, the age of the connection, a silent stream) opens the next
@@ -42,7 +42,7 @@ class StreamClient:
 
     def __init__(
         self,
-        subscriptions: Sequence[Subscription],
+        subscriptions: Sequence[StreamSubscription],
         *,
         venue: LiveVenue,
         hosts: Hosts,
@@ -140,8 +140,8 @@ class StreamClient:
         while (host := self._hosts.pick()) is None:
             wait_s = self._hosts.opens_in_s()
             if wait_s is None:
-                told = "; ".join(f"{url}: {why}" for url, why in self._hosts.banned.items())
-                raise TransientError(f"{self._venue.exchange} lets us in nowhere: {told}")
+                reasons = "; ".join(f"{url}: {why}" for url, why in self._hosts.banned.items())
+                raise TransientError(f"{self._venue.exchange} lets us in nowhere: {reasons}")
             await self._pause(max(wait_s, LOOK_S), "every host rests")
         return host
 

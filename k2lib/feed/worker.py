@@ -29,7 +29,7 @@ from k2lib.events import (
 )
 from k2lib.feed.connections import FrameBatch, Inbox
 from k2lib.feed.gap_filler import GapFill, GapFiller
-from k2lib.feed.gaps import Gap, gap_rows
+from k2lib.feed.gaps import SequenceGap, gap_rows
 from k2lib.feed.options import FeedOptions
 from k2lib.feed.recovery import recover_state
 from k2lib.feed.sequence_tracker import SequenceTracker
@@ -70,8 +70,8 @@ class FeedWorker:
         state: StateStore,
         board: StatusBoard,
         options: FeedOptions,
-        seen: Callable[[str, str], None],
-        told: Path,
+        on_data: Callable[[str, str], None],
+        status_path: Path,
         stop: threading.Event,
         on_event: OnEvent,
     ) -> None:
@@ -86,8 +86,8 @@ class FeedWorker:
         self._state = state
         self._board = board
         self._options = options
-        self._seen = seen
-        self._told = told
+        self._on_data = on_data
+        self._status_path = status_path
         self._stop = stop
         self._on_event = on_event
         self._trades = topic_name(venue.asset_class, "trades", venue.exchange)
@@ -133,9 +133,9 @@ class FeedWorker:
 
     def _produce_trades(self, trades: pa.Table, host: str) -> None:
         new, shown = np.ones(trades.num_rows, bool), {}
-        for symbol, places, rows in _by_symbol(trades):
+        for symbol, positions, rows in _by_symbol(trades):
             fresh = self._book.add(symbol, _ids(rows), _times_us(rows))
-            new[places] = fresh
+            new[positions] = fresh
             shown[symbol] = rows if fresh.all() else rows.filter(pa.array(fresh))
             self._received(symbol, "trade", rows, host)
             if repeated := int(rows.num_rows - fresh.sum()):
@@ -147,7 +147,7 @@ class FeedWorker:
                 self._board.show(symbol, rows)
 
     def _received(self, symbol: str, kind: str, rows: pa.Table, host: str) -> None:
-        self._seen(symbol, kind)
+        self._on_data(symbol, kind)
         last_us = int(_times_us(rows).max())
         count = rows.num_rows
         self._on_event(FramesReceived(self._exchange, symbol, kind, host, count, last_us))
@@ -202,7 +202,7 @@ class FeedWorker:
             self._ask_for(gap, self._book)
         self._close_gaps(self._book.closed())
 
-    def _ask_for(self, gap: Gap, book: SequenceTracker) -> None:
+    def _ask_for(self, gap: SequenceGap, book: SequenceTracker) -> None:
         holes = book.missing(gap)
         count = sum(high - low + 1 for low, high in holes)
         if count > self._options.most_ids:
@@ -211,7 +211,7 @@ class FeedWorker:
         elif holes:
             self._filler.fill(gap, holes)
 
-    def _close_gaps(self, closed: list[Gap]) -> None:
+    def _close_gaps(self, closed: list[SequenceGap]) -> None:
         """The trades of a gap are in Kafka before the gap is said to be filled."""
         if not closed:
             return
@@ -229,10 +229,10 @@ class FeedWorker:
     def _tell_status(self) -> None:
         depth, waited_s = len(self._inbox), self._inbox.waited_s
         self._on_event(QueueMeasured(self._exchange, depth, self._inbox.limit, waited_s))
-        write_status(self._told, self._board.look())
+        write_status(self._status_path, self._board.look())
 
     def _begin_again(self, reason: Exception) -> None:
-        """What Kafka did not take is a hole in what is known: read that anew, and it is filled."""
+        """Read the state anew: what Kafka did not take is a hole in it, and is filled."""
         self._on_event(FeedPaused(self._exchange, reason_of(reason)))
         while not self._stop.wait(RETRY_S):
             self._tell_status()
@@ -245,17 +245,17 @@ class FeedWorker:
                 self._on_event(FeedPaused(self._exchange, reason_of(exc)))
 
     def _read_book(self) -> SequenceTracker:
-        known = recover_state(
+        recovered = recover_state(
             self._venue, list(self._instruments), pipeline=self._pipeline, engine=self._engine
         )
         book = SequenceTracker(
             self._exchange,
-            known.symbols,
-            gaps=known.gaps,
+            recovered.symbols,
+            gaps=recovered.gaps,
             grace_s=self._options.grace_s,
             clock=time.monotonic,
         )
-        for gap, covered in known.gaps:
+        for gap, covered in recovered.gaps:
             if covered:
                 self._filler.fill(gap, covered, upgrade=True)
             elif gap.state == "noticed":
@@ -265,7 +265,7 @@ class FeedWorker:
 
 
 def _by_symbol(rows: pa.Table) -> Iterator[tuple[str, np.ndarray | slice, pa.Table]]:
-    """Yield each symbol, the places of its rows, and the rows, in order."""
+    """Yield each symbol, the positions of its rows, and the rows, in order."""
     names = pc.unique(rows["symbol"]).to_pylist()
     if len(names) == 1:
         yield names[0], slice(None), rows

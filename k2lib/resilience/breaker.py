@@ -64,7 +64,7 @@ class Breaker:
     """Count what attempts on one host came to, and say whether another may be made.
 
     Some failures in a row open it for a rest. Then one attempt at a time is let through as a
-    trial: some successes close it, a failure opens it again. A trial of which nothing is heard
+    trial: some successes close it, a failure opens it again. A trial without an outcome
     for the length of a rest is given up, and another one may be made.
 
     Args:
@@ -86,11 +86,11 @@ class Breaker:
         self._rest_s = rest_s
         self._clock = clock
         self._trial_until: float | None = None
-        known = memory or Memory()
-        self._state = known.state
-        self._failures = known.failures
-        self._successes = known.successes
-        self._retry_at = min(known.retry_at, clock() + rest_s)
+        start = memory or Memory()
+        self._state = start.state
+        self._failures = start.failures
+        self._successes = start.successes
+        self._retry_at = min(start.retry_at, clock() + rest_s)
 
     @property
     def state(self) -> Circuit:

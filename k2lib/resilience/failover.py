@@ -40,14 +40,14 @@ def ignore_change(url: str, state: Circuit) -> None:
 class Hosts:
     """Hosts in order of preference, with a breaker, a rest and perhaps a ban each.
 
-    A change of a breaker, also that a rest is over, is told within the next call.
+    A change of a breaker, also that a rest is over, is reported within the next call.
 
     Args:
-        urls: the most wanted first.
+        urls: the preferred one first.
         clock: seconds; comparable from one process to the next where memories are kept.
         rest_s: how long an open breaker rests.
         memories: what an earlier process knew, by URL; of other URLs nothing is taken.
-        on_change: told the URL and its breaker's new state, once a change.
+        on_change: called with the URL and its breaker's new state, once a change.
     Raises:
         ConfigError: there is no URL.
     """
@@ -68,7 +68,7 @@ class Hosts:
         self._breakers = {
             url: Breaker(rest_s=rest_s, clock=clock, memory=memories.get(url)) for url in urls
         }
-        self._told = dict.fromkeys(urls, Circuit.CLOSED)
+        self._reported = dict.fromkeys(urls, Circuit.CLOSED)
         self._rests: dict[str, float] = {}
         self._banned: dict[str, str] = {}
         # The hosts that failed since the last success, the newest failure last.
@@ -91,8 +91,8 @@ class Hosts:
         closed, then the one whose failure is the oldest, then the order of the URLs.
         """
         self._tell_changes()
-        wanted = sorted(filter(self._open_to_try, self._breakers), key=self._rank)
-        chosen = (url for url in wanted if url not in without and self._breakers[url].allows())
+        ranked = sorted(filter(self._open_to_try, self._breakers), key=self._rank)
+        chosen = (url for url in ranked if url not in without and self._breakers[url].allows())
         return next(chosen, None)
 
     def opens_in_s(self) -> float | None:
@@ -140,6 +140,6 @@ class Hosts:
 
     def _tell_changes(self) -> None:
         for url, breaker in self._breakers.items():
-            if breaker.state is not self._told[url]:
-                self._told[url] = breaker.state
+            if breaker.state is not self._reported[url]:
+                self._reported[url] = breaker.state
                 self._on_change(url, breaker.state)

@@ -46,7 +46,7 @@ class RateWindow:
             raise ValueError(f"a cost of {cost:g} fits in {wait:g} s; wait as `wait_s` says")
         self._add(cost)
 
-    def heard(self, used: float) -> None:
+    def raise_to(self, used: float) -> None:
         """Count up to what the other side says was spent: others may share the limit."""
         self._forget(self._clock())
         if used > self._used:

@@ -8,7 +8,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Watchdog(Generic[Key]):
-    """Tell once of each watched key that was silent for `limit_s`, and once of its return."""
+    """Report once each watched key that was silent for `limit_s`, and once its return."""
 
     def __init__(self, limit_s: float, *, clock: Callable[[], float]) -> None:
         self._limit_s = limit_s
@@ -19,13 +19,13 @@ class Watchdog(Generic[Key]):
         self._back: list[Key] = []
 
     def watch(self, key: Key) -> None:
-        """Begin to watch; again, as after a reconnect: let it be told again if still silent."""
+        """Begin to watch; again, as after a reconnect: report it again if still silent."""
         now = self._clock()
         self._last.setdefault(key, now)
         self._due[key] = now + self._limit_s
 
     def prolong(self, key: Key) -> None:
-        """Give a key that is not told stale yet the whole time again."""
+        """Give a key that is not reported stale yet the whole time again."""
         if key in self._due and key not in self._missing:
             self._due[key] = self._clock() + self._limit_s
 
@@ -36,7 +36,7 @@ class Watchdog(Generic[Key]):
         self._missing.discard(key)
         self._back = [other for other in self._back if other != key]
 
-    def seen(self, key: Key) -> None:
+    def note_data(self, key: Key) -> None:
         """Count data of the key; of one that is not watched nothing is kept."""
         if key not in self._last:
             return
@@ -50,7 +50,7 @@ class Watchdog(Generic[Key]):
     def stale(self) -> list[tuple[Key, float]]:
         """Return the keys that fell silent, and for how many seconds, each once.
 
-        One whose return was not yet told by `resumed` waits for that.
+        One whose return was not yet reported by `resumed` waits for that.
         """
         now = self._clock()
         silent = [key for key, due in self._due.items() if due <= now and key not in self._back]
@@ -59,6 +59,6 @@ class Watchdog(Generic[Key]):
         return [(key, now - self._last[key]) for key in silent]
 
     def resumed(self) -> list[Key]:
-        """Return the keys that were told stale and had data again, each once."""
+        """Return the keys that were reported stale and had data again, each once."""
         back, self._back = self._back, []
         return back

@@ -57,7 +57,7 @@ class VenueUnavailableError(TransientError):
         self.wait_s = wait_s
 
 
-class RequestRefusedError(SourceError):
+class VenueRefusedError(SourceError):
     """The venue refuses the request itself: asking again will not help."""
 
 
@@ -85,7 +85,7 @@ class Instrument:
     listed: bool = True
 
 
-class Subscription(NamedTuple):
+class StreamSubscription(NamedTuple):
     """What a connection is asked for: `kind` is trade or quote."""
 
     symbol: str
@@ -176,7 +176,7 @@ class LiveConnection(Protocol):
     def leave(self, reason: str) -> None:
         """Ask for another connection in place of this one, which goes on until then."""
 
-    async def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
+    async def subscribe(self, subscriptions: Sequence[StreamSubscription]) -> None:
         """Subscribe, and wait until the host agrees.
 
         Raises:
@@ -206,7 +206,7 @@ class VenueRequests(Protocol):
         """Yield answers until the ids are explained, or no more is to be had now.
 
         Raises:
-            RequestRefusedError: asking again will not help.
+            VenueRefusedError: asking again will not help.
             VenueUnavailableError, RecordError: ask again later.
         """
 

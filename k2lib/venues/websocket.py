@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from k2lib.errors import reason_of
 from k2lib.resilience.failover import judge_status
-from k2lib.venues.base import FrameSink, HostRefusedError, Subscription
+from k2lib.venues.base import FrameSink, HostRefusedError, StreamSubscription
 
 OPEN_S: Final = 10.0
 CLOSE_S: Final = 2.0
@@ -81,7 +81,7 @@ class WebSocketConnection:
         if not self.over.done():
             self.over.set_result(reason)
 
-    async def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
+    async def subscribe(self, subscriptions: Sequence[StreamSubscription]) -> None:
         """Subscribe, and wait until the host agrees.
 
         Raises:

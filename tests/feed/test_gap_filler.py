@@ -14,8 +14,8 @@ from support.waiting import wait_until
 
 from k2lib.events import Event, GapFillFailed
 from k2lib.feed.gap_filler import GapFill, GapFiller
-from k2lib.feed.gaps import Gap
-from k2lib.venues.base import RequestRefusedError, VenueUnavailableError
+from k2lib.feed.gaps import SequenceGap
+from k2lib.venues.base import VenueRefusedError, VenueUnavailableError
 from k2lib.venues.binance.backfill import missing_trades
 from k2lib.venues.binance.rest import NotOfferedError, Reply
 
@@ -88,8 +88,8 @@ class Filling:
 
     def gap(
         self, low: int, high: int, holes: Iterable[tuple[int, int]] = (), **upgrade: bool
-    ) -> Gap:
-        gap = Gap("BINANCE", "BTCUSDT", low, high, after_us=NOON_US + (low - 5) * 1000)
+    ) -> SequenceGap:
+        gap = SequenceGap("BINANCE", "BTCUSDT", low, high, after_us=NOON_US + (low - 5) * 1000)
         self.filler.fill(gap, list(holes) or [(low, high)], **upgrade)
         return gap
 
@@ -275,9 +275,7 @@ def test_a_host_that_repeats_a_page_is_not_asked_forever() -> None:
 
 
 def test_a_question_refused_for_good_makes_the_gap_lost() -> None:
-    with filling(
-        Venue(newest=50, failing=RequestRefusedError("Invalid symbol (code -1121)"))
-    ) as run:
+    with filling(Venue(newest=50, failing=VenueRefusedError("Invalid symbol (code -1121)"))) as run:
         run.gap(10, 20)
         run.wait(lambda: run.fills)
     [fill] = run.fills
@@ -285,7 +283,7 @@ def test_a_question_refused_for_good_makes_the_gap_lost() -> None:
 
 
 def test_covered_ids_stay_covered_when_single_trades_are_refused_for_good() -> None:
-    venue = Venue(newest=50, failing=RequestRefusedError("Invalid symbol (code -1121)"))
+    venue = Venue(newest=50, failing=VenueRefusedError("Invalid symbol (code -1121)"))
     with filling(venue) as run:
         run.gap(10, 20, upgrade=True)
         run.wait(lambda: venue.asked)

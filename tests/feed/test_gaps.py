@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k2lib.feed.gaps import Gap, gap_rows, uncovered
+from k2lib.feed.gaps import SequenceGap, gap_rows, uncovered
 from k2lib.schema.records import GAP
 from k2lib.venues.base import absent_ids
 
-ONE = Gap("BINANCE", "BTCUSDT", 101, 110)
+ONE = SequenceGap("BINANCE", "BTCUSDT", 101, 110)
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 RANGES = st.lists(
     st.tuples(st.integers(0, 50), st.integers(0, 12)).map(lambda one: (one[0], one[0] + one[1]))
@@ -29,8 +29,8 @@ def apart(ids: set[int]) -> list[tuple[int, int]]:
 
 def test_a_gap_is_itself_in_all_its_revisions() -> None:
     assert ONE.closed(covered=1, absent=2, note="").gap_id == ONE.gap_id
-    assert Gap("BINANCE", "ETHUSDT", 101, 110).gap_id != ONE.gap_id
-    assert Gap("BINANCE_SIM", "BTCUSDT", 101, 110).gap_id != ONE.gap_id
+    assert SequenceGap("BINANCE", "ETHUSDT", 101, 110).gap_id != ONE.gap_id
+    assert SequenceGap("BINANCE_SIM", "BTCUSDT", 101, 110).gap_id != ONE.gap_id
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from support.lake_rows import append, rows_table, trade
 
 from k2lib import K2
-from k2lib.feed.gaps import Gap, gap_rows
+from k2lib.feed.gaps import SequenceGap, gap_rows
 from k2lib.feed.recovery import RecoveredState, recover_state
 from k2lib.feed.sequence_tracker import SequenceTracker
 from k2lib.iceberg.sink import lock_path
@@ -21,7 +21,7 @@ from k2lib.venues.binance.venue import binance
 BTC, ETH = "BTCUSDT", "ETHUSDT"
 TOPIC = topic_name("crypto", "trades", "BINANCE")
 NOW = datetime.now(UTC).replace(microsecond=0)
-GAP_5_9 = Gap("BINANCE", BTC, 5, 9)
+GAP_5_9 = SequenceGap("BINANCE", BTC, 5, 9)
 
 
 @pytest.fixture(autouse=True)
@@ -66,11 +66,11 @@ def in_kafka(k2: K2, *ids: int, symbol: str = BTC) -> None:
     k2.pipeline.flush()
 
 
-def gaps_in_lake(k2: K2, *gaps: Gap) -> None:
+def gaps_in_lake(k2: K2, *gaps: SequenceGap) -> None:
     append(k2.catalog, gap_rows(gaps, NOW).to_pylist(), "gaps")
 
 
-def gaps_in_kafka(k2: K2, *gaps: Gap) -> None:
+def gaps_in_kafka(k2: K2, *gaps: SequenceGap) -> None:
     k2.pipeline.produce(GAPS, gap_rows(gaps, NOW), GAP)
     k2.pipeline.flush()
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fake_clock import FakeClock
 
-from k2lib.feed.gaps import Gap, Ids
+from k2lib.feed.gaps import Ids, SequenceGap
 from k2lib.feed.sequence_tracker import SequenceTracker, SymbolSequence
 
 BTC = "BTCUSDT"
@@ -23,17 +23,17 @@ class Ledger:
         self,
         next_id: int | None = 1,
         holes: Iterable[tuple[int, int]] = (),
-        gaps: Iterable[tuple[Gap, list[tuple[int, int]]]] = (),
+        gaps: Iterable[tuple[SequenceGap, list[tuple[int, int]]]] = (),
     ) -> None:
         self.clock = FakeClock()
         known = {BTC: SymbolSequence(Ids(next_id, holes))}
         self.book = SequenceTracker("BINANCE", known, gaps=gaps, grace_s=GRACE_S, clock=self.clock)
-        self.told: list[Gap] = []
+        self.told: list[SequenceGap] = []
 
     def came(self, *ids: int, at_us: int = 0) -> list[bool]:
         return self.book.add(BTC, np.array(ids, np.int64), np.full(len(ids), at_us)).tolist()
 
-    def later(self) -> list[Gap]:
+    def later(self) -> list[SequenceGap]:
         """Let the grace pass, and return what is told then."""
         self.clock.advance(GRACE_S)
         told = self.book.noticed() + self.book.closed()
@@ -41,14 +41,14 @@ class Ledger:
         return told
 
 
-def ledger_with_gap() -> tuple[Ledger, Gap]:
+def ledger_with_gap() -> tuple[Ledger, SequenceGap]:
     """Return a book in which ids 5 to 9 are missing."""
     ledger = Ledger()
     ledger.came(1, 2, 3, 4, 10)
     return ledger, ledger.later()[0]
 
 
-def sums(gap: Gap) -> tuple[str, int, int, int]:
+def sums(gap: SequenceGap) -> tuple[str, int, int, int]:
     return gap.state, gap.filled, gap.covered, gap.absent
 
 
@@ -163,7 +163,7 @@ def test_a_known_hole_is_a_gap_at_once() -> None:
 
 
 def test_a_gap_of_an_earlier_run_goes_on_with_its_revisions() -> None:
-    noticed = Gap("BINANCE", BTC, 5, 9, revision=3)
+    noticed = SequenceGap("BINANCE", BTC, 5, 9, revision=3)
     ledger = Ledger(20, [(5, 9)], [(noticed, [])])
     assert ledger.book.open == (noticed,)
     assert ledger.later() == []
@@ -172,7 +172,7 @@ def test_a_gap_of_an_earlier_run_goes_on_with_its_revisions() -> None:
 
 
 def test_a_covered_gap_of_an_earlier_run_is_told_when_more_of_it_came() -> None:
-    covered = Gap("BINANCE", BTC, 5, 9, revision=1, state="covered", covered=4, absent=1)
+    covered = SequenceGap("BINANCE", BTC, 5, 9, revision=1, state="covered", covered=4, absent=1)
     same = Ledger(20, gaps=[(covered, [(5, 9)])])
     assert same.later() == []
     meanwhile = Ledger(20, gaps=[(covered, [])])
@@ -180,7 +180,7 @@ def test_a_covered_gap_of_an_earlier_run_is_told_when_more_of_it_came() -> None:
 
 
 def test_ids_beside_an_open_gap_are_a_gap_of_their_own() -> None:
-    ledger = Ledger(10, gaps=[(Gap("BINANCE", BTC, 10, 12), [])])
+    ledger = Ledger(10, gaps=[(SequenceGap("BINANCE", BTC, 10, 12), [])])
     ledger.came(20)
     [gap] = ledger.later()
     assert (gap.from_id, gap.to_id) == (13, 19)
@@ -224,17 +224,17 @@ class Account:
                 self.of[one] = "came"
         return told
 
-    def explain(self, gap: Gap, kind: str, low: int, high: int) -> None:
+    def explain(self, gap: SequenceGap, kind: str, low: int, high: int) -> None:
         for one in range(max(low, gap.from_id), min(high, gap.to_id) + 1):
             missing = one not in self.of
             if missing or (kind != "covered" and self.of[one] == "covered"):
                 self.of[one] = kind
 
-    def count(self, gap: Gap, *kinds: str) -> int:
+    def count(self, gap: SequenceGap, *kinds: str) -> int:
         return sum(self.of.get(one) in kinds for one in range(gap.from_id, gap.to_id + 1))
 
 
-def agrees(account: Account, gap: Gap) -> bool:
+def agrees(account: Account, gap: SequenceGap) -> bool:
     gone = account.count(gap, "absent", "dead")
     counted = (account.count(gap, "came"), account.count(gap, "covered"), gone)
     return (gap.filled, gap.covered, gap.absent) == counted and sum(counted) == gap.size
@@ -242,7 +242,7 @@ def agrees(account: Account, gap: Gap) -> bool:
 
 @given(STEPS)
 def test_the_book_agrees_with_an_account_of_every_id(steps: list[tuple[str, object]]) -> None:
-    ledger, account, gaps = Ledger(), Account(), dict[str, Gap]()
+    ledger, account, gaps = Ledger(), Account(), dict[str, SequenceGap]()
     for kind, what in [*steps, ("came", [LAST + 1]), ("later", None), ("later", None)]:
         if kind == "came":
             assert ledger.came(*what) == account.came(what)  # type: ignore[misc, arg-type]
@@ -259,7 +259,9 @@ def test_the_book_agrees_with_an_account_of_every_id(steps: list[tuple[str, obje
     assert_every_id_is_accounted_for(ledger, account, list(gaps.values()))
 
 
-def assert_every_id_is_accounted_for(ledger: Ledger, account: Account, gaps: list[Gap]) -> None:
+def assert_every_id_is_accounted_for(
+    ledger: Ledger, account: Account, gaps: list[SequenceGap]
+) -> None:
     for gap in gaps:
         left = {one for low, high in ledger.book.missing(gap) for one in range(low, high + 1)}
         ids = range(gap.from_id, gap.to_id + 1)

@@ -41,7 +41,7 @@ from k2lib.events import (
     ReconnectWaiting,
 )
 from k2lib.feed.connections import Inbox
-from k2lib.feed.stream import StreamClient
+from k2lib.feed.stream import ReconnectingStream
 from k2lib.resilience.failover import Hosts
 from k2lib.resilience.rate_window import RateWindow
 from k2lib.venues.binance.venue import BinanceVenue
@@ -281,7 +281,7 @@ async def test_streams_that_share_the_limit_wait_for_each_other() -> None:
             await asyncio.sleep(0.01)
             clock.advance(seconds)
 
-        streams = [StreamClient([BTC_TRADES], sleep=sleep, **shared) for _ in range(3)]
+        streams = [ReconnectingStream([BTC_TRADES], sleep=sleep, **shared) for _ in range(3)]
         tasks = [asyncio.create_task(one.run()) for one in streams]
         await until(lambda: len(host.open) == 3 or any(task.done() for task in tasks))
         assert not any(task.done() for task in tasks), tasks
@@ -292,7 +292,7 @@ async def test_streams_that_share_the_limit_wait_for_each_other() -> None:
 
 def test_a_stream_holds_what_a_connection_takes() -> None:
     with pytest.raises(ValueError, match="1500 streams: a connection takes 1024"):
-        StreamClient(
+        ReconnectingStream(
             [BTC_TRADES] * 1500,
             venue=BinanceVenue("BINANCE", ("wss://127.0.0.1",), ("https://127.0.0.1",)),
             hosts=Hosts(["wss://127.0.0.1"], clock=FakeClock()),

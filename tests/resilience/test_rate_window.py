@@ -72,8 +72,8 @@ def test_what_others_spent_counts_when_the_other_side_tells() -> None:
     clock = FakeClock()
     window = RateWindow(6000, 60.0, clock=clock)
     window.take(25)
-    window.heard(5990)
-    window.heard(100)
+    window.raise_to(5990)
+    window.raise_to(100)
     assert window.used == 5990
     assert window.wait_s(25) == 60
     clock.advance(60)

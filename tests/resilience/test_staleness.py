@@ -16,7 +16,7 @@ def test_a_silent_key_is_told_once_with_how_long_it_was_silent() -> None:
     clock = FakeClock()
     dog = watching(clock, "BTCUSDT", "ETHUSDT")
     clock.advance(6)
-    dog.seen("ETHUSDT")
+    dog.note_data("ETHUSDT")
     clock.advance(5)
     assert dog.stale() == [("BTCUSDT", 11)]
     assert dog.stale() == []
@@ -38,8 +38,8 @@ def test_the_return_of_a_stale_key_is_told_once() -> None:
     dog = watching(clock, "BTCUSDT")
     clock.advance(10)
     dog.stale()
-    dog.seen("BTCUSDT")
-    dog.seen("BTCUSDT")
+    dog.note_data("BTCUSDT")
+    dog.note_data("BTCUSDT")
     assert dog.resumed() == ["BTCUSDT"]
     assert dog.resumed() == []
 
@@ -48,7 +48,7 @@ def test_a_prolonged_key_has_the_whole_time_again_unless_it_is_told_already() ->
     clock = FakeClock()
     dog = watching(clock, "BTCUSDT", "ETHUSDT")
     clock.advance(6)
-    dog.seen("ETHUSDT")
+    dog.note_data("ETHUSDT")
     clock.advance(4)
     assert dog.stale() == [("BTCUSDT", 10)]
     dog.prolong("BTCUSDT")
@@ -63,7 +63,7 @@ def test_a_short_silence_is_no_return() -> None:
     clock = FakeClock()
     dog = watching(clock, "BTCUSDT")
     clock.advance(12)
-    dog.seen("BTCUSDT")
+    dog.note_data("BTCUSDT")
     assert dog.stale() == [] and dog.resumed() == []
 
 
@@ -73,7 +73,7 @@ def test_a_key_can_fall_silent_again() -> None:
     for _ in range(2):
         clock.advance(10)
         assert dog.stale() == [("BTCUSDT", 10)]
-        dog.seen("BTCUSDT")
+        dog.note_data("BTCUSDT")
         assert dog.resumed() == ["BTCUSDT"]
 
 
@@ -82,7 +82,7 @@ def test_a_return_is_told_before_the_next_silence() -> None:
     dog = watching(clock, "BTCUSDT")
     clock.advance(10)
     dog.stale()
-    dog.seen("BTCUSDT")
+    dog.note_data("BTCUSDT")
     clock.advance(10)
     assert dog.stale() == []
     assert dog.resumed() == ["BTCUSDT"]
@@ -99,7 +99,7 @@ def test_a_key_watched_anew_is_told_again_when_it_stays_silent() -> None:
     assert dog.stale() == []
     clock.advance(1)
     assert dog.stale() == [("BTCUSDT", 20)]
-    dog.seen("BTCUSDT")
+    dog.note_data("BTCUSDT")
     assert dog.resumed() == ["BTCUSDT"]
 
 
@@ -107,7 +107,7 @@ def test_a_forgotten_or_unknown_key_is_not_watched() -> None:
     clock = FakeClock()
     dog = watching(clock, "BTCUSDT")
     dog.forget("BTCUSDT")
-    dog.seen("BTCUSDT")
-    dog.seen("ETHUSDT")
+    dog.note_data("BTCUSDT")
+    dog.note_data("ETHUSDT")
     clock.advance(99)
     assert dog.stale() == [] and dog.resumed() == []

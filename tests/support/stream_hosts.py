@@ -22,14 +22,14 @@ from websockets.http11 import Request, Response
 from k2lib.events import BreakerChanged, Event
 from k2lib.feed.connections import Inbox
 from k2lib.feed.options import StreamLimits
-from k2lib.feed.stream import StreamClient
+from k2lib.feed.stream import ReconnectingStream
 from k2lib.resilience.failover import Hosts
 from k2lib.resilience.rate_window import RateWindow
-from k2lib.venues.base import Subscription
+from k2lib.venues.base import StreamSubscription
 from k2lib.venues.binance.venue import BinanceVenue
 
 BTC = "btcusdt@trade"
-BTC_TRADES = Subscription("BTCUSDT", "trade")
+BTC_TRADES = StreamSubscription("BTCUSDT", "trade")
 QUICK = StreamLimits(first_delay_s=0.5, longest_delay_s=60.0, life_s=3600.0, stale_s=3600.0)
 Script = Callable[["StreamHost", ServerConnection], Awaitable[None]]
 
@@ -204,7 +204,7 @@ class Running:
         hosts: Sequence[StreamHost],
         *,
         tls: ssl.SSLContext | None = None,
-        subscriptions: Sequence[Subscription] = (BTC_TRADES,),
+        subscriptions: Sequence[StreamSubscription] = (BTC_TRADES,),
         limits: StreamLimits = QUICK,
         inbox: Inbox | None = None,
         attempts: int = 300,
@@ -215,7 +215,7 @@ class Running:
         self.inbox = Inbox(1_000_000) if inbox is None else inbox
         urls = tuple(host.url for host in hosts)
         extra = {} if tls is None else {"tls": tls}
-        self.stream = StreamClient(
+        self.stream = ReconnectingStream(
             subscriptions,
             venue=BinanceVenue("BINANCE", urls, ("https://127.0.0.1:1",), **extra),
             hosts=Hosts(urls, clock=self.clock, on_change=self._breaker_changed),

@@ -20,7 +20,7 @@ from k2lib.venues.websocket import WebSocketConnection, open_socket
 
 
 class ThirdConnection(WebSocketConnection):
-    async def subscribe(self, subscriptions: Sequence[base.Subscription]) -> None:
+    async def subscribe(self, subscriptions: Sequence[base.StreamSubscription]) -> None:
         await self._send(json.dumps({"subscribe": [symbol for symbol, _ in subscriptions]}))
 
 

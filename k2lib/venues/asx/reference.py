@@ -116,7 +116,7 @@ def read_reference(folder: Path) -> ReferenceData:
         raise SourceError(f"{path}, line 1: begins with {header[0]!r}, company_id expected")
     companies: dict[str, Company] = {}
     for number, fields in lines:
-        _check_company(fields, place=f"{path}, line {number}")
+        _check_company(fields, position=f"{path}, line {number}")
         if fields[0] in companies:
             raise SourceError(f"{path}, line {number}: company id {fields[0]} stands there twice")
         companies[fields[0]] = Company(*fields)
@@ -169,11 +169,13 @@ def _fields(company: Company) -> tuple[str, ...]:
     )
 
 
-def _check_company(fields: list[str], *, place: str) -> None:
+def _check_company(fields: list[str], *, position: str) -> None:
     if len(fields) != COMPANY_COLUMNS or "|" in "".join(fields):
-        raise SourceError(f"{place}: {len(fields)} columns, {COMPANY_COLUMNS} without | expected")
+        raise SourceError(
+            f"{position}: {len(fields)} columns, {COMPANY_COLUMNS} without | expected"
+        )
     if not fields[0] or not fields[1]:
-        raise SourceError(f"{place}: company id or symbol is empty")
+        raise SourceError(f"{position}: company id or symbol is empty")
 
 
 def _exchange(folder: Path) -> str:

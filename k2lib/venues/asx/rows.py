@@ -258,10 +258,10 @@ def _place_in_millisecond(timestamps: pl.Series) -> npt.NDArray[np.int64]:
     by_time = np.argsort(at, kind="stable")
     ordered = at[by_time]
     begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    place = np.arange(len(at)) - np.repeat(begins, np.diff(np.append(begins, len(at))))
-    places = np.empty(len(at), np.int64)
-    places[by_time] = place
-    return places
+    counted = np.arange(len(at)) - np.repeat(begins, np.diff(np.append(begins, len(at))))
+    numbers = np.empty(len(at), np.int64)
+    numbers[by_time] = counted
+    return numbers
 
 
 def _arrow(decimals: pl.Series) -> pa.Array:
@@ -284,5 +284,7 @@ def _single_lists(values: pa.Array) -> pa.Array:
     """One list a row: the value, or nothing where it is empty."""
     there = pl.Series(values).str.len_bytes().to_numpy() > 0
     offsets = np.concatenate([[0], np.cumsum(there)]).astype(np.int32)
-    wanted = TRADE.arrow.field("trade_conditions").type
-    return pa.ListArray.from_arrays(pa.array(offsets), values.filter(pa.array(there)), type=wanted)
+    list_type = TRADE.arrow.field("trade_conditions").type
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), values.filter(pa.array(there)), type=list_type
+    )

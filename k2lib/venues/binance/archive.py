@@ -23,7 +23,7 @@ from k2lib.errors import ConfigError, SourceError
 from k2lib.schema.dead_letters import RAW_BYTES, DeadLetter, DeadLetterReason
 from k2lib.venues.base import BrokenFileError, FileBatch, Instrument
 from k2lib.venues.binance.instruments import shipped_instruments
-from k2lib.venues.binance.rows import TradeColumns, Unit, trade_rows
+from k2lib.venues.binance.rows import RawTrades, Unit, trade_rows
 from k2lib.venues.csv_lines import BadLine, find_lines, to_columns
 
 COLUMNS: Final = (
@@ -117,9 +117,9 @@ def _why(row: dict[str, str]) -> tuple[DeadLetterReason, str]:
     return "bad_flag", f"{name} {row[name]!r} is not True or False"
 
 
-def _columns(written: pl.DataFrame, ingested_us: int) -> TradeColumns:
+def _columns(written: pl.DataFrame, ingested_us: int) -> RawTrades:
     n_rows = written.height
-    return TradeColumns(
+    return RawTrades(
         codes=np.zeros(n_rows, np.int64),
         ids=written["id"].cast(pl.Int64).to_numpy(),
         prices=_texts(written["price"]),
@@ -154,9 +154,9 @@ def find_archives(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def archive_instrument(
-    path: Path, known: Mapping[str, Instrument], *, exchange: str | None = None
+    path: Path, instruments: Mapping[str, Instrument], *, exchange: str | None = None
 ) -> Instrument:
-    """Return the instrument that the file's name names: from `known`, else the shipped table.
+    """Return the instrument that the file's name names: from `instruments`, else the shipped table.
 
     Args:
         exchange: of the file, see `archive_exchange`.
@@ -172,7 +172,7 @@ def archive_instrument(
         raise SourceError(f"{path.name}: a file of {_kind(match['kind'])}; {READ}")
     symbol = match["symbol"].upper()
     try:
-        instrument = known.get(symbol) or shipped_instruments([symbol])[symbol]
+        instrument = instruments.get(symbol) or shipped_instruments([symbol])[symbol]
     except ConfigError as exc:
         raise SourceError(
             f"{path.name}: base and quote asset of {symbol} are not known: "
@@ -203,7 +203,7 @@ def verify(path: Path) -> str | None:
     """Check a file against the SHA-256 beside it, and that its zip can be read to its end.
 
     Returns:
-        What could not be checked, to be told; None if nothing.
+        What could not be checked; None if nothing.
     Raises:
         BrokenFileError: the sum is another one, or the zip is broken.
         SourceError: the file cannot be read.
@@ -278,10 +278,10 @@ def _check_sum(path: Path, digest: str) -> str | None:
     beside = path.with_name(f"{path.name}.CHECKSUM")
     if not beside.is_file():
         return "no .CHECKSUM beside it: not verified"
-    wanted = beside.read_text(encoding="utf-8", errors="replace").split()[:1]
-    if [digest] != [word.lower() for word in wanted]:
-        told = wanted[0] if wanted else "nothing"
-        detail = f"its SHA-256 is {digest}, {beside.name} says {told}"
+    published = beside.read_text(encoding="utf-8", errors="replace").split()[:1]
+    if [digest] != [word.lower() for word in published]:
+        shown = published[0] if published else "nothing"
+        detail = f"its SHA-256 is {digest}, {beside.name} says {shown}"
         raise BrokenFileError(_letter(path, "bad_checksum", detail))
     return None
 

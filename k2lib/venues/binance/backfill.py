@@ -32,7 +32,7 @@ def missing_trades(
     """Yield pages of single trades, then of aggregates where no host that answers has those.
 
     Raises:
-        RequestRefusedError: the venue refuses the request itself.
+        VenueRefusedError: the venue refuses the request itself.
         VenueUnavailableError, RecordError: ask again later.
     """
     low, high = missing.holes[0][0], missing.holes[-1][1]

@@ -10,7 +10,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection
 
 from k2lib.resilience.rate_window import RateWindow
-from k2lib.venues.base import FrameSink, HostRefusedError, Subscription
+from k2lib.venues.base import FrameSink, HostRefusedError, StreamSubscription
 from k2lib.venues.binance.fields import BROKEN
 from k2lib.venues.binance.hosts import EXCHANGE_HEADER, exchange_of
 from k2lib.venues.websocket import OPEN_S, WebSocketConnection, open_socket
@@ -38,7 +38,7 @@ class BinanceConnection(WebSocketConnection):
         self._replied = asyncio.Event()
         self._refusal: str | None = None
 
-    async def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
+    async def subscribe(self, subscriptions: Sequence[StreamSubscription]) -> None:
         """Subscribe in few messages, at the pace that hosts allow, and wait for the replies.
 
         Raises:
@@ -126,7 +126,7 @@ async def open_connection(
     return BinanceConnection(socket, host, inbox=inbox, on_data=on_data)
 
 
-def _messages(subscriptions: Sequence[Subscription]) -> Iterable[list[str]]:
+def _messages(subscriptions: Sequence[StreamSubscription]) -> Iterable[list[str]]:
     names = [f"{symbol.lower()}@{STREAM_NAMES[kind]}" for symbol, kind in subscriptions]
     for start in range(0, len(names), STREAMS_A_MESSAGE):
         yield names[start : start + STREAMS_A_MESSAGE]

@@ -64,15 +64,15 @@ def read_known(fields: Mapping[str, msgspec.Raw], kind: type[T]) -> T:
         raise Unreadable("bad_field", str(exc)) from exc
 
 
-def other_fields(fields: Mapping[str, msgspec.Raw], known: Iterable[str]) -> dict[str, str]:
-    """Return the fields that are not among the `known` as text, numbers as they are written.
+def other_fields(fields: Mapping[str, msgspec.Raw], usual: Iterable[str]) -> dict[str, str]:
+    """Return the fields that are not among the `usual` as text, numbers as they are written.
 
     One with the name of a key of ours has `venue_` before it.
 
     Raises:
         Unreadable: a string among them is none.
     """
-    others = fields.keys() - set(known)
+    others = fields.keys() - set(usual)
     return {f"venue_{n}" if n in OURS else n: as_text(fields[n]) for n in others}
 
 
@@ -92,10 +92,10 @@ def as_text(value: msgspec.Raw) -> str:
 
 
 def text_columns(
-    known: Mapping[str, list[str]], extras: Mapping[int, Mapping[str, str]], n_rows: int
+    usual: Mapping[str, list[str]], extras: Mapping[int, Mapping[str, str]], n_rows: int
 ) -> dict[str, pa.Array]:
     """Return a column for every field: those all rows have, and those of some rows by number."""
-    columns = dict(known)
+    columns = dict(usual)
     for row, fields in extras.items():
         for name, text in fields.items():
             columns.setdefault(name, [""] * n_rows)[row] = text

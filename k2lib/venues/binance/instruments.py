@@ -51,8 +51,8 @@ def read_exchange_info(
     _check_known(symbols, listed)
     halted = {name: listed[name].status for name in symbols if listed[name].status != TRADING}
     if halted:
-        told = ", ".join(f"{name} is {status}" for name, status in halted.items())
-        raise ConfigError(f"not trading now: {told}; leave it out, or try again later")
+        names = ", ".join(f"{name} is {status}" for name, status in halted.items())
+        raise ConfigError(f"not trading now: {names}; leave it out, or try again later")
     return {
         name: Instrument(exchange, name, listed[name].baseAsset, listed[name].quoteAsset)
         for name in symbols
@@ -104,8 +104,8 @@ def _check_known(symbols: Sequence[str], listed: Mapping[str, object]) -> None:
     unknown = [name for name in symbols if name not in listed]
     if not unknown:
         return
-    told = []
+    names = []
     for name in unknown:
         near = get_close_matches(name.upper(), listed, n=NEAREST)
-        told.append(f"{name} (near: {', '.join(near)})" if near else name)
-    raise ConfigError(f"Binance has no symbol {', '.join(told)}")
+        names.append(f"{name} (near: {', '.join(near)})" if near else name)
+    raise ConfigError(f"Binance has no symbol {', '.join(names)}")

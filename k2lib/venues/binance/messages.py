@@ -29,9 +29,9 @@ from k2lib.venues.binance.rows import (
     NO_QUOTES,
     CheckedRows,
     Ints,
-    QuoteColumns,
+    RawQuotes,
+    RawTrades,
     Refusal,
-    TradeColumns,
     Unit,
     quote_rows,
     trade_rows,
@@ -92,7 +92,7 @@ class _Sorted:
     """Events of one kind, where each stood in the batch, and their fields of other names."""
 
     events: list[Any] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
     extras: dict[int, dict[str, str]] = field(default_factory=dict)
 
@@ -116,11 +116,13 @@ def parse_frames(
         source: name of the frames' source in dead letters.
     """
     trades, quotes, refusals = _sort(frames, {name: code for code, name in enumerate(instruments)})
-    known, stamps = list(instruments.values()), np.array(received_us, np.int64)
-    traded = trade_rows(_trade_columns(trades, stamps, unit), known, unit=unit, latest_us=latest_us)
+    listed, stamps = list(instruments.values()), np.array(received_us, np.int64)
+    traded = trade_rows(
+        _trade_columns(trades, stamps, unit), listed, unit=unit, latest_us=latest_us
+    )
     quoted = CheckedRows(NO_QUOTES, [])
     if quotes.events:
-        quoted = quote_rows(_quote_columns(quotes, stamps), known)
+        quoted = quote_rows(_quote_columns(quotes, stamps), listed)
     refusals += [*_placed(traded, trades), *_placed(quoted, quotes)]
     letters = [
         DeadLetter(
@@ -141,22 +143,22 @@ def _sort(
     if (usual := _all_trades(frames, codes)) is not None:
         return usual, _Sorted(), []
     trades, quotes, refusals = _Sorted(), _Sorted(), list[Refusal]()
-    for place, frame in enumerate(frames):
+    for position, frame in enumerate(frames):
         try:
             event, extras = _read(frame)
         except Unreadable as exc:
-            refusals.append(Refusal(place, exc.reason, str(exc)))
+            refusals.append(Refusal(position, exc.reason, str(exc)))
             continue
         code = codes.get(event.s)
         if code is None:
             detail = f"symbol {event.s!r} was not asked for"
-            refusals.append(Refusal(place, "unknown_symbol", detail))
+            refusals.append(Refusal(position, "unknown_symbol", detail))
             continue
         kind = trades if isinstance(event, _Trade) else quotes
         if extras is not None:
             kind.extras[len(kind.events)] = extras
         kind.events.append(event)
-        kind.places.append(place)
+        kind.positions.append(position)
         kind.codes.append(code)
     return trades, quotes, refusals
 
@@ -192,12 +194,12 @@ def _read_unusual(frame: bytes) -> tuple[_UsualTrade | _Quote, dict[str, str]]:
     if "data" in event and "stream" in event:
         wrapper, event = event, read_object(event["data"])
     kind = _kind(event)
-    known = read_known(event, kind)
+    record = read_known(event, kind)
     others = other_fields({**wrapper, **event}, ("stream", "data", *kind.__struct_fields__))
-    if isinstance(known, _Trade):
+    if isinstance(record, _Trade):
         # Its M, if any, is among the others, whatever it is.
-        known = _UsualTrade(**msgspec.structs.asdict(known), M=None)
-    return known, others
+        record = _UsualTrade(**msgspec.structs.asdict(record), M=None)
+    return record, others
 
 
 def _kind(event: Mapping[str, msgspec.Raw]) -> type[_Trade] | type[_Quote]:
@@ -207,27 +209,27 @@ def _kind(event: Mapping[str, msgspec.Raw]) -> type[_Trade] | type[_Quote]:
     return _Trade if name == "trade" else _Quote
 
 
-def _trade_columns(trades: _Sorted, stamps: Ints, unit: Unit) -> TradeColumns:
+def _trade_columns(trades: _Sorted, stamps: Ints, unit: Unit) -> RawTrades:
     events: list[_UsualTrade] = trades.events
-    known = {
+    texts_of_all = {
         "M": [BOOLEANS[one.M] for one in events],
         "event_time": [f"{one.E}{ZEROS[unit]}" for one in events],
     }
-    return TradeColumns(
+    return RawTrades(
         codes=np.array(trades.codes, np.int64),
         ids=np.array([one.t for one in events], np.int64),
         prices=texts([one.p for one in events]),
         quantities=texts([one.q for one in events]),
         times=np.array([one.T for one in events], np.int64),
         buyer_is_maker=np.array([one.m for one in events], np.bool_),
-        received_us=stamps[np.array(trades.places, np.int64)],
-        vendor={"origin": "stream"} | text_columns(known, trades.extras, len(events)),
+        received_us=stamps[np.array(trades.positions, np.int64)],
+        vendor={"origin": "stream"} | text_columns(texts_of_all, trades.extras, len(events)),
     )
 
 
-def _quote_columns(quotes: _Sorted, stamps: Ints) -> QuoteColumns:
+def _quote_columns(quotes: _Sorted, stamps: Ints) -> RawQuotes:
     events: list[_Quote] = quotes.events
-    return QuoteColumns(
+    return RawQuotes(
         codes=np.array(quotes.codes, np.int64),
         ids=np.array([one.u for one in events], np.int64),
         texts={
@@ -236,11 +238,11 @@ def _quote_columns(quotes: _Sorted, stamps: Ints) -> QuoteColumns:
             "ask_price": texts([one.a for one in events]),
             "ask_quantity": texts([one.A for one in events]),
         },
-        received_us=stamps[np.array(quotes.places, np.int64)],
+        received_us=stamps[np.array(quotes.positions, np.int64)],
         vendor={"origin": "stream", "time_source": "receipt"}
         | text_columns({}, quotes.extras, len(events)),
     )
 
 
 def _placed(rows: CheckedRows, events: _Sorted) -> list[Refusal]:
-    return [replace(one, index=events.places[one.index]) for one in rows.refusals]
+    return [replace(one, index=events.positions[one.index]) for one in rows.refusals]

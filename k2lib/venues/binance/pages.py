@@ -20,7 +20,7 @@ from k2lib.venues.binance.fields import (
     text_columns,
     texts,
 )
-from k2lib.venues.binance.rows import PER_UNIT_US, Refusal, TradeColumns, Unit, trade_rows
+from k2lib.venues.binance.rows import PER_UNIT_US, RawTrades, Refusal, Unit, trade_rows
 
 OUR_NAMES: Final = {"isBestMatch": "is_best_match", "quoteQty": "quote_quantity"}
 
@@ -75,8 +75,8 @@ def trades_page(
         RecordError: the body is no such reply.
     """
     records = _records(body)
-    trades, places, extras, refusals = _read(records)
-    columns = TradeColumns(
+    trades, positions, extras, refusals = _read(records)
+    columns = RawTrades(
         codes=np.zeros(len(trades), np.int64),
         ids=np.array([one.id for one in trades], np.int64),
         prices=texts([one.price for one in trades]),
@@ -87,7 +87,7 @@ def trades_page(
         vendor={"origin": "rest"} | text_columns({}, extras, len(trades)),
     )
     rows = trade_rows(columns, [instrument], unit=unit, latest_us=latest_us)
-    refusals += [Refusal(places[one.index], one.reason, one.detail) for one in rows.refusals]
+    refusals += [Refusal(positions[one.index], one.reason, one.detail) for one in rows.refusals]
     letters = _letters(refusals, records, source=source, received_us=received_us)
     return BackfillPage(rows.table, columns.ids, letters)
 
@@ -119,7 +119,7 @@ def single_trades(
 ) -> BackfillPage:
     """Turn the aggregates of one trade (first_id = last_id) into v2 rows; the others stay out."""
     singles = [one for one in aggregates if one.first_id == one.last_id]
-    columns = TradeColumns(
+    columns = RawTrades(
         codes=np.zeros(len(singles), np.int64),
         ids=np.array([one.first_id for one in singles], np.int64),
         prices=texts([one.price for one in singles]),
@@ -148,19 +148,19 @@ def _records(body: bytes) -> list[msgspec.Raw]:
 def _read(
     records: Sequence[msgspec.Raw],
 ) -> tuple[list[_Trade], list[int], dict[int, dict[str, str]], list[Refusal]]:
-    trades, places = list[_Trade](), list[int]()
+    trades, positions = list[_Trade](), list[int]()
     extras, refusals = dict[int, dict[str, str]](), list[Refusal]()
-    for place, record in enumerate(records):
+    for position, record in enumerate(records):
         try:
             fields = read_object(record)
             trade = read_known(fields, _Trade)
         except Unreadable as exc:
-            refusals.append(Refusal(place, exc.reason, str(exc)))
+            refusals.append(Refusal(position, exc.reason, str(exc)))
             continue
         extras[len(trades)] = _extras(fields)
         trades.append(trade)
-        places.append(place)
-    return trades, places, extras, refusals
+        positions.append(position)
+    return trades, positions, extras, refusals
 
 
 def _extras(fields: Mapping[str, msgspec.Raw]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from k2lib.events import OnEvent, RestFailed
 from k2lib.lifecycle import Closing
 from k2lib.resilience.failover import LIMITED, REST_S, Hosts, judge_status
 from k2lib.resilience.rate_window import RateWindow
-from k2lib.venues.base import RequestRefusedError, VenueUnavailableError
+from k2lib.venues.base import VenueRefusedError, VenueUnavailableError
 from k2lib.venues.binance.fields import BROKEN
 from k2lib.venues.binance.hosts import EXCHANGE_HEADER, exchange_of
 
@@ -87,22 +87,22 @@ class Rest(Closing):
         Raises:
             VenueUnavailableError: no host answers now.
             NotOfferedError: those that answer do not offer this path.
-            RequestRefusedError: a host says no to the question; its code and message are told.
+            VenueRefusedError: a host says no to the question; the error has its code and message.
         """
-        asked: set[str] = set()
-        while (host := self.hosts.pick(without=self._unable(path) | asked)) is not None:
+        tried: set[str] = set()
+        while (host := self.hosts.pick(without=self._unable(path) | tried)) is not None:
             try:
                 self._spend(weight)
                 return self._ask(host, path, params)
             except _NextHost as exc:
                 self._reasons[host] = str(exc)
-                asked.add(host)
+                tried.add(host)
         if self._nobody_offers(path):
             raise NotOfferedError(f"{path} is offered by none of {', '.join(self.hosts.breakers)}")
         wait_s = self.hosts.opens_in_s()
-        told = "; ".join(f"{host}: {reason}" for host, reason in self._reasons.items())
+        text = "; ".join(f"{host}: {reason}" for host, reason in self._reasons.items())
         raise VenueUnavailableError(
-            f"no REST host answers ({told})", wait_s=REST_S if wait_s is None else wait_s
+            f"no REST host answers ({text})", wait_s=REST_S if wait_s is None else wait_s
         )
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class Rest(Closing):
         except (httpx2.RequestError, ssl.SSLError) as exc:
             self._failed(host, reason_of(exc))
             raise _NextHost(reason_of(exc)) from exc
-        self._weight.heard(_number(answer.headers.get(USED_WEIGHT), 0.0))
+        self._weight.raise_to(_number(answer.headers.get(USED_WEIGHT), 0.0))
         if answer.status_code == 200:
             self._check_name(exchange_of(host, answer.headers.get(EXCHANGE_HEADER)), host)
             self.hosts.succeeded(host)
@@ -148,19 +148,19 @@ class Rest(Closing):
 
     def _refusal(self, host: str, path: str, answer: httpx2.Response) -> Exception:
         """Say what a status means for the host, for the path, and for the question."""
-        status, told = answer.status_code, f"HTTP {answer.status_code}{_message(answer.content)}"
+        status, text = answer.status_code, f"HTTP {answer.status_code}{_message(answer.content)}"
         verdict = judge_status(status, answer.headers.get("Retry-After"))
         if verdict.lasting:
-            self.hosts.ban(host, told)
+            self.hosts.ban(host, text)
         elif status in LIMITED:
             self.hosts.rest(host, verdict.rest_s or REST_S)
         elif status == 404:
             self._ask_again_at[host, path] = self._clock() + self._offer_again_s
         elif _code(answer.content) <= QUESTION:
-            return RequestRefusedError(f"{host}{path}: {told}")
+            return VenueRefusedError(f"{host}{path}: {text}")
         else:
-            self._failed(host, told)
-        return _NextHost(told)
+            self._failed(host, text)
+        return _NextHost(text)
 
     def _may_retry(self, exc: Exception) -> bool:
         return isinstance(exc, httpx2.TransportError) and not self._stop.is_set()
@@ -213,8 +213,8 @@ def ping(host: str, *, tls: ssl.SSLContext, within_s: float) -> None:
 
 
 def _message(body: bytes) -> str:
-    told = _object(body)
-    return f", {told.get('msg')} (code {told.get('code')})" if told else ""
+    text = _object(body)
+    return f", {text.get('msg')} (code {text.get('code')})" if text else ""
 
 
 def _code(body: bytes) -> int:
@@ -224,10 +224,10 @@ def _code(body: bytes) -> int:
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        told = msgspec.json.decode(body)
+        text = msgspec.json.decode(body)
     except BROKEN:
         return {}
-    return told if isinstance(told, dict) else {}
+    return text if isinstance(text, dict) else {}
 
 
 def _number(text: str | None, otherwise: float) -> float:

@@ -43,7 +43,7 @@ SIDES: Final = texts(["BUY", "SELL"])
 
 
 @dataclass(frozen=True)
-class TradeColumns:
+class RawTrades:
     """Trades as they came, a column each, not yet checked; times in the source's unit."""
 
     codes: Ints
@@ -57,7 +57,7 @@ class TradeColumns:
 
 
 @dataclass(frozen=True)
-class QuoteColumns:
+class RawQuotes:
     """Best bids and asks as they came, a column each, not yet checked."""
 
     codes: Ints
@@ -85,7 +85,7 @@ class CheckedRows:
 
 
 def trade_rows(
-    trades: TradeColumns,
+    trades: RawTrades,
     instruments: Sequence[Instrument],
     *,
     unit: Unit,
@@ -120,7 +120,7 @@ def trade_rows(
     return _rows(columns, TRADE, good, lambda i: _why_trade(trades, i, written, in_time, unit))
 
 
-def quote_rows(quotes: QuoteColumns, instruments: Sequence[Instrument]) -> CheckedRows:
+def quote_rows(quotes: RawQuotes, instruments: Sequence[Instrument]) -> CheckedRows:
     """Turn best bids and asks into rows of `schemas.QUOTE`; their time is that of receipt.
 
     A side without a price or without a quantity is null, never 0.
@@ -153,7 +153,7 @@ def _rows(
 
 
 def _common(
-    records: TradeColumns | QuoteColumns,
+    records: RawTrades | RawQuotes,
     instruments: Sequence[Instrument],
     vendor: Mapping[str, Coded | pa.StringArray | str],
 ) -> dict[str, pa.Array]:
@@ -186,7 +186,7 @@ def _in_time(times: Ints, unit: Unit, latest_us: int) -> Bools:
 
 
 def _why_trade(
-    trades: TradeColumns, index: int, written: Mapping[str, pa.Array], in_time: Bools, unit: Unit
+    trades: RawTrades, index: int, written: Mapping[str, pa.Array], in_time: Bools, unit: Unit
 ) -> tuple[DeadLetterReason, str]:
     if in_time[index]:
         return why_number(written, index, may_be_zero=False)

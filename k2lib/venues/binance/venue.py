@@ -49,7 +49,7 @@ REST_HOSTS: Final = ("https://api.binance.com", "https://data-api.binance.vision
 
 
 class BinanceRequests:
-    """What is asked of REST."""
+    """The requests that REST answers."""
 
     def __init__(self, rest: Rest, exchange: str, stop: threading.Event) -> None:
         self._rest = rest
@@ -202,8 +202,8 @@ class BinanceVenue:
         Raises:
             ConfigError: a text of `options.assets` is not two assets.
         """
-        given = read_assets(options.assets)
-        return [ArchiveFile(path, options.exchange, given) for path in find_archives(paths)]
+        instruments = read_assets(options.assets)
+        return [ArchiveFile(path, options.exchange, instruments) for path in find_archives(paths)]
 
 
 @dataclass(frozen=True)

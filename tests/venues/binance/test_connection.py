@@ -25,7 +25,7 @@ from support.stream_hosts import (
 from support.tls import LONG_AGO, Tls
 
 from k2lib.feed.connections import Inbox
-from k2lib.venues.base import HostRefusedError, Subscription
+from k2lib.venues.base import HostRefusedError, StreamSubscription
 from k2lib.venues.binance.connection import BinanceConnection, open_connection
 
 PLAIN = ssl.create_default_context()
@@ -224,7 +224,7 @@ async def test_1500_streams_are_asked_for_in_few_messages_at_the_allowed_pace() 
         while True:
             await host.replies(ws)
 
-    wanted = [Subscription(f"S{number}USDT", "trade") for number in range(1500)]
+    wanted = [StreamSubscription(f"S{number}USDT", "trade") for number in range(1500)]
     names = [f"s{number}usdt@trade" for number in range(1500)]
     host = StreamHost(replies)
     async with host, contextlib.AsyncExitStack() as stack:

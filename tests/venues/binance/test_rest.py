@@ -10,7 +10,7 @@ from support.ports import silent_port
 from support.rest_hosts import Answer, RestHost, asking, refusal, rest_of, serving
 
 from k2lib.events import Event, RestFailed
-from k2lib.venues.base import RequestRefusedError, VenueUnavailableError
+from k2lib.venues.base import VenueRefusedError, VenueUnavailableError
 from k2lib.venues.binance.rest import NotOfferedError, Rest, clock_offset_s
 
 TRADES = "/api/v3/historicalTrades"
@@ -168,7 +168,7 @@ def test_a_host_that_is_down_may_still_offer_it() -> None:
 def test_a_refused_question_is_asked_of_no_other_host() -> None:
     first, second = RestHost(refusal(-1121, "Invalid symbol.")), RestHost()
     told = rf"{TRADES}: HTTP 400, Invalid symbol\. \(code -1121\)"
-    with asking(first, second) as rest, pytest.raises(RequestRefusedError, match=told):
+    with asking(first, second) as rest, pytest.raises(VenueRefusedError, match=told):
         ask(rest)
     assert second.asked == []
 
