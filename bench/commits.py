@@ -28,7 +28,7 @@ from k2lib.schema.records import TRADE
 from k2lib.settings import Settings
 
 ROWS = 1000
-PLACE = TopicPartition("market.equities.trades.asx_sim", 0)
+PARTITION = TopicPartition("market.equities.trades.asx_sim", 0)
 EVERY = timedelta(seconds=2)
 WINDOW = 100
 SYMBOLS = np.array(["BHP", "CBA", "MWR", "RIO", "WBC"])
@@ -104,7 +104,7 @@ def run(home: Path, commits: int) -> Result:
     for first in range(0, commits * ROWS, ROWS):
         rows = trades(first)
         began = time.perf_counter()
-        writer.append(rows, {PLACE: (first, first + ROWS)}, {PLACE.topic: "bench/0"})
+        writer.append(rows, {PARTITION: (first, first + ROWS)}, {PARTITION.topic: "bench/0"})
         maintenance.after_commit(writer.table)
         result.seconds.append(time.perf_counter() - began)
         clock.advance(EVERY)

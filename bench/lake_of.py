@@ -27,7 +27,7 @@ ROWS_A_DAY: Final = 2_000_000
 # Of these rows, a commit's file is as large as those that compaction makes.
 ROWS_A_COMMIT: Final = 1_000_000
 FIRST_DAY: Final = date(2026, 1, 5)
-PLACE: Final = TopicPartition("market.crypto.trades.binance_sim", 0)
+PARTITION: Final = TopicPartition("market.crypto.trades.binance_sim", 0)
 LOG: Final = "generated/0"
 DAY_US: Final = 24 * 3600 * 1_000_000
 FIRST_US: Final = int(datetime.combine(FIRST_DAY, datetime.min.time(), UTC).timestamp()) * 1_000_000
@@ -78,7 +78,7 @@ def write(
     maintenance = _maintenance(home)
     for begin, end in _commits(rows, rows_a_day, rows_a_commit):
         made = trades(begin, end - begin, rows_a_day=rows_a_day)
-        writer.append(made, {PLACE: (begin, end)}, {PLACE.topic: LOG})
+        writer.append(made, {PARTITION: (begin, end)}, {PARTITION.topic: LOG})
         maintenance.after_commit(writer.table)
     maintenance.run_now(writer.table)
 

@@ -122,7 +122,7 @@ def test_rows_agree_with_the_offsets_after_every_kill(outcome: Outcome) -> None:
 def test_offsets_join_without_holes_and_end_at_the_high_watermarks(outcome: Outcome) -> None:
     for seen in outcome.audits:
         seen.assert_contiguous()
-    ends = {int(place[2]): end for place, end in outcome.audits[-1].ends().items()}
+    ends = {int(tp[2]): end for tp, end in outcome.audits[-1].ends().items()}
     assert [ends[number] for number in range(len(ends))] == outcome.watermarks
 
 

@@ -5,20 +5,20 @@ from pathlib import Path
 import hypothesis.strategies as st
 from hypothesis import given
 from support.lake_rows import rows_table, trade
-from support.lake_upkeep import PLACE, commit, offsets, trades_table
+from support.lake_upkeep import PARTITION, commit, offsets, trades_table
 
 from k2lib.iceberg.offsets import advance, end_of, parse, read_offsets, render
 from k2lib.kafka.consumer import TopicPartition
 
 OTHER = TopicPartition("market.crypto.trades.binance", 3)
-LOGS = {PLACE.topic: "log/1", OTHER.topic: "log/2"}
+LOGS = {PARTITION.topic: "log/1", OTHER.topic: "log/2"}
 
 ranges = st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)).map(
     lambda pair: (min(pair), max(pair))
 )
-places = st.builds(TopicPartition, st.text("abc._", min_size=1), st.integers(0, 63))
+partitions = st.builds(TopicPartition, st.text("abc._", min_size=1), st.integers(0, 63))
 all_offsets = st.dictionaries(
-    st.text(min_size=1), st.dictionaries(places, ranges, min_size=1), max_size=3
+    st.text(min_size=1), st.dictionaries(partitions, ranges, min_size=1), max_size=3
 )
 
 
@@ -28,37 +28,37 @@ def test_offsets_come_back_from_their_text_as_they_were(told: dict) -> None:
 
 
 def test_the_text_is_log_topic_partition_range() -> None:
-    assert render({"log/1": {PLACE: (3, 7)}}) == (
+    assert render({"log/1": {PARTITION: (3, 7)}}) == (
         '{"log/1":{"market.equities.trades.asx":{"0":[3,7]}}}'
     )
 
 
 def test_a_partition_not_read_in_a_commit_starts_and_ends_where_it_was() -> None:
-    before = {"log/1": {PLACE: (0, 5)}}
+    before = {"log/1": {PARTITION: (0, 5)}}
     after = advance(before, LOGS, {OTHER: (2, 9)})
-    assert after == {"log/1": {PLACE: (5, 5)}, "log/2": {OTHER: (2, 9)}}
+    assert after == {"log/1": {PARTITION: (5, 5)}, "log/2": {OTHER: (2, 9)}}
 
 
 def test_another_log_of_a_topic_leaves_the_first_ones_end() -> None:
-    after = advance({"log/1": {PLACE: (0, 5)}}, {PLACE.topic: "log/9"}, {PLACE: (0, 2)})
-    assert after == {"log/1": {PLACE: (5, 5)}, "log/9": {PLACE: (0, 2)}}
+    after = advance({"log/1": {PARTITION: (0, 5)}}, {PARTITION.topic: "log/9"}, {PARTITION: (0, 2)})
+    assert after == {"log/1": {PARTITION: (5, 5)}, "log/9": {PARTITION: (0, 2)}}
 
 
 def test_another_embedded_log_takes_the_place_of_the_last() -> None:
-    before = {"embedded-1": {PLACE: (0, 5)}, "log/1": {PLACE: (0, 4)}}
-    after = advance(before, {PLACE.topic: "embedded-2"}, {PLACE: (0, 2)})
-    assert after == {"embedded-2": {PLACE: (0, 2)}, "log/1": {PLACE: (4, 4)}}
+    before = {"embedded-1": {PARTITION: (0, 5)}, "log/1": {PARTITION: (0, 4)}}
+    after = advance(before, {PARTITION.topic: "embedded-2"}, {PARTITION: (0, 2)})
+    assert after == {"embedded-2": {PARTITION: (0, 2)}, "log/1": {PARTITION: (4, 4)}}
 
 
 def test_a_commit_from_a_cluster_leaves_the_embedded_log() -> None:
-    after = advance({"embedded-1": {PLACE: (0, 5)}}, LOGS, {OTHER: (0, 2)})
-    assert after["embedded-1"] == {PLACE: (5, 5)}
+    after = advance({"embedded-1": {PARTITION: (0, 5)}}, LOGS, {OTHER: (0, 2)})
+    assert after["embedded-1"] == {PARTITION: (5, 5)}
 
 
 def test_a_partition_never_read_has_no_end() -> None:
-    assert end_of({"log/1": {PLACE: (0, 5)}}, "log/1", PLACE) == 5
-    assert end_of({"log/1": {PLACE: (0, 5)}}, "log/1", OTHER) is None
-    assert end_of({"log/1": {PLACE: (0, 5)}}, "log/2", PLACE) is None
+    assert end_of({"log/1": {PARTITION: (0, 5)}}, "log/1", PARTITION) == 5
+    assert end_of({"log/1": {PARTITION: (0, 5)}}, "log/1", OTHER) is None
+    assert end_of({"log/1": {PARTITION: (0, 5)}}, "log/2", PARTITION) is None
 
 
 def test_a_table_without_commits_has_no_offsets(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_topics_of_several_venues_and_a_later_one_feed_one_table(
         running.wait(lambda: running.added() == 150)
     exchanges = seen(settings).column("exchange")
     assert (exchanges.count("ASX_SIM"), exchanges.count("BINANCE_SIM")) == (100, 50)
-    assert {place[1] for place in seen(settings).ends()} == {TRADES_TOPIC, BINANCE_TOPIC}
+    assert {tp[1] for tp in seen(settings).ends()} == {TRADES_TOPIC, BINANCE_TOPIC}
 
 
 def test_a_second_sink_begins_where_the_first_ended(kafka: Kafka, settings: Settings) -> None:

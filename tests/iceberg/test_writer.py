@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.lake_rows import catalog_in, rows_table, trade
-from support.lake_upkeep import PLACE, ids, message_ids
+from support.lake_upkeep import PARTITION, ids, message_ids
 
 from k2lib.errors import ConfigError, StaleWriterError, TransientError
 from k2lib.events import CommitBegun, CommitDone, Event, FilesWritten
@@ -16,8 +16,8 @@ from k2lib.kafka.consumer import TopicPartition
 from k2lib.settings import Settings
 
 TRADES = TABLES["trades_v2"]
-LOGS = {PLACE.topic: "log/1"}
-OTHER = TopicPartition(PLACE.topic, 1)
+LOGS = {PARTITION.topic: "log/1"}
+OTHER = TopicPartition(PARTITION.topic, 1)
 FORGETFUL = "py-catalog-impl: support.forgetful_catalog.ForgetfulCatalog\n"
 
 
@@ -29,10 +29,10 @@ def writer_in(home: Path, *, on_event: Callable[[Event], None] = nobody) -> Tabl
     return TableWriter(ensure_table(catalog_in(home), TRADES), TRADES, on_event=on_event)
 
 
-def append(writer: TableWriter, numbers: range, place: TopicPartition = PLACE) -> int:
+def append(writer: TableWriter, numbers: range, tp: TopicPartition = PARTITION) -> int:
     """Append trades as if their numbers were their offsets."""
     rows = rows_table([trade(number) for number in numbers])
-    return writer.append(rows, {place: (numbers.start, numbers.stop)}, LOGS)
+    return writer.append(rows, {tp: (numbers.start, numbers.stop)}, LOGS)
 
 
 def stored(home: Path) -> list[str]:
@@ -44,8 +44,8 @@ def stored(home: Path) -> list[str]:
 def test_a_batch_lands_with_the_offsets_it_ends_at(tmp_path: Path) -> None:
     writer = writer_in(tmp_path)
     assert append(writer, range(3)) == 3
-    assert writer.end_of("log/1", PLACE) == 3
-    assert read_offsets(writer_in(tmp_path).table) == {"log/1": {PLACE: (0, 3)}}
+    assert writer.end_of("log/1", PARTITION) == 3
+    assert read_offsets(writer_in(tmp_path).table) == {"log/1": {PARTITION: (0, 3)}}
     assert stored(tmp_path) == ids(range(3))
 
 
@@ -53,8 +53,8 @@ def test_a_batch_of_doubles_alone_moves_the_offsets(tmp_path: Path) -> None:
     writer = writer_in(tmp_path)
     append(writer, range(3))
     rows = rows_table([trade(number) for number in range(3)])
-    assert writer.append(rows, {PLACE: (3, 6)}, LOGS) == 0
-    assert writer.end_of("log/1", PLACE) == 6
+    assert writer.append(rows, {PARTITION: (3, 6)}, LOGS) == 0
+    assert writer.end_of("log/1", PARTITION) == 6
     assert stored(tmp_path) == ids(range(3))
 
 
@@ -92,7 +92,7 @@ def test_a_refused_writer_begins_again_at_the_tables_offsets(tmp_path: Path) -> 
     with pytest.raises(StaleWriterError):
         append(second, range(3))
     again = writer_in(tmp_path)
-    assert again.end_of("log/1", PLACE) == 3
+    assert again.end_of("log/1", PARTITION) == 3
     assert append(again, range(3, 5)) == 2
 
 
@@ -126,7 +126,7 @@ def test_after_a_lost_reply_the_table_tells_what_happened(tmp_path: Path) -> Non
     forgetful = TableWriter(ensure_table(open_catalog(settings), TRADES), TRADES, on_event=nobody)
     with pytest.raises(TransientError, match="the reply was lost"):
         append(forgetful, range(3))
-    assert writer_in(tmp_path).end_of("log/1", PLACE) == 3
+    assert writer_in(tmp_path).end_of("log/1", PARTITION) == 3
     assert stored(tmp_path) == ids(range(3))
 
 

@@ -1,4 +1,4 @@
-"""The reader: from the offsets it is given, in order, and an error where the log has no such."""
+"""The consumer: finds partitions, reads them in order from explicit offsets, and skips none."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,23 +25,23 @@ def kafka(kafka_settings: dict[str, str], tmp_path: Path) -> Iterator[Kafka]:
 
 
 @pytest.fixture
-def reader(kafka: Kafka) -> Iterator[TopicConsumer]:
+def consumer(kafka: Kafka) -> Iterator[TopicConsumer]:
     with TopicConsumer(kafka.cluster) as one:
         yield one
 
 
-def only_place(kafka: Kafka, count: int) -> TopicPartition:
+def only_partition(kafka: Kafka, count: int) -> TopicPartition:
     """Produce trades of one symbol; return the partition that holds them."""
     produce(kafka, many_trades(count, symbols=ONE))
     ends = [high for _, high in watermarks(kafka)]
     return TopicPartition(TRADES_TOPIC, ends.index(count))
 
 
-def read(reader: TopicConsumer, count: int, *, limit: int = 5_000) -> list[ConsumerRecords]:
+def read(consumer: TopicConsumer, count: int, *, limit: int = 5_000) -> list[ConsumerRecords]:
     found: list[ConsumerRecords] = []
 
     def has_read() -> bool:
-        found.append(reader.read(0.2, limit=limit))
+        found.append(consumer.read(0.2, limit=limit))
         return sum(len(some.values) for some in found) >= count
 
     wait_until(has_read)
@@ -49,25 +49,27 @@ def read(reader: TopicConsumer, count: int, *, limit: int = 5_000) -> list[Consu
 
 
 def test_reading_begins_at_the_given_offset_and_tells_the_next(
-    kafka: Kafka, reader: TopicConsumer
+    kafka: Kafka, consumer: TopicConsumer
 ) -> None:
-    place = only_place(kafka, 100)
-    reader.assign({place: 40})
-    found = read(reader, 60)
-    assert found[0].position(0) == (place, 40)
-    assert found[-1].ends == {place: 100}
+    tp = only_partition(kafka, 100)
+    consumer.assign({tp: 40})
+    found = read(consumer, 60)
+    assert found[0].position(0) == (tp, 40)
+    assert found[-1].ends == {tp: 100}
 
 
-def test_at_most_so_many_messages_are_read(kafka: Kafka, reader: TopicConsumer) -> None:
-    place = only_place(kafka, 100)
-    reader.assign({place: 0})
-    sizes = [len(some.values) for some in read(reader, 100, limit=30)]
+def test_at_most_so_many_messages_are_read(kafka: Kafka, consumer: TopicConsumer) -> None:
+    tp = only_partition(kafka, 100)
+    consumer.assign({tp: 0})
+    sizes = [len(some.values) for some in read(consumer, 100, limit=30)]
     assert max(sizes) <= 30 and sum(sizes) == 100
 
 
-def test_watermarks_are_the_first_offset_and_the_next(kafka: Kafka, reader: TopicConsumer) -> None:
-    place = only_place(kafka, 100)
-    assert reader.watermarks(place) == (0, 100)
+def test_watermarks_are_the_first_offset_and_the_next(
+    kafka: Kafka, consumer: TopicConsumer
+) -> None:
+    tp = only_partition(kafka, 100)
+    assert consumer.watermarks(tp) == (0, 100)
 
 
 @pytest.mark.stack
@@ -75,27 +77,54 @@ def test_watermarks_wait_until_somebody_leads_each_partition(
     empty_kafka: dict[str, str], tmp_path: Path
 ) -> None:
     topic = "market.many"  # its partitions come one after the other
-    with opened(empty_kafka, tmp_path) as kafka, TopicConsumer(kafka.cluster) as reader:
+    with opened(empty_kafka, tmp_path) as kafka, TopicConsumer(kafka.cluster) as consumer:
         admin = kafka.cluster.admin()
         [made] = admin.create_topics([NewTopic(topic, 300)]).values()
         made.result()
         wait_until(lambda: topic in list_topics(admin))
-        assert len(reader.partitions(topic)) == 300
-        assert reader.watermarks(TopicPartition(topic, 299)) == (0, 0)
+        assert len(consumer.partitions(topic)) == 300
+        assert consumer.watermarks(TopicPartition(topic, 299)) == (0, 0)
 
 
-def test_a_topic_tells_its_partitions(kafka: Kafka, reader: TopicConsumer) -> None:
+def test_a_topic_tells_its_partitions(kafka: Kafka, consumer: TopicConsumer) -> None:
     produce(kafka, many_trades(1))
-    assert reader.partitions(TRADES_TOPIC) == [
+    assert consumer.partitions(TRADES_TOPIC) == [
         TopicPartition(TRADES_TOPIC, number) for number in range(4)
     ]
 
 
-def test_an_offset_past_the_end_is_an_error(kafka: Kafka, reader: TopicConsumer) -> None:
-    place = only_place(kafka, 10)
-    reader.assign({place: 11})
-    with pytest.raises(TransientError, match=f"{TRADES_TOPIC} partition {place.partition}"):
-        wait_until(lambda: reader.read(0.2).values)
+def test_partitions_of_all_matching_topics_are_found(kafka: Kafka, consumer: TopicConsumer) -> None:
+    produce(kafka, many_trades(1))
+    assert not consumer.found_within(60)
+    found = consumer.find_partitions(lambda topic: topic == TRADES_TOPIC)
+    assert found == consumer.partitions(TRADES_TOPIC)
+    assert consumer.found_within(60)
+    assert consumer.find_partitions(lambda topic: topic == "market.none") == []
+
+
+def test_a_followed_partition_keeps_its_position(kafka: Kafka, consumer: TopicConsumer) -> None:
+    tp = only_partition(kafka, 100)
+    consumer.follow([tp], lambda _, low, high: (low + high) // 2)
+    assert consumer.positions == {tp: 50}
+    read(consumer, 50)
+    others = [other for other in consumer.partitions(TRADES_TOPIC) if other != tp]
+    consumer.follow([tp, *others], lambda _, low, high: low)
+    assert consumer.positions == {tp: 100} | dict.fromkeys(others, 0)
+
+
+def test_an_unfollowed_partition_is_no_longer_read(kafka: Kafka, consumer: TopicConsumer) -> None:
+    tp = only_partition(kafka, 100)
+    consumer.follow(consumer.partitions(TRADES_TOPIC), lambda _, low, high: low)
+    consumer.unfollow([tp])
+    assert tp not in consumer.positions
+    assert not consumer.read(0.5).values
+
+
+def test_an_offset_past_the_end_is_an_error(kafka: Kafka, consumer: TopicConsumer) -> None:
+    tp = only_partition(kafka, 10)
+    consumer.assign({tp: 11})
+    with pytest.raises(TransientError, match=f"{TRADES_TOPIC} partition {tp.partition}"):
+        wait_until(lambda: consumer.read(0.2).values)
 
 
 @pytest.mark.stack
@@ -104,7 +133,7 @@ def test_a_topic_that_does_not_exist_is_an_error(
 ) -> None:
     with (
         opened(empty_kafka, tmp_path) as kafka,
-        TopicConsumer(kafka.cluster) as reader,
+        TopicConsumer(kafka.cluster) as consumer,
         pytest.raises(TransientError, match=r"market\.none: no partitions"),
     ):
-        reader.partitions("market.none")
+        consumer.partitions("market.none")

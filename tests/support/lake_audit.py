@@ -32,20 +32,20 @@ class Audit:
     def ends(self) -> dict[LogPartition, int]:
         """Return where the newest commit ended: (log, topic, partition) → next offset."""
         commits = self.commits()
-        return {place: end for place, (_, end) in commits[-1].items()} if commits else {}
+        return {tp: end for tp, (_, end) in commits[-1].items()} if commits else {}
 
     def commits(self) -> list[dict[LogPartition, tuple[int, int]]]:
         """Return [start, end) of every partition, for each commit that is kept, in order."""
         snapshots = sorted(self.metadata["snapshots"], key=lambda one: one["sequence-number"])
         appends = (one["summary"] for one in snapshots if one["summary"]["operation"] == "append")
-        return [_places(summary["k2.offsets"]) for summary in appends]
+        return [_partitions(summary["k2.offsets"]) for summary in appends]
 
     def assert_contiguous(self) -> None:
         """Fail unless every commit begins where the one before it ended."""
         commits = self.commits()
         for before, after in pairwise(commits):
-            for place, (_, end) in before.items():
-                assert after[place][0] == end, f"{place}: {end} is followed by {after[place]}"
+            for tp, (_, end) in before.items():
+                assert after[tp][0] == end, f"{tp}: {end} is followed by {after[tp]}"
 
 
 def audit(home: Path, table: str = "trades_v2") -> Audit | None:
@@ -73,7 +73,7 @@ def _data_files(location: str) -> list[str]:
     return [task.file.file_path.removeprefix("file://") for task in tasks]
 
 
-def _places(offsets: str) -> dict[LogPartition, tuple[int, int]]:
+def _partitions(offsets: str) -> dict[LogPartition, tuple[int, int]]:
     return {
         (log, topic, partition): (start, end)
         for log, topics in json.loads(offsets).items()

@@ -11,7 +11,7 @@ from k2lib.iceberg.tables import TABLES, ensure_table
 from k2lib.kafka.consumer import TopicPartition
 
 TRADES = TABLES["trades_v2"]
-PLACE = TopicPartition("market.equities.trades.asx", 0)
+PARTITION = TopicPartition("market.equities.trades.asx", 0)
 
 
 class Clock:
@@ -34,7 +34,7 @@ def trades_table(home: Path) -> Table:
 
 def offsets(end: int) -> Offsets:
     """Return the offsets of a table that has read one partition up to `end`."""
-    return {"log/1": {PLACE: (0, end)}}
+    return {"log/1": {PARTITION: (0, end)}}
 
 
 def commit(table: Table, first: int, *, rows: int = 1) -> Table:
