@@ -4,12 +4,14 @@ import ast
 import json
 import re
 import resource
+import shlex
 import subprocess
 import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ WITHOUT_IMPORT = {
     "mypy": "make check",
     "pandas": "frames become pandas' with it, and plotly express wants it",
     "pytest-timeout": "ends a test that hangs",
-    "pytest-xdist": "make runs the tests on two cores with it",
+    "pytest-xdist": "make spreads the tests over processes with it",
     "pytz": "duckdb returns TIMESTAMPTZ through it",
     "ruff": "make check",
     "types-pyyaml": "mypy reads it",
@@ -123,15 +125,43 @@ def test_conda_environment_installs_this_project_with_every_extra() -> None:
     assert pip["pip"] == [f"-e .[{','.join(EXTRAS)}]"]
 
 
-def test_hosted_ci_runs_the_two_commands_of_the_readme() -> None:
-    commands = [step["run"] for step in _job()["steps"] if "run" in step]
-    assert commands == ["make demo", "make test"]
+def _commands_of_ci() -> list[str]:
+    return [step["run"] for step in _job()["steps"] if "run" in step]
+
+
+def test_hosted_ci_runs_the_demo_and_what_the_ci_script_runs() -> None:
+    script = (ROOT / ".ci/run").read_text()
+    assert _commands_of_ci() == ["make demo", *re.findall(r"^make .*$", script, re.MULTILINE)]
+
+
+def test_hosted_ci_keeps_what_pip_and_uv_downloaded() -> None:
+    (cache,) = [step["with"] for step in _job()["steps"] if "cache" in step.get("uses", "")]
+    assert cache["path"].split() == ["~/.cache/pip", "~/.cache/uv"]
+    assert "pyproject.toml" in cache["key"]
+
+
+def test_ci_runs_every_test_once() -> None:
+    quick = re.search(r"^QUICK +:= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    _, check, rest = _commands_of_ci()
+    assert quick and check == "make check"
+    others = shlex.split(shlex.split(rest.removeprefix("make test "))[0].removeprefix("PYTEST="))
+    for stack, slow in product((False, True), repeat=2):
+        chosen = [eval(one, {"stack": stack, "slow": slow}) for one in (quick[1], others[1])]
+        assert sorted(chosen) == [False, True], (stack, slow)
 
 
 def test_hosted_ci_and_tools_use_the_oldest_python() -> None:
-    assert _job()["container"].startswith(f"python:{_oldest_python()}-")
+    pythons = _job()["strategy"]["matrix"]["python"]
+    assert pythons[0] == _oldest_python() and pythons == sorted(pythons)
     assert PYPROJECT["tool"]["mypy"]["python_version"] == _oldest_python()
     assert PYPROJECT["tool"]["ruff"]["target-version"] == f"py{_oldest_python().replace('.', '')}"
+
+
+def test_the_pythons_that_are_tested_are_those_that_are_promised() -> None:
+    prefix = "Programming Language :: Python :: "
+    promised = [line.removeprefix(prefix) for line in PROJECT["classifiers"] if prefix in line]
+    tested = _job()["strategy"]["matrix"]["python"]
+    assert [promised[0], promised[-1]] == tested
 
 
 def test_what_k2lib_imports_is_declared_for_its_users() -> None:
