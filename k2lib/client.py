@@ -115,7 +115,9 @@ class K2(Reads, Closing):
 
         Raises:
             OwnerError: with the embedded broker, another process writes this home.
+            ClosedError: this home was closed.
         """
+        self.engine.check_open()
         if self._pipeline is None:
             self._watch = self.watch
             with interrupts_deferred() as interrupt:

@@ -1,9 +1,11 @@
 """The command line: each command reads the settings, calls the library, and reports."""
 
 import sys
+from typing import Annotated
 
 import typer
 
+import k2lib
 from k2lib.cli.api import api
 from k2lib.cli.home import down, maintain, reset, sink, sql, status, up
 from k2lib.cli.load import load_asx, load_binance_archive
@@ -18,6 +20,25 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def print_version(is_given: bool) -> None:
+    """Print the version and end, where `--version` is given."""
+    if is_given:
+        typer.echo(f"k2 {k2lib.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Market data through Kafka into Iceberg, exactly once, and back out of it."""
+
+
 loads = typer.Typer(help="Load files.", no_args_is_help=True)
 streams = typer.Typer(help="Stream live trades.", no_args_is_help=True)
 simulations = typer.Typer(help="Make data that look like a venue's.", no_args_is_help=True)

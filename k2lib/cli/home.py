@@ -17,12 +17,14 @@ def sql(
     output: Annotated[
         Path | None, typer.Option(help="File to write; standard output else.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Ask the lake; starts no broker."""
     from k2lib.query.export import as_format, write
 
+    chosen = as_format("json" if as_json else form)
     with open_k2() as k2:
-        write(k2.sql(query), as_format(form), output=output, stdout=sys.stdout.buffer)
+        write(k2.sql(query), chosen, output=output, stdout=sys.stdout.buffer)
 
 
 def sink(

@@ -322,5 +322,5 @@ def check_table(name: str) -> None:
     Raises:
         QueryError: names those that do.
     """
-    if name not in TABLES:
+    if not isinstance(name, str) or name not in TABLES:
         raise QueryError(f"no table {name}; there are {', '.join(TABLES)}")

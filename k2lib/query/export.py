@@ -94,14 +94,42 @@ def _as_table(frame: pl.DataFrame) -> bytes:
     return text_table(frame).encode()
 
 
+def json_array(frame: pl.DataFrame) -> bytes:
+    """Return rows as a JSON array of objects, with values as `render` has them."""
+    if not _is_plain(frame):
+        return f"[{','.join(json_rows(frame))}]".encode()
+    return plain_columns(frame).write_json().encode()
+
+
+def json_rows(frame: pl.DataFrame) -> list[str]:
+    """Return each row as a JSON object, with values as `render` has them."""
+    if not frame.columns:
+        return []
+    if not _is_plain(frame):
+        columns = [_values(column) for column in frame.iter_columns()]
+        rows = (dict(zip(frame.columns, row, strict=True)) for row in zip(*columns, strict=True))
+        return list(map(_json, rows))
+    row = pl.struct(pl.all()).struct.json_encode()
+    lines: list[str] = plain_columns(frame).select(row.alias("row"))["row"].to_list()
+    return lines
+
+
+def csv_text(frame: pl.DataFrame) -> str:
+    """Return rows as CSV with a header, with values as `render` has them."""
+    return pl.DataFrame([_cells(column) for column in frame.iter_columns()]).write_csv()
+
+
+def plain_columns(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return columns as JSON and CSV can have them: numbers, booleans, texts, nested as is."""
+    return frame.with_columns(map(_scalars, frame.iter_columns()))
+
+
 def _as_json(frame: pl.DataFrame) -> bytes:
-    columns = [_values(column) for column in frame.iter_columns()]
-    rows = (_json(dict(zip(frame.columns, row, strict=True))) for row in zip(*columns, strict=True))
-    return ("[" + ",\n ".join(rows) + "]\n").encode()
+    return ("[" + ",\n ".join(json_rows(frame)) + "]\n").encode()
 
 
 def _as_csv(frame: pl.DataFrame) -> bytes:
-    return pl.DataFrame([_cells(column) for column in frame.iter_columns()]).write_csv().encode()
+    return csv_text(frame).encode()
 
 
 def _as_parquet(frame: pl.DataFrame) -> bytes:
@@ -125,11 +153,41 @@ RENDERERS: Final[dict[Format, Callable[[pl.DataFrame], bytes]]] = {
 }
 
 
+def _is_plain(frame: pl.DataFrame) -> bool:
+    """Whether Polars writes the nested columns as they are; else they are taken apart in Python."""
+    return all(_has_plain_values(kind) for kind in frame.dtypes if kind.is_nested())
+
+
+def _has_plain_values(kind: pl.DataType) -> bool:
+    match kind:
+        case pl.List() | pl.Array():
+            return _has_plain_values(_inner(kind.inner))
+        case pl.Map():
+            return kind.key == pl.String and _has_plain_values(_inner(kind.value))
+        case pl.Struct():
+            return all(_has_plain_values(_inner(field.dtype)) for field in kind.fields)
+    return kind in (pl.String, pl.Boolean, pl.Null) or kind.is_integer()
+
+
+def _inner(kind: Any) -> pl.DataType:
+    return kind if isinstance(kind, pl.DataType) else kind()
+
+
 def _cells(column: pl.Series) -> pl.Series:
     if not column.dtype.is_nested():
         return _scalars(column)
+    if _has_plain_values(column.dtype):
+        return _nested_as_json(column)
     texts = [None if value is None else _json(value) for value in _values(column)]
     return pl.Series(column.name, texts, dtype=pl.String)
+
+
+def _nested_as_json(column: pl.Series) -> pl.Series:
+    """Polars writes structs alone as JSON, so the braces of one around it are cut off."""
+    wrapped = pl.struct(pl.col(column.name).alias("v")).struct.json_encode()
+    text = wrapped.str.strip_prefix('{"v":').str.strip_suffix("}")
+    cells = pl.when(pl.col(column.name).is_not_null()).then(text).alias(column.name)
+    return column.to_frame().select(cells).to_series()
 
 
 def _values(column: pl.Series) -> list[Any]:
@@ -157,7 +215,7 @@ def _scalars(column: pl.Series) -> pl.Series:
 
 
 def _json(plain: object) -> str:
-    return json.dumps(plain, ensure_ascii=False)
+    return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
 
 
 def _plain(value: Any) -> Any:
@@ -183,7 +241,7 @@ def _shown(value: Any) -> str:
         case datetime():
             return _trimmed(f"{value:%Y-%m-%d %H:%M:%S.%f}")
         case dict() | list():
-            return _json(_plain(value))
+            return json.dumps(_plain(value), ensure_ascii=False)
     return str(value)
 
 

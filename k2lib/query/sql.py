@@ -74,7 +74,7 @@ def bars_sql(trades: str, every: timedelta, *, of_venue: ZoneInfo, market: Marke
 
 def folded_sql(trades: str, every: timedelta, *, zone_sql: str, market: Market = "all") -> str:
     """Return the SELECT of bars in no order, `zone_sql` being the zone of a row's venue."""
-    if market not in KEPT:
+    if not isinstance(market, str) or market not in KEPT:
         raise QueryError(f"market={market!r}: give 'all' or 'on' (on-market trades only)")
     folded = f"""
         SELECT exchange, symbol, {_bar_sql(every, zone_sql)} AS bar,

@@ -12,7 +12,7 @@ from k2lib.iceberg.manifests import plan_paths, table_sql, text_sql
 from k2lib.iceberg.tables import TABLES
 from k2lib.query.answer import ReadResult
 from k2lib.query.engine import BY_TIME, Engine
-from k2lib.query.request import AsOf, ReadRequest, check_flag
+from k2lib.query.request import AsOf, ReadRequest, check_flag, check_text
 from k2lib.query.sql import Market, bars_sql
 from k2lib.query.time_travel import resolve
 from k2lib.schema.calendar import DAY, bar_length, zone
@@ -120,6 +120,8 @@ def contiguity(engine: Engine, exchange: str | None = None) -> pl.DataFrame:
         is there already), missing, explained (by closed gaps, each at most as many as it says
         are not to be had, or as aggregates only) and unexplained: 0 where nothing is lost.
     """
+    if exchange is not None:
+        check_text("exchange", exchange, example="'BINANCE'")
     return engine.sql(COUNTED, {"exchange": exchange})
 
 

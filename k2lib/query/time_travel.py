@@ -11,7 +11,7 @@ from pyiceberg.table.snapshots import Snapshot
 
 from k2lib.errors import NotFoundError, QueryError
 from k2lib.iceberg.offsets import OFFSETS_PROPERTY, snapshot_cause, snapshot_properties
-from k2lib.query.request import LISTED_AT_MOST, AsOf
+from k2lib.query.request import LISTED_AT_MOST, AsOf, check_as_of
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 COLUMNS: Final[Mapping[str, pl.DataType | type[pl.DataType]]] = {
@@ -50,6 +50,7 @@ def resolve(table: Table, as_of: AsOf) -> int:
         NotFoundError: no such snapshot is kept; the message names what is.
         QueryError: a moment without a time zone.
     """
+    check_as_of(as_of)
     if isinstance(as_of, datetime):
         return _at(table, as_of)
     if isinstance(as_of, str):

@@ -14,7 +14,7 @@ import pytest
 from support.lake_rows import rows_table, trade
 
 from k2lib.errors import QueryError
-from k2lib.query.export import render, text_table, write
+from k2lib.query.export import json_array, json_rows, render, text_table, write
 
 TRADES = pl.DataFrame(rows_table([trade(1), trade(2, vendor_data=None, platform_sequence=None)]))
 ODD = pl.DataFrame(
@@ -157,3 +157,14 @@ def test_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_unknown_format_is_answered_with_the_known_ones() -> None:
     with pytest.raises(QueryError, match="--format xlsx: give one of table, json, csv, parquet"):
         render(TRADES, "xlsx")  # type: ignore[arg-type]
+
+
+def test_json_rows_and_the_array_say_the_same() -> None:
+    for frame in (TRADES, ODD, TRADES.clear()):
+        rows = [json.loads(row) for row in json_rows(frame)]
+        assert json.loads(json_array(frame)) == json.loads(render(frame, "json")) == rows
+
+
+def test_a_frame_without_columns_is_an_empty_array() -> None:
+    assert json.loads(json_array(pl.DataFrame())) == []
+    assert render(pl.DataFrame(), "json") == b"[]\n"

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import polars as pl
 import pyarrow as pa
 
-from k2lib.api.responses.formats import texts
+from k2lib.query.export import json_array
 from k2lib.schema.records import QUOTE, TRADE, RecordSchema
 
 SCHEMAS: Final[dict[str, RecordSchema]] = {"trades": TRADE, "quotes": QUOTE}
@@ -44,7 +44,7 @@ def frames_of(kind: str, rows: pa.Table) -> Iterator[Frame]:
     for part in frame.partition_by(INSTRUMENT, maintain_order=True):
         subscription = Subscription(kind, *part.select(INSTRUMENT).row(0))
         for chunk in part.iter_slices(ROWS_PER_FRAME):
-            data = texts(chunk).write_json()
+            data = json_array(chunk).decode()
             yield Frame(subscription, f'{{"type":"{kind}","data":{data}}}', chunk.height)
 
 

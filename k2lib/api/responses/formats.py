@@ -14,7 +14,7 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 from k2lib.query.answer import CompleteTo
-from k2lib.query.export import ISO_MICROSECONDS, render
+from k2lib.query.export import json_array, render
 
 Format = Literal["json", "csv", "parquet", "arrow"]
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
@@ -28,7 +28,6 @@ BINARY_TYPES: Final = (MEDIA_TYPES["parquet"], MEDIA_TYPES["arrow"])
 # Werkzeug's time for a header grows with the square of its length: 5 s for 60 KB of blanks.
 MAX_ACCEPT: Final = 1000
 MAX_SHOWN: Final = 200
-ISO_UTC: Final = f"{ISO_MICROSECONDS}Z"
 # They have more digits than a JavaScript number: JSON has them as text.
 LONG_IDS: Final = ("snapshot_id", "parent_id")
 CompleteToJson = Mapping[str, Mapping[str, Any]]
@@ -78,21 +77,11 @@ def encode(
     Decimals are text with all their digits in JSON and CSV, times ISO 8601 in UTC with
     microseconds; lists and maps are JSON in both.
     """
-    match form:
-        case "json":
-            rows = texts(frame).with_columns(_long_ids(frame)).write_json().encode()
-            about = msgspec.json.encode({"complete_to": complete_to, "next": cursor})
-            return b'{"data":' + rows + b"," + about[1:]
-        case "csv":
-            return _flat(texts(frame)).write_csv().encode()
-    return render(frame, form)
-
-
-def json_lines(frame: pl.DataFrame) -> list[str]:
-    """Return each row as a JSON object."""
-    row = pl.struct(pl.all()).struct.json_encode()
-    lines: list[str] = texts(frame).select(row.alias("row"))["row"].to_list()
-    return lines
+    if form != "json":
+        return render(frame, form)
+    rows = json_array(frame.with_columns(_long_ids(frame)))
+    about = msgspec.json.encode({"complete_to": complete_to, "next": cursor})
+    return b'{"data":' + rows + b"," + about[1:]
 
 
 def complete_to_json(complete_to: Mapping[str, CompleteTo]) -> dict[str, dict[str, Any]]:
@@ -113,25 +102,5 @@ def _table_json(one: CompleteTo) -> dict[str, Any]:
     return plain
 
 
-def texts(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return decimals as text with all digits, times as ISO 8601 in UTC to microseconds."""
-    return frame.with_columns(
-        pl.col(pl.Datetime).dt.to_string(ISO_UTC),
-        pl.col(pl.Decimal, pl.Date).cast(pl.String),
-    )
-
-
 def _long_ids(frame: pl.DataFrame) -> list[pl.Expr]:
     return [pl.col(name).cast(pl.String) for name in LONG_IDS if name in frame.columns]
-
-
-def _flat(frame: pl.DataFrame) -> pl.DataFrame:
-    nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
-    return frame.with_columns(_json_text(name) for name in nested)
-
-
-def _json_text(name: str) -> pl.Expr:
-    """A nested column as JSON: Polars encodes structs only, so their braces are cut off."""
-    wrapped = pl.struct(pl.col(name).alias("v")).struct.json_encode()
-    text = wrapped.str.strip_prefix('{"v":').str.strip_suffix("}")
-    return pl.when(pl.col(name).is_not_null()).then(text).alias(name)

@@ -24,9 +24,9 @@ from k2lib.api.responses.formats import (
     choose,
     complete_to_header,
     complete_to_json,
-    json_lines,
 )
 from k2lib.api.responses.reply import COMPLETE_TO, HEADERS
+from k2lib.query.export import json_rows
 from k2lib.query.request import ReadRequest, instrument_names
 from k2lib.replay import Batch, Replay, replay
 from k2lib.schema.records import QUOTE, TRADE
@@ -234,4 +234,4 @@ def _lines(kind: str, batches: Sequence[Batch]) -> Iterator[str]:
 def _json_rows(rows: pa.Table | pa.RecordBatch) -> list[str]:
     frame = pl.from_arrow(rows)
     assert isinstance(frame, pl.DataFrame)
-    return json_lines(frame)
+    return json_rows(frame)
