@@ -7,7 +7,7 @@ import sys
 import threading
 from contextlib import closing
 
-from bench.measure import Figure, measured, peak_mb, tell
+from bench.measure import Figure, measured, peak_mb, print_figures
 from k2lib.client import K2
 from k2lib.events import BatchDone, Event
 from k2lib.iceberg.sink_threads import make_sinks
@@ -26,13 +26,13 @@ def load(folder: str) -> Figure:
 
 def sink(rows: int) -> Figure:
     """Feed the table until so many rows were read."""
-    stop, seen = threading.Event(), 0
+    stop, rows_read = threading.Event(), 0
 
     def count(event: Event) -> None:
-        nonlocal seen
+        nonlocal rows_read
         if isinstance(event, BatchDone):
-            seen += event.added + event.duplicates
-            if seen >= rows:
+            rows_read += event.added + event.duplicates
+            if rows_read >= rows:
                 stop.set()
 
     with K2(read_settings()) as k2:
@@ -47,4 +47,4 @@ def sink(rows: int) -> Figure:
 
 
 if __name__ == "__main__":
-    tell(load(sys.argv[2]) if sys.argv[1] == "load" else sink(int(sys.argv[2])))
+    print_figures(load(sys.argv[2]) if sys.argv[1] == "load" else sink(int(sys.argv[2])))

@@ -23,7 +23,7 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from bench.measure import Figure, measured, tell
+from bench.measure import Figure, measured, print_figures
 from k2lib.client import choose_kafka
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.kafka.topics import create_topics
@@ -43,15 +43,15 @@ def trades(folder: str) -> Iterator[dict[str, Any]]:
         companies = {line["company_id"]: line for line in csv.DictReader(lines)}
     for path in sorted((Path(folder) / "trades").glob("*.csv")):
         company = companies[path.stem]
-        seen: Counter[str] = Counter()
-        places: Counter[datetime] = Counter()
+        copies: Counter[str] = Counter()
+        rows_at: Counter[datetime] = Counter()
         with path.open(newline="") as lines:
             for line in csv.reader(lines):
-                yield trade(line, company, seen, places)
+                yield trade(line, company, copies, rows_at)
 
 
 def trade(
-    line: list[str], company: dict[str, str], seen: Counter[str], places: Counter[datetime]
+    line: list[str], company: dict[str, str], copies: Counter[str], rows_at: Counter[datetime]
 ) -> dict[str, Any]:
     """Turn one line into a v2 trade."""
     naive = datetime.strptime(f"{line[0]} {line[1]}", "%m/%d/%Y %H:%M:%S.%f")  # noqa: DTZ007
@@ -61,7 +61,7 @@ def trade(
     parts = ["ASX_SIM", company["symbol"], f"{local:%Y-%m-%d}", line[1]]
     parts += [str(int(price * 10**8)), str(int(quantity * 10**8)), *line[4:]]
     text = "|".join(parts)
-    message_id = str(uuid.uuid5(NAMESPACE, f"{text}|{seen[text]}"))
+    message_id = str(uuid.uuid5(NAMESPACE, f"{text}|{copies[text]}"))
     row = {
         "message_id": message_id,
         "trade_id": f"ASX_SIM-{message_id}",
@@ -76,11 +76,11 @@ def trade(
         "trade_conditions": [line[4]] if line[4] else [],
         "source_sequence": None,
         "ingestion_timestamp": datetime.now(UTC),
-        "platform_sequence": places[timestamp],
+        "platform_sequence": rows_at[timestamp],
         "vendor_data": vendor_data(line, company),
     }
-    seen[text] += 1
-    places[timestamp] += 1
+    copies[text] += 1
+    rows_at[timestamp] += 1
     return row
 
 
@@ -144,6 +144,6 @@ def sink(rows: int) -> Figure:
 
 if __name__ == "__main__":
     if sys.argv[1] == "load":
-        tell(load(sys.argv[2], int(sys.argv[3])))
+        print_figures(load(sys.argv[2], int(sys.argv[3])))
     else:
-        tell(sink(int(sys.argv[2])))
+        print_figures(sink(int(sys.argv[2])))

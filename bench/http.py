@@ -27,8 +27,7 @@ import aiohttp
 import numpy as np
 
 from bench import lake_of
-from bench.load import busy, cpu_s
-from bench.measure import machine
+from bench.measure import cpu_s, load_average, machine
 from bench.reading import home_of
 from bench.reading_ways import BARS, LAST, N_LAST, ByHand, Question
 
@@ -39,7 +38,7 @@ CLIENTS: Final = 20
 ROUNDS: Final = 3
 WARM_S: Final = 3.0
 OK: Final = 200
-TOLD: Final = 200
+SHOWN_BYTES: Final = 200
 GOAL_MS: Final = 250
 GOAL_RATIO: Final = 0.6
 MANY_BARS: Final = 2_000
@@ -63,17 +62,17 @@ class Answers:
 def run(build: Path, *, seconds: float = SECONDS, rows: int = ROWS) -> list[str]:
     """Measure on a lake of generated trades and return the report's lines."""
     home = home_of(build, rows)
-    asked, paths = questions(rows), map(path_of, questions(rows))
-    lines = [machine(), f"{rows:,} rows; before: {busy()}"]
+    to_ask, paths = questions(rows), map(path_of, questions(rows))
+    lines = [machine(), f"{rows:,} rows; before: {load_average()}"]
     with serving(home) as server:
         asyncio.run(at_rate(server.url, paths, seconds=WARM_S))
         steady = _served(server, at_rate(server.url, paths, seconds=seconds))
         rounds = []
         for _ in range(ROUNDS):
             served = _served(server, by_clients(server.url, paths, seconds=seconds / ROUNDS))
-            rounds.append((served, by_threads(home, asked, seconds / ROUNDS)))
+            rounds.append((served, by_threads(home, to_ask, seconds / ROUNDS)))
     lines.append(_latency(steady))
-    return [*lines, *_throughput(rounds, seconds / ROUNDS), f"after: {busy()}"]
+    return [*lines, *_throughput(rounds, seconds / ROUNDS), f"after: {load_average()}"]
 
 
 def questions(rows: int) -> Iterator[Question]:
@@ -150,7 +149,7 @@ async def by_clients(url: str, paths: Iterator[str], *, seconds: float) -> Answe
     return answers
 
 
-def by_threads(home: Path, asked: Iterator[Question], seconds: float) -> Answers:
+def by_threads(home: Path, to_ask: Iterator[Question], seconds: float) -> Answers:
     """Let 20 threads of this process ask DuckDB for the same, on the right files."""
     answers, lock = Answers(), threading.Lock()
     with closing(ByHand(home)) as by_hand, ThreadPoolExecutor(CLIENTS) as pool:
@@ -159,7 +158,7 @@ def by_threads(home: Path, asked: Iterator[Question], seconds: float) -> Answers
         def client(mine: ByHand) -> None:
             while time.monotonic() < end:
                 with lock:
-                    question = next(asked)
+                    question = next(to_ask)
                 began = time.monotonic()
                 mine.answer(question)
                 answers.seconds.append(time.monotonic() - began)
@@ -177,7 +176,7 @@ async def _ask(session: aiohttp.ClientSession, path: str, answers: Answers, due:
         answers.failed.append(f"{path}: {exc!r}")
         return
     if reply.status != OK:
-        answers.failed.append(f"{path}: {reply.status} {body[:TOLD]!r}")
+        answers.failed.append(f"{path}: {reply.status} {body[:SHOWN_BYTES]!r}")
         return
     answers.seconds.append(time.monotonic() - due)
     answers.n_bytes += len(body)

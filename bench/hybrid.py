@@ -6,19 +6,16 @@ Run: python -m bench.hybrid [SECONDS] [RATE]
 """
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-from bench.hybrid_reader import Seen
+from bench.homes import kafka_in, new_home
+from bench.hybrid_reader import Latencies
 from bench.live_exchange import exchange
-from bench.live_start import SYMBOLS
-from bench.load import busy
-from bench.measure import machine
+from bench.measure import SYMBOLS, load_average, machine
 from k2lib import K2
-from k2lib.ops.services import down, up
 
 SECONDS: Final = 300.0
 RATE: Final = 5_000.0
@@ -28,24 +25,20 @@ GOAL_MS: Final = 150
 
 def run(build: Path, *, seconds: float = SECONDS, rate: float = RATE) -> list[str]:
     """Measure both and return the report's lines."""
-    home = build / "homes" / "bench-hybrid"
-    shutil.rmtree(home, ignore_errors=True)
-    lines = [
+    with new_home(build, "bench-hybrid") as home:
+        embedded = _measured(home, "embedded", seconds, rate)
+    with new_home(build, "bench-hybrid") as home, kafka_in(home):
+        kafka = _measured(home, "real Kafka", seconds, rate)
+    return [
         machine(),
         f"{rate:,.0f} trades/s for {seconds:g} s, {COMMIT_S:g} s commits; "
         f"{len(SYMBOLS)} symbols in turn, each asked for its trades since the newest one seen",
-        *_measured(home, "embedded", seconds, rate),
+        *embedded,
+        *kafka,
     ]
-    shutil.rmtree(home)
-    up(home, kafka_port=0, registry_port=0)
-    try:
-        return [*lines, *_measured(home, "real Kafka", seconds, rate)]
-    finally:
-        down(home)
-        shutil.rmtree(home, ignore_errors=True)
 
 
-def measure(home: Path, *, seconds: float, rate: float) -> Seen:
+def measure(home: Path, *, seconds: float, rate: float) -> Latencies:
     """Stream into a home, which may have services running, while another process reads.
 
     Raises:
@@ -58,10 +51,10 @@ def measure(home: Path, *, seconds: float, rate: float) -> Seen:
         k2.feed(SYMBOLS, venue=one.venue()) as feed,
         subprocess.Popen(_reader(home, seconds), stdout=subprocess.PIPE, text=True) as reader,
     ):
-        told, _ = reader.communicate()
+        output, _ = reader.communicate()
         assert not feed.wait(0), "the feed ended before the reader"
     assert reader.returncode == 0, "an answer was not complete, see above"
-    return Seen(**json.loads(told))
+    return Latencies(**json.loads(output))
 
 
 def _reader(home: Path, seconds: float) -> list[str]:
@@ -69,14 +62,15 @@ def _reader(home: Path, seconds: float) -> list[str]:
 
 
 def _measured(home: Path, mode: str, seconds: float, rate: float) -> list[str]:
-    before = busy()
-    seen = measure(home, seconds=seconds, rate=rate)
+    before = load_average()
+    found = measure(home, seconds=seconds, rate=rate)
     return [
-        f"{mode:>10}: {seen.answers:,} answers, each complete, {seen.late:,} of them asked again; "
-        f"{seen.rows:,} trades seen come; at most {seen.tail_rows:,} were only in Kafka",
-        f"{'':>12}receipt to answer {_ms(seen.wait_s)} (goal p99 {GOAL_MS})",
-        f"{'':>12}question to answer {_ms(seen.answer_s)}",
-        f"{'':>12}before: {before}; after: {busy()}",
+        f"{mode:>10}: {found.answers:,} answers, each complete, "
+        f"{found.late:,} of them asked again; {found.rows:,} trades seen come; "
+        f"at most {found.tail_rows:,} were only in Kafka",
+        f"{'':>12}receipt to answer {_ms(found.wait_s)} (goal p99 {GOAL_MS})",
+        f"{'':>12}question to answer {_ms(found.answer_s)}",
+        f"{'':>12}before: {before}; after: {load_average()}",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Asks for what is new many times a second, as a process of its own, and checks every answer.
+"""Query new trades many times a second, as a process of its own, and check every answer.
 
 Run: python -m bench.hybrid_reader HOME SECONDS
 """
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from bench.live_start import SYMBOLS
+from bench.measure import SYMBOLS
 from k2lib import K2
 from k2lib.errors import QueryError
 from k2lib.query.answer import ReadResult
@@ -24,7 +24,7 @@ from k2lib.query.request import ReadRequest
 EXCHANGE = "BINANCE_SIM"
 BEGUN_S = 30.0
 LOOK_S = 0.1
-# As often as a screen is drawn: who never rests takes a core from those who are measured.
+# As often as a screen is drawn: without a pause the reader would take a core of its own.
 ASK_EVERY_S = 1 / 60
 ALL = (
     "SELECT symbol, count(*) AS rows, count(DISTINCT source_sequence) AS ids, "
@@ -35,13 +35,13 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass
-class Seen:
+class Latencies:
     """What a reader measured, in seconds.
 
     Attributes:
         answers: how many, each checked.
         late: how many said that Kafka had more, and were asked again.
-        rows: how many trades were seen come.
+        rows: how many new trades the answers had.
         wait_s: from receipt to the end of the first answer with the trade: p50, p99, worst.
         answer_s: from question to answer: p50, p99, worst.
         tail_rows: how many only Kafka had, of all symbols, at most.
@@ -82,10 +82,10 @@ class Reader:
         self.took.append(done - began)
         self._note(symbol, answer)
 
-    def seen(self) -> Seen:
+    def latencies(self) -> Latencies:
         """Return what was measured."""
         waits = np.concatenate(self.waits)
-        return Seen(
+        return Latencies(
             len(self.took),
             self.late,
             len(waits),
@@ -115,11 +115,12 @@ def checked(answer: ReadResult) -> npt.NDArray[np.int64]:
     Raises:
         AssertionError: one is missing or there twice, or Kafka had more when it was asked.
     """
-    told = answer.complete_to["trades_v2"]
-    assert told.log and told.behind == 0 and told.reason is None, told.to_json()
+    complete_to = answer.complete_to["trades_v2"]
+    assert complete_to.log and complete_to.behind == 0, complete_to.to_json()
+    assert complete_to.reason is None, complete_to.to_json()
     ids = answer.frame["source_sequence"].to_numpy()
     steps = np.diff(ids)
-    assert (steps == 1).all(), f"{(steps > 1).sum()} holes, {(steps < 1).sum()} doubles"
+    assert (steps == 1).all(), f"{(steps > 1).sum()} holes, {(steps < 1).sum()} duplicates"
     return ids
 
 
@@ -129,7 +130,7 @@ def received_s(rows: pl.DataFrame) -> Floats:
     return times
 
 
-def read(home: str, seconds: float) -> Seen:
+def read(home: str, seconds: float) -> Latencies:
     """Ask for so long, and at the end for everything."""
     reader = Reader()
     with K2.open(home=home) as k2:
@@ -139,7 +140,7 @@ def read(home: str, seconds: float) -> Seen:
             reader.ask(k2, symbol)
         for row in k2.sql(ALL).iter_rows(named=True):
             assert row["rows"] == row["ids"] == row["span"], row
-    return reader.seen()
+    return reader.latencies()
 
 
 def _in_turn(end: float) -> Iterator[str]:

@@ -9,8 +9,7 @@ import sys
 import msgspec
 from websockets.asyncio.client import connect
 
-from bench.live_start import SYMBOLS, wait_for_go
-from bench.measure import Figure, measured, tell
+from bench.measure import SYMBOLS, Figure, measured, print_figures, wait_for_go
 
 
 class _Trade(msgspec.Struct):
@@ -44,4 +43,4 @@ async def receive(ws: str, frames: int) -> Figure:
 
 
 if __name__ == "__main__":
-    tell(asyncio.run(receive(sys.argv[1], int(sys.argv[3]))))
+    print_figures(asyncio.run(receive(sys.argv[1], int(sys.argv[3]))))

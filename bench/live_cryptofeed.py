@@ -13,8 +13,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from bench.live_start import wait_for_go
-from bench.measure import Figure, measured, tell
+from bench.measure import Figure, measured, print_figures, wait_for_go
 
 # By name, because this process alone has them.
 connection, defines, exchanges, feedhandler, kafka = (
@@ -77,4 +76,4 @@ async def written(trades: Any, count: int, running: "asyncio.Task[None]") -> int
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=import_module("uvloop").new_event_loop) as runner:
-        tell(runner.run(stream(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+        print_figures(runner.run(stream(sys.argv[1], sys.argv[2], int(sys.argv[3]))))

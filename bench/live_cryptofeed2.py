@@ -10,8 +10,7 @@ import sys
 from importlib.metadata import version
 
 from bench.live_cryptofeed import LOOK_S, SYMBOLS, defines, feedhandler, kafka, single_trades
-from bench.live_start import wait_for_go
-from bench.measure import Figure, measured, tell
+from bench.measure import Figure, measured, print_figures, wait_for_go
 
 
 class CountedTrades(kafka.TradeKafka):  # type: ignore[misc,name-defined]
@@ -49,7 +48,7 @@ async def stream(ws: str, rest: str, frames: int) -> Figure:
 
 
 if __name__ == "__main__":
-    tell(asyncio.run(stream(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    print_figures(asyncio.run(stream(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
     sys.stdout.flush()
     # It has no way to leave a queue behind that is not empty.
     os._exit(0)

@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 import trustme
 
-from bench.live_start import SYMBOLS
+from bench.measure import SYMBOLS
 from k2lib.simulator import ExchangeLimits, OfflineExchange
 from k2lib.venues.binance.venue import BinanceVenue, binance
 

@@ -3,17 +3,15 @@
 On the embedded broker and on Kafka. Run: python -m bench.live_faults [SECONDS] [SEED]
 """
 
-import shutil
 import sys
 import time
 from pathlib import Path
 
-from bench.live_start import SYMBOLS
-from bench.measure import machine
+from bench.homes import kafka_in, new_home
+from bench.measure import SYMBOLS, machine
 from k2lib import K2
 from k2lib.feed.options import FeedOptions, StreamLimits
 from k2lib.notebook.venue import offline_venue
-from k2lib.ops.services import down, up
 from k2lib.query.engine import Engine
 from k2lib.simulator import OfflineExchange, chaos
 
@@ -33,22 +31,16 @@ IDS = """
 
 def run(build: Path, *, seconds: float = SECONDS, seed: int = 1) -> list[str]:
     """Run both and return the report's lines; a trade that is missing or twice is an error."""
-    home = build / "homes" / "bench-faults"
-    shutil.rmtree(home, ignore_errors=True)
-    lines = [f"{machine()}; {seconds:g} s of all the faults at random times, seed {seed}"]
-    lines.append(proved(home, "embedded", seconds, seed))
-    shutil.rmtree(home)
-    up(home, kafka_port=0, registry_port=0)
-    try:
-        lines.append(proved(home, "Kafka", seconds, seed))
-    finally:
-        down(home)
-        shutil.rmtree(home, ignore_errors=True)
-    return lines
+    with new_home(build, "bench-faults") as home:
+        embedded = verify(home, "embedded", seconds, seed)
+    with new_home(build, "bench-faults") as home, kafka_in(home):
+        kafka = verify(home, "Kafka", seconds, seed)
+    title = f"{machine()}; {seconds:g} s of all the faults at random times, seed {seed}"
+    return [title, embedded, kafka]
 
 
-def proved(home: Path, kafka: str, seconds: float, seed: int) -> str:
-    """Let the faults happen, wait until the lake explains every id, and compare with the truth."""
+def verify(home: Path, kafka: str, seconds: float, seed: int) -> str:
+    """Stream under faults until the lake explains every id, and compare with the exchange's ids."""
     script = chaos(seed, seconds, hosts=2)
     with (
         OfflineExchange(SYMBOLS, rate=RATE, hosts=2, script=script) as exchange,
@@ -62,10 +54,9 @@ def proved(home: Path, kafka: str, seconds: float, seed: int) -> str:
         found = [_account(k2.engine, exchange, symbol, last[symbol]) for symbol in SYMBOLS]
         gaps = k2.sql("SELECT state, count(*) AS n FROM gaps GROUP BY ALL ORDER BY ALL")
         reconnects = feed.status().reconnects
-    told = ", ".join(f"{count} {state}" for state, count in gaps.iter_rows())
-    return (
-        f"{kafka}: {len(script)} faults, {reconnects} reconnects, gaps {told}; {'; '.join(found)}"
-    )
+    gap_counts = ", ".join(f"{count} {state}" for state, count in gaps.iter_rows())
+    title = f"{kafka}: {len(script)} faults, {reconnects} reconnects"
+    return f"{title}, gaps {gap_counts}; {'; '.join(found)}"
 
 
 def _wait_for(k2: K2, last: dict[str, int]) -> None:

@@ -6,8 +6,7 @@ Run: python -m bench.live_feed WS REST FRAMES, with K2_HOME where Kafka runs.
 import sys
 import threading
 
-from bench.live_start import SYMBOLS, wait_for_go
-from bench.measure import Figure, measured, tell
+from bench.measure import SYMBOLS, Figure, measured, print_figures, wait_for_go
 from k2lib.client import K2
 from k2lib.events import Event, FramesReceived
 from k2lib.settings import read_settings
@@ -15,20 +14,20 @@ from k2lib.venues.binance.venue import binance
 
 
 class Count:
-    """Counts the trades that the feed tells of; `enough` is set at so many."""
+    """Counts the trades that the feed reports; `enough` is set at so many."""
 
     def __init__(self, frames: int) -> None:
-        self.seen = 0
+        self.received = 0
         self.first = threading.Event()
         self.enough = threading.Event()
         self._frames = frames
 
     def on_event(self, event: Event) -> None:
-        """Take note of an event."""
+        """Count the trades of an event."""
         if isinstance(event, FramesReceived):
-            self.seen += event.count
+            self.received += event.count
             self.first.set()
-            if self.seen >= self._frames:
+            if self.received >= self._frames:
                 self.enough.set()
 
 
@@ -40,13 +39,13 @@ def stream(ws: str, rest: str, frames: int) -> Figure:
         count.first.wait()
         wait_for_go()
         with measured("k2lib: framed Avro v2, acknowledged") as figure:
-            before = count.seen
+            before = count.received
             while not count.enough.wait(1.0) and not feed.wait(0):
                 continue
             feed.close()
-            figure.rows = count.seen - before
+            figure.rows = count.received - before
     return figure
 
 
 if __name__ == "__main__":
-    tell(stream(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    print_figures(stream(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -7,7 +7,6 @@ Run: python -m bench.live_frames [FRAMES]
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,13 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka.admin import AdminClient
 
+from bench.homes import kafka_in, new_home
 from bench.live_exchange import exchange
 from bench.live_peer import Peer, choose_peer
-from bench.live_start import CONNECTED, SYMBOLS
-from bench.measure import Figure, machine, median_of
+from bench.measure import CONNECTED, SYMBOLS, Figure, machine, median_of
 from k2lib.client import K2
 from k2lib.kafka.topics import create_topics, topic_name
-from k2lib.ops.services import down, up
 from k2lib.schema.records import TRADE
 from k2lib.settings import read_settings
 
@@ -39,15 +37,9 @@ TOPIC = topic_name("crypto", "trades", "BINANCE_SIM")
 
 def run(build: Path, *, frames: int = FRAMES, rounds: int = ROUNDS) -> list[str]:
     """Measure in rounds and return the report's lines."""
-    home = build / "homes" / "bench-live"
-    shutil.rmtree(home, ignore_errors=True)
     peer, python = choose_peer(build / "peers")
-    services = up(home, kafka_port=0, registry_port=0)
-    try:
+    with new_home(build, "bench-live") as home, kafka_in(home) as services:
         done = [_round(home, services.bootstrap, peer, python, frames) for _ in range(rounds)]
-    finally:
-        down(home)
-        shutil.rmtree(home, ignore_errors=True)
     return [machine(), *_report(done, frames, peer)]
 
 
@@ -89,11 +81,11 @@ def _measure(
             if child.stdout.readline() == f"{CONNECTED}\n":
                 one.hold(frames / RATE)
                 time.sleep(frames / RATE)
-            told, _ = child.communicate("go\n")
+            output, _ = child.communicate("go\n")
             limit.cancel()
     if child.returncode:
         raise RuntimeError(f"{module} ended with {child.returncode}")
-    (figure,) = (Figure(**fields) for fields in json.loads(told))
+    (figure,) = (Figure(**fields) for fields in json.loads(output))
     return figure
 
 
@@ -121,7 +113,7 @@ def _report(rounds: list[dict[str, Figure]], frames: int, peer: Peer) -> list[st
     return [
         f"{frames:,} waiting frames of {len(SYMBOLS)} symbols; k2lib: every id in Kafka, once",
         *(f"{one}, {one.us_per_row / 10:.2f} CPU-s per 100,000" for one in middle.values()),
-        f"{rates[len(rates) // 2]:,.0f} frames/s (goal 50,000); rounds: {_told(rates, ',.0f')}",
+        f"{rates[len(rates) // 2]:,.0f} frames/s (goal 50,000); rounds: {_join(rates, ',.0f')}",
         _ratio("of bare receiving per CPU-second (goal 0.4)", rounds, "bare"),
         _ratio(f"times {peer.packages[0]} per CPU-second (goal {peer.goal})", rounds, "cryptofeed"),
     ]
@@ -130,10 +122,10 @@ def _report(rounds: list[dict[str, Figure]], frames: int, peer: Peer) -> list[st
 def _ratio(name: str, rounds: list[dict[str, Figure]], way: str) -> str:
     """Compare within each round, because the machine's speed drifts from one to the next."""
     values = sorted(one[way].us_per_row / one["k2"].us_per_row for one in rounds)
-    return f"{values[len(values) // 2]:.2f} {name}; rounds: {_told(values, '.2f')}"
+    return f"{values[len(values) // 2]:.2f} {name}; rounds: {_join(values, '.2f')}"
 
 
-def _told(values: list[float], form: str) -> str:
+def _join(values: list[float], form: str) -> str:
     return ", ".join(f"{value:{form}}" for value in values)
 
 

@@ -4,12 +4,10 @@ Every row counts, from the files that each snapshot added; on the embedded broke
 Run: python -m bench.live_freshness [SECONDS]
 """
 
-import shutil
 import sys
 import time
 from bisect import bisect_left
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +17,12 @@ from pyiceberg.manifest import ManifestEntryStatus
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot
 
+from bench.homes import kafka_in, new_home
 from bench.live_exchange import exchange
-from bench.live_start import SYMBOLS
-from bench.measure import machine
+from bench.measure import SYMBOLS, machine
 from k2lib import K2
 from k2lib.events import CommitDone, Event
 from k2lib.iceberg.tables import load_table
-from k2lib.ops.services import down, up
 
 SECONDS = 300.0
 RATE = 2_000
@@ -33,28 +30,28 @@ COMMIT_S = 2.0
 LOOK_S = 2.0
 
 
-class Rows:
-    """How long each row of the table took to be seen, snapshot after snapshot."""
+class Waits:
+    """Seconds from receipt to commit of each row of the table, snapshot after snapshot."""
 
     def __init__(self) -> None:
         self.waits_s = np.empty(0)
         self._commits: list[float] = []
-        self._known: set[int] = set()
+        self._measured: set[int] = set()
 
     def on_event(self, event: Event) -> None:
-        """Take note of when a commit was done; a snapshot's own time is a little earlier."""
+        """Note when a commit was done; a snapshot's own time is a little earlier."""
         if isinstance(event, CommitDone) and event.table == "trades_v2":
             self._commits.append(time.time())
 
     def look(self, table: Table | None) -> None:
-        """Measure the rows of snapshots that are new since the last look, and told as done."""
+        """Measure the rows of new snapshots whose commit was reported as done."""
         for snapshot in table.snapshots() if table else ():
             added = snapshot.summary and snapshot.summary.operation is Operation.APPEND
-            told = bisect_left(self._commits, snapshot.timestamp_ms / 1000)
-            is_told = told < len(self._commits)
-            if added and is_told and snapshot.snapshot_id not in self._known and table:
-                self._known.add(snapshot.snapshot_id)
-                waits_s = self._commits[told] - received_us(table, snapshot) / 1e6
+            commit = bisect_left(self._commits, snapshot.timestamp_ms / 1000)
+            is_done = commit < len(self._commits)
+            if added and is_done and snapshot.snapshot_id not in self._measured and table:
+                self._measured.add(snapshot.snapshot_id)
+                waits_s = self._commits[commit] - received_us(table, snapshot) / 1e6
                 self.waits_s = np.concatenate([self.waits_s, waits_s])
 
 
@@ -73,46 +70,36 @@ def received_us(table: Table, snapshot: Snapshot) -> npt.NDArray[np.int64]:
 
 def run(build: Path, *, seconds: float = SECONDS) -> list[str]:
     """Measure both and return the report's lines."""
-    home = build / "homes" / "bench-freshness"
-    shutil.rmtree(home, ignore_errors=True)
-    embedded = measure(home, "embedded", seconds)
-    shutil.rmtree(home)
-    services = up(home, kafka_port=0, registry_port=0)
-    kafka = {
-        "kafka_bootstrap": services.bootstrap,
-        "schema_registry_url": services.registry_url,
-    }
-    try:
-        real = measure(home, "real Kafka", seconds, **kafka)
-    finally:
-        down(home)
-        shutil.rmtree(home, ignore_errors=True)
+    with new_home(build, "bench-freshness") as home:
+        embedded = measure(home, "embedded", seconds)
+    with new_home(build, "bench-freshness") as home, kafka_in(home):
+        kafka = measure(home, "real Kafka", seconds)
     return [
         machine(),
         f"{RATE:,} trades/s for {seconds:g} s, {COMMIT_S:g} s commits",
         *embedded,
-        *real,
+        *kafka,
     ]
 
 
-def measure(home: Path, mode: str, seconds: float, **kafka: Any) -> list[str]:
+def measure(home: Path, mode: str, seconds: float) -> list[str]:
     """Stream into a new home for so long; refuse a row that was not measured exactly once."""
-    rows = Rows()
+    waits = Waits()
     home.mkdir(parents=True, exist_ok=True)
     with (
         exchange(RATE, home) as one,
-        K2.open(home=home, commit_interval_s=COMMIT_S, on_event=rows.on_event, **kafka) as k2,
+        K2.open(home=home, commit_interval_s=COMMIT_S, on_event=waits.on_event) as k2,
     ):
         with k2.feed(SYMBOLS, venue=one.venue()) as feed:
             end = time.monotonic() + seconds
             while time.monotonic() < end and not feed.wait(LOOK_S):
-                rows.look(load_table(k2.catalog, "trades_v2"))
+                waits.look(load_table(k2.catalog, "trades_v2"))
         k2.pipeline.settle()
-        held = k2.contiguity()
-    # Sinks that have ended have told of every commit.
-    rows.look(load_table(k2.catalog, "trades_v2"))
-    assert int(held["rows"].sum()) == len(rows.waits_s), held
-    return [_report(mode, rows.waits_s)]
+        ids = k2.contiguity()
+    # Sinks that have ended have reported every commit.
+    waits.look(load_table(k2.catalog, "trades_v2"))
+    assert int(ids["rows"].sum()) == len(waits.waits_s), ids
+    return [_report(mode, waits.waits_s)]
 
 
 def _report(mode: str, waits_s: npt.NDArray[np.float64]) -> str:

@@ -57,5 +57,5 @@ def base_python() -> str | None:
     named = os.environ.get("PYTHON313") or shutil.which(f"python{NEEDS}")
     if named is None:
         return None
-    told = subprocess.run([named, "--version"], capture_output=True, text=True, check=False)
-    return named if told.stdout.startswith(f"Python {NEEDS}.") else None
+    result = subprocess.run([named, "--version"], capture_output=True, text=True, check=False)
+    return named if result.stdout.startswith(f"Python {NEEDS}.") else None

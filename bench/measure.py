@@ -1,4 +1,7 @@
-"""How the benchmarks measure: CPU seconds of a process of its own, rows, and a line each."""
+"""How the benchmarks measure: CPU seconds, rows and memory of processes of their own.
+
+The measured clients import it too, in environments without k2lib.
+"""
 
 import json
 import os
@@ -6,18 +9,22 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+CONNECTED = "connected"
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 VERSIONS = ("confluent-kafka", "duckdb", "fastavro", "polars", "pyarrow", "pyiceberg", "pyruhvro")
 
 
 @dataclass
 class Figure:
-    """What one piece of work took: CPU of all its threads, user and system."""
+    """CPU of all threads, user and system, and wall time of one piece of work."""
 
     name: str
     rows: int
@@ -54,19 +61,19 @@ def in_child(module: str, *arguments: str, home: Path) -> list[Figure]:
     return [Figure(**fields) for fields in json.loads(done.stdout)]
 
 
-def tell(*figures: Figure) -> None:
+def print_figures(*figures: Figure) -> None:
     """Print figures as JSON, for the parent process."""
     print(json.dumps([asdict(figure) for figure in figures]))
 
 
 def machine() -> str:
-    """Return what the figures were measured on."""
+    """Return cores and versions, for the report."""
     packages = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
     return f"{os.cpu_count()} cores, Python {platform.python_version()}, {packages}"
 
 
 def peak_mb() -> float:
-    """Return the most memory this process ever held, in MB."""
+    """Return the peak memory of this process, in MB."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -75,3 +82,36 @@ def peak_mb() -> float:
 def median_of(figures: list[Figure], key: Callable[[Figure], float]) -> Figure:
     """Return the figure in the middle."""
     return sorted(figures, key=key)[len(figures) // 2]
+
+
+def load_average() -> str:
+    """Return the load average of 1, 5 and 15 minutes."""
+    minutes = ", ".join(f"{load:.1f}" for load in os.getloadavg())
+    return f"load average {minutes} on {os.cpu_count()} cores"
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU seconds that a process took, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def rss_mb(pid: int) -> float:
+    """Return the resident memory of a process, in MB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * PAGE_BYTES / 2**20
+
+
+def highest_of_thirds(mb: Sequence[float]) -> str:
+    """Say how much memory was used at most in the first and in the last third of a run."""
+    third = max(len(mb) // 3, 1)
+    return (
+        f"highest of the first third {max(mb[:third]):.0f} MB, "
+        f"of the last third {max(mb[-third:]):.0f} MB"
+    )
+
+
+def wait_for_go() -> None:
+    """Report to the parent process that trades arrive, and wait until it says go."""
+    print(CONNECTED, flush=True)
+    sys.stdin.readline()

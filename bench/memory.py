@@ -3,6 +3,7 @@
 Run: python -m bench.memory [ROWS]
 """
 
+import os
 import shutil
 import sys
 import time
@@ -10,9 +11,9 @@ from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
-from bench.measure import machine
+from bench.homes import kafka_in, new_home
+from bench.measure import highest_of_thirds, machine, rss_mb
 from k2lib import K2
-from k2lib.ops.services import down, up
 from k2lib.simulator import write_samples
 
 ROWS = 50_000_000
@@ -24,25 +25,14 @@ FIRST_DAY = date(2014, 3, 10)
 
 def run(build: Path, *, rows: int = ROWS, seconds: float = SECONDS) -> list[str]:
     """Load week after week of one company, and return the report's lines."""
-    home = build / "homes" / "bench-memory"
-    shutil.rmtree(home, ignore_errors=True)
-    services = up(home, kafka_port=0, registry_port=0)
-    try:
-        with K2.open(
-            home=home,
-            kafka_bootstrap=services.bootstrap,
-            schema_registry_url=services.registry_url,
-        ) as k2:
-            loaded = list(_loads(k2, build / "samples" / "bench-memory", rows, seconds))
-            stored = int(k2.sql("select count(*) from trades_v2")[0, 0])
-    finally:
-        down(home)
-        shutil.rmtree(home, ignore_errors=True)
-    return [machine(), *_report(loaded, stored)]
+    with new_home(build, "bench-memory") as home, kafka_in(home), K2.open(home=home) as k2:
+        loaded = list(_loads(k2, build / "samples" / "bench-memory", rows, seconds))
+        rows_in_lake = int(k2.sql("select count(*) from trades_v2")[0, 0])
+    return [machine(), *_report(loaded, rows_in_lake)]
 
 
 def _loads(k2: K2, sample: Path, rows: int, seconds: float) -> Iterator[tuple[int, float]]:
-    """Yield, after each week's load, all rows so far and the memory held then, in MB."""
+    """Yield, after each week's load, all rows so far and the memory in use, in MB."""
     began, loaded, week = time.monotonic(), 0, FIRST_DAY
     while loaded < rows and time.monotonic() - began < seconds:
         shutil.rmtree(sample, ignore_errors=True)
@@ -56,25 +46,17 @@ def _loads(k2: K2, sample: Path, rows: int, seconds: float) -> Iterator[tuple[in
         )
         loaded += sum(file.rows for file in k2.load_asx(sample / "trades").files[:1])
         week += timedelta(days=7)
-        yield loaded, rss_mb()
+        yield loaded, rss_mb(os.getpid())
     shutil.rmtree(sample, ignore_errors=True)
 
 
-def rss_mb() -> float:
-    """Return the memory this process holds now, in MB."""
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (held,) = [line.split()[1] for line in status if line.startswith("VmRSS:")]
-    return int(held) / 1024
-
-
-def _report(loaded: list[tuple[int, float]], stored: int) -> list[str]:
-    third = max(len(loaded) // 3, 1)
+def _report(loaded: list[tuple[int, float]], rows_in_lake: int) -> list[str]:
     total = loaded[-1][0]
+    mb = [mb for _, mb in loaded]
     return [
-        f"{total:,} rows loaded, {stored:,} stored, memory in MB after each million: "
-        + ", ".join(f"{mb:.0f}" for _, mb in loaded),
-        f"highest of the first third {max(mb for _, mb in loaded[:third]):.0f} MB, "
-        f"of the last third {max(mb for _, mb in loaded[-third:]):.0f} MB",
+        f"{total:,} rows loaded, {rows_in_lake:,} stored, memory in MB after each million: "
+        + ", ".join(f"{one:.0f}" for one in mb),
+        highest_of_thirds(mb),
     ]
 
 

@@ -18,8 +18,7 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 from bench import lake_of
-from bench.load import busy
-from bench.measure import machine
+from bench.measure import load_average, machine
 from bench.reading_ways import (
     KINDS,
     OHLCV,
@@ -58,13 +57,13 @@ Medians = dict[str, dict[str, Took]]
 
 def run(build: Path, *, rows: int = ROWS) -> list[str]:
     """Measure a lake and one with a tenth of its days, and return the report's lines."""
-    lines, found = [machine(), f"before: {busy()}"], []
+    lines, found = [machine(), f"before: {load_average()}"], []
     for size in (rows // TIMES, rows):
         home, day = home_of(build, size), lake_of.day_of(size)
         first, later = medians(first_answers(home, day)), medians(measure(home, day))
         found.append(later)
         lines += ["", f"{size:,} rows in {_days(size)} days; median ms", *_table(first, later)]
-    return [*lines, "", *_growth(*found), f"after: {busy()}"]
+    return [*lines, "", *_growth(*found), f"after: {load_average()}"]
 
 
 def home_of(build: Path, rows: int) -> Path:
@@ -189,9 +188,9 @@ def _row(title: str, cells: Sequence[str]) -> str:
 def _growth(few: Medians, many: Medians) -> Iterator[str]:
     yield _row(f"{TIMES} times the days: times as long", [HAND, *OURS, f"(goal {GROWTH})"])
     for kind, took in many.items():
-        for what, place in (("", 0), (", CPU", 1)):
-            grown = (took[name][place] / few[kind][name][place] for name in (HAND, *OURS))
-            yield _row(kind + what, [f"{times:.2f}" for times in grown])
+        for figure, column in (("", 0), (", CPU", 1)):
+            grown = (took[name][column] / few[kind][name][column] for name in (HAND, *OURS))
+            yield _row(kind + figure, [f"{times:.2f}" for times in grown])
 
 
 def _days(rows: int) -> int:

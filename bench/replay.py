@@ -3,7 +3,6 @@
 Run: python -m bench.replay [rows]
 """
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from bench.homes import new_home
 from bench.measure import Figure, machine, measured, peak_mb
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.query.engine import Engine
@@ -55,7 +55,7 @@ def trades(first: int, rows: int) -> pa.Table:
     maker = draw.integers(0, 2, rows)
     vendor = ("base_asset", "is_buyer_maker", "origin", "quote_asset")
     values = pa.array(["BTC", "true", "stream", "USDT", "BTC", "false", "stream", "USDT"])
-    places = (maker[:, None] * len(vendor) + np.arange(len(vendor))).ravel()
+    pairs = (maker[:, None] * len(vendor) + np.arange(len(vendor))).ravel()
     columns: dict[str, Any] = {
         "message_id": identity.to_series().to_arrow(),
         "trade_id": texts.select("BINANCE-" + pl.col("id")).to_series().to_arrow(),
@@ -74,7 +74,7 @@ def trades(first: int, rows: int) -> pa.Table:
         "vendor_data": pa.MapArray.from_arrays(
             pa.array(np.arange(rows + 1) * len(vendor), pa.int32()),
             pa.array(vendor).take(pa.array(np.tile(np.arange(len(vendor)), rows))),
-            values.take(pa.array(places)),
+            values.take(pa.array(pairs)),
         ),
     }
     arrays = [columns[field.name].cast(field.type) for field in TRADE.arrow]
@@ -96,9 +96,8 @@ def best(name: str, rows: int, work: Callable[[], int]) -> Figure:
 
 def run(build: Path, *, rows: int = ROWS) -> list[str]:
     """Write a lake, replay it, and return the report's lines."""
-    home = build / "homes" / "bench-replay"
-    shutil.rmtree(home, ignore_errors=True)
-    return list(report(home, rows))
+    with new_home(build, "bench-replay") as home:
+        return list(report(home, rows))
 
 
 def report(home: Path, rows: int = ROWS) -> Iterator[str]:

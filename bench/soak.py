@@ -8,7 +8,6 @@ import asyncio
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,11 +18,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from bench.homes import new_home
 from bench.http import Answers, at_rate, serving
 from bench.live_exchange import exchange
-from bench.live_start import SYMBOLS
-from bench.load import busy, rss_mb
-from bench.measure import machine
+from bench.measure import SYMBOLS, highest_of_thirds, load_average, machine, rss_mb
 from bench.soak_reader import Read
 from k2lib import K2
 from k2lib.events import CommitDone, Event, MaintenanceDone
@@ -34,12 +32,12 @@ REQUESTS_A_SECOND: Final = 5.0
 COMMIT_S: Final = 2.0
 BEGIN_S: Final = 10.0
 LOOK_S: Final = 1.0
-TOLD: Final = 20
+SHOWN: Final = 20
 
 
 @dataclass
 class Work:
-    """What sinks and maintenance did meanwhile."""
+    """Counts of what sinks and maintenance did."""
 
     commits: int = 0
     merged: int = 0
@@ -57,43 +55,38 @@ class Work:
 
 @dataclass
 class Memory:
-    """MB that processes hold, by name, once a second."""
+    """Memory of processes in MB, by name, once a second."""
 
     pids: Mapping[str, int]
-    held: dict[str, list[float]] = field(default_factory=dict)
+    mb: dict[str, list[float]] = field(default_factory=dict)
 
     def look(self) -> None:
-        """Note what each holds now."""
+        """Note the memory of each."""
         for name, pid in self.pids.items():
-            self.held.setdefault(name, []).append(rss_mb(pid))
+            self.mb.setdefault(name, []).append(rss_mb(pid))
 
 
 def run(build: Path, *, minutes: float = MINUTES) -> list[str]:
     """Read for so long and return the report's lines."""
-    home = build / "homes" / "bench-soak"
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
-    work, before = Work(), busy()
-    try:
-        with (
-            exchange(TRADES_A_SECOND, home) as one,
-            K2.open(home=home, commit_interval_s=COMMIT_S, on_event=work.on_event) as k2,
-            k2.feed(SYMBOLS, venue=one.venue()) as feed,
-        ):
-            feed.wait(BEGIN_S)
-            answers, library, memory = _read(home, minutes * 60)
-            status = feed.status()
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    work, before = Work(), load_average()
+    with (
+        new_home(build, "bench-soak") as home,
+        exchange(TRADES_A_SECOND, home) as one,
+        K2.open(home=home, commit_interval_s=COMMIT_S, on_event=work.on_event) as k2,
+        k2.feed(SYMBOLS, venue=one.venue()) as feed,
+    ):
+        feed.wait(BEGIN_S)
+        answers, library, memory = _read(home, minutes * 60)
+        status = feed.status()
     received = sum(symbol.trades for symbol in status.symbols)
     return [
         machine(),
-        f"{minutes:g} minutes; before: {before}; after: {busy()}",
+        f"{minutes:g} minutes; before: {before}; after: {load_average()}",
         f"{received:,} trades, {work.commits} commits, {work.merged} files merged, "
         f"{work.deleted} deleted",
         f"HTTP: {len(answers.seconds):,} answers, {_failures(answers.failed)}",
         f"library: {library.answered:,} answers, {_failures(library.failed)}",
-        *itertools.chain.from_iterable(map(_flatness, memory.held, memory.held.values())),
+        *itertools.chain.from_iterable(map(_memory_lines, memory.mb, memory.mb.values())),
     ]
 
 
@@ -121,10 +114,10 @@ def _read(home: Path, seconds: float) -> tuple[Answers, Read, Memory]:
     ):
         pids = {"feed and sinks": os.getpid(), "server": server.pid, "library": reader.pid}
         with _watched(Memory(pids)) as memory:
-            asked = at_rate(server.url, paths(), seconds=seconds, rate=REQUESTS_A_SECOND)
-            answers = asyncio.run(asked)
-        told, _ = reader.communicate()
-    return answers, Read(**json.loads(told)), memory
+            requests = at_rate(server.url, paths(), seconds=seconds, rate=REQUESTS_A_SECOND)
+            answers = asyncio.run(requests)
+        output, _ = reader.communicate()
+    return answers, Read(**json.loads(output)), memory
 
 
 @contextmanager
@@ -144,13 +137,9 @@ def _watched(memory: Memory) -> Iterator[Memory]:
         thread.join()
 
 
-def _flatness(name: str, held: list[float]) -> list[str]:
-    third = max(len(held) // 3, 1)
-    told = ", ".join(f"{mb:.0f}" for mb in held[:: max(len(held) // TOLD, 1)])
-    return [
-        f"memory of {name}: highest of the first third {max(held[:third]):.0f} MB, "
-        f"of the last third {max(held[-third:]):.0f} MB; along the way {told}",
-    ]
+def _memory_lines(name: str, mb: list[float]) -> list[str]:
+    some = ", ".join(f"{one:.0f}" for one in mb[:: max(len(mb) // SHOWN, 1)])
+    return [f"memory of {name}: {highest_of_thirds(mb)}; along the way {some}"]
 
 
 def _failures(failed: list[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from bench.live_start import SYMBOLS
+from bench.measure import SYMBOLS
 from k2lib import K2
 from k2lib.errors import K2Error
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from bench.measure import Figure, measured, tell
+from bench.measure import Figure, measured, print_figures
 from k2lib.client import choose_kafka
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.kafka import consumer, producer
@@ -78,10 +78,10 @@ def _produce(cluster: Cluster, keys: list[bytes], values: list[bytes]) -> Figure
 def _consume(cluster: Cluster, rows: int) -> Figure:
     client = Consumer(cluster.client() | consumer.OPTIONS)
     client.assign([TopicPartition(TOPIC, number, 0) for number in range(4)])
-    seen = 0
+    consumed = 0
     with measured("raw consume", rows) as figure:
-        while seen < rows:
-            seen += len([message.value() for message in client.consume(consumer.MAX_RECORDS, 1.0)])
+        while consumed < rows:
+            consumed += len([one.value() for one in client.consume(consumer.MAX_RECORDS, 1.0)])
     client.close()
     return figure
 
@@ -107,4 +107,4 @@ def _commits(rows: int) -> int:
 
 
 if __name__ == "__main__":
-    tell(*stages(sys.argv[1]))
+    print_figures(*stages(sys.argv[1]))

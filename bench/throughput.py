@@ -5,8 +5,8 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
 
+from bench.homes import kafka_in
 from bench.measure import Figure, in_child, machine, median_of
-from k2lib.ops.services import down, up
 from k2lib.simulator import write_samples
 
 ROUNDS = 3
@@ -17,11 +17,8 @@ def run(build: Path, *, trades_per_day: int = 150_000, days: int = 6) -> list[st
     """Measure in rounds, one way after the other, and return the report's lines."""
     home, sample = build / "homes" / "bench", build / "samples" / "bench"
     write_samples(sample, companies=2, days=days, trades_per_day=trades_per_day, quotes_per_day=12)
-    services = up(home, kafka_port=0, registry_port=0)
-    try:
+    with kafka_in(home) as services:
         rounds = [_round(home, sample, services.bootstrap) for _ in range(ROUNDS)]
-    finally:
-        down(home)
     return [machine(), *_report(rounds)]
 
 
@@ -44,7 +41,7 @@ def _report(rounds: list[dict[str, list[Figure]]]) -> list[str]:
     cost = {way: _cost(figures) for way, figures in middle.items()}
     titles = {
         "ours": "k2lib, files → Kafka → lake",
-        "again": "k2lib, the same rows a second time: every one a double",
+        "again": "k2lib, the same rows a second time: every one a duplicate",
         "stages": "the stages alone",
         "dicts": "a dict per row (confluent serializers, from_pylist)",
     }
@@ -62,8 +59,8 @@ def _report(rounds: list[dict[str, list[Figure]]]) -> list[str]:
 def _ratio(name: str, rounds: list[dict[str, list[Figure]]], way: str, base: str) -> str:
     """Compare within each round, because the machine's speed drifts from one to the next."""
     values = sorted(_cost(one[way]) / _cost(one[base]) for one in rounds)
-    told = ", ".join(f"{value:.2f}" for value in values)
-    return f"{values[len(values) // 2]:.2f} {name}; rounds: {told}"
+    rounded = ", ".join(f"{value:.2f}" for value in values)
+    return f"{values[len(values) // 2]:.2f} {name}; rounds: {rounded}"
 
 
 def _cost(figures: list[Figure]) -> float:
