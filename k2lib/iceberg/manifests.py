@@ -33,7 +33,7 @@ FAR_OFF_US: Final = 2**63 - 1
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A data file with what its manifest says of its rows.
+    """A data file with the row count and the bounds that its manifest has.
 
     Attributes:
         path: as DuckDB reads it.
@@ -84,7 +84,7 @@ def column_bounds(table: Table, file: DataFile, column: str) -> tuple[Any, Any]:
     """Return the least and the greatest value a file can have in a column.
 
     Returns:
-        Times as microseconds since the epoch, texts cut to 16 characters; None for what is unknown.
+        Times as microseconds since the epoch, texts of at most 16 characters; None where unknown.
     """
     if column not in table.schema().column_names:
         return None, None

@@ -21,7 +21,8 @@ from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
 GRACE: Final = timedelta(minutes=10)
-NameOf = Callable[[Any], str | None]
+# Takes a record of a manifest list or a manifest; returns the file that it refers to.
+Reference = Callable[[Any], str | None]
 _SUFFIXES: Final = (".parquet", ".orc", ".avro", ".metadata.json", ".puffin", ".stats")
 
 
@@ -61,7 +62,7 @@ class OrphanFileCleaner:
 
     def __init__(self, state: Path) -> None:
         self._state = state
-        self._named: dict[str, frozenset[str]] = {}
+        self._references_of: dict[str, frozenset[str]] = {}
 
     def run(self, table: Table, now: datetime) -> OrphanFileResult:
         """List the files, find those no kept snapshot refers to, and delete what is old enough."""
@@ -83,24 +84,24 @@ class OrphanFileCleaner:
 
     def _referenced(self, table: Table) -> set[str]:
         snapshots = table.snapshots()
-        named = {table.metadata_location, *_statistics(table.metadata)}
+        metadata = {table.metadata_location, *_statistics(table.metadata)}
         lists = _keys(snapshot.manifest_list for snapshot in snapshots)
-        manifests = self._named_in(lists, table, name=_manifest_path)
-        data = self._named_in(manifests, table, name=_live_path)
-        self._named = {path: self._named[path] for path in lists | manifests}
-        return _keys(named) | lists | manifests | data
+        manifests = self._references(lists, table, reference=_manifest_path)
+        data = self._references(manifests, table, reference=_live_path)
+        self._references_of = {path: self._references_of[path] for path in lists | manifests}
+        return _keys(metadata) | lists | manifests | data
 
-    def _named_in(self, paths: Set[str], table: Table, *, name: NameOf) -> set[str]:
-        """Read each file once only, because manifests and their lists never change."""
-        for path in paths - self._named.keys():
-            self._named[path] = _read_names(table, path, name=name)
-        return set().union(*(self._named[path] for path in paths))
+    def _references(self, paths: Set[str], table: Table, *, reference: Reference) -> set[str]:
+        """Read each file only once, because manifests and manifest lists never change."""
+        for path in paths - self._references_of.keys():
+            self._references_of[path] = _read_references(table, path, reference=reference)
+        return set().union(*(self._references_of[path] for path in paths))
 
 
-def _read_names(table: Table, path: str, *, name: NameOf) -> frozenset[str]:
+def _read_references(table: Table, path: str, *, reference: Reference) -> frozenset[str]:
     filesystem, _ = _folder(table)
     with filesystem.open_input_file(path) as file:
-        found = (name(record) for record in fastavro.reader(file))
+        found = (reference(record) for record in fastavro.reader(file))
         return frozenset(sys.intern(_key(location)) for location in found if location is not None)
 
 
