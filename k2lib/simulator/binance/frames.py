@@ -16,7 +16,7 @@ from k2lib.simulator.binance.instruments import SimulatedInstrument, price_and_q
 from k2lib.simulator.binance.market import SimulatedQuote, TradeTape
 from k2lib.simulator.binance.trade_generator import PUBLISHED_AFTER_US
 
-TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
+TEXT, PING, PONG = 0x1, 0x9, 0xA
 KINDS = ("trade", "aggTrade", "bookTicker")
 
 _TRADE = (
