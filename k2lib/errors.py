@@ -1,24 +1,29 @@
-"""What went wrong, told by what the caller may do about it.
+"""Errors by what the caller should do; messages name the value, the place and the remedy.
 
 K2Error
-├── ConfigError              fix the setting, argument or missing part, then start again
-├── SourceError              this file cannot be loaded; the others can
-├── RecordError              this record can never pass: dead letter, then go on
-├── SchemaError              the schema change is refused; nothing was written
-├── QueryError               ask differently: the message names what exists
-│   ├── NotFoundError        there is no such instrument, venue, day or snapshot
-│   └── LimitError           ask for less: it takes more time or memory than a query may
-├── ClosedError              what it is asked of was closed: open it again
-├── OwnerError               another process writes here; it is named
-├── DeliveryError            Kafka did not take these records; they were not counted as loaded
-├── LossError                records are gone from the log: restore it, or accept the loss
-└── TransientError           try again after a delay
-    └── StaleWriterError     the table moved on under this writer: begin at its offsets
+├── ConfigError                 fix the setting, argument or missing part, then start again
+├── SourceError                 this file cannot be loaded; the others can
+│   ├── BrokenFileError         (venues) download the file again
+│   └── RequestRefusedError     (venues) the venue refuses the request: do not repeat it
+├── RecordError                 this record can never pass: dead letter, then go on
+├── SchemaError                 the schema change is refused; nothing was written
+├── QueryError                  change the query: the message names what exists
+│   ├── NotFoundError           there is no such instrument, venue, day or snapshot
+│   ├── LimitError              query less: it takes more time or memory than allowed
+│   └── WrongParameterError     (api) fix the named parameter
+├── ClosedError                 the object was closed: open it again
+├── OwnerError                  another process writes here; it is named
+├── DeliveryError               Kafka did not take these records: load them again
+├── LossError                   records are gone from the log: restore it, or accept the loss
+└── TransientError              try again after a delay
+    ├── StaleWriterError        the table moved on under this writer: begin at its offsets
+    ├── HostRefusedError        (venues) try another host, or this one after its delay
+    └── VenueUnavailableError   (venues) no host answers now
 """
 
 
 def reason_of(exc: BaseException) -> str:
-    """Return what an error says, in one line; its kind where it says nothing."""
+    """Return the first line of an error's message; its class where that is empty."""
     return str(exc).partition("\n")[0] or type(exc).__name__
 
 
@@ -43,7 +48,7 @@ class SchemaError(K2Error):
 
 
 class QueryError(K2Error):
-    """The question has no single answer; the message names what can be asked."""
+    """The query has no single answer: change it; the message names what exists."""
 
 
 class NotFoundError(QueryError):
@@ -51,11 +56,11 @@ class NotFoundError(QueryError):
 
 
 class LimitError(QueryError):
-    """The answer takes more time or memory than a query may: ask for less."""
+    """The query takes more time or memory than allowed: query less."""
 
 
 class ClosedError(K2Error):
-    """What is used here was closed: open it again."""
+    """The object was closed: open it again."""
 
 
 class OwnerError(K2Error):
@@ -67,7 +72,7 @@ class DeliveryError(K2Error):
 
 
 class LossError(K2Error):
-    """Records that the lake never saw are gone from the log."""
+    """Records are gone from the log before the lake had them: restore it, or accept the loss."""
 
 
 class TransientError(K2Error):

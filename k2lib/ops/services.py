@@ -104,7 +104,7 @@ class Services:
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """One service as it is now; `disk_bytes` is what its files occupy."""
+    """The current state of one service; `disk_bytes` counts blocks on disk."""
 
     name: str
     running: bool
@@ -117,7 +117,7 @@ class ServiceStatus:
 
 @dataclass(frozen=True)
 class ServicesStatus:
-    """Both services as they are now."""
+    """The current state of both services."""
 
     kafka: ServiceStatus
     registry: ServiceStatus
@@ -192,7 +192,7 @@ def running(home: Path) -> Services | None:
 
 
 def status(home: Path) -> ServicesStatus:
-    """Return of each service whether it runs and answers, and what it occupies on disk."""
+    """Return whether each service runs and answers, and its size on disk."""
     home = home.resolve()
     services = read_running_services(home)
     kafka, registry = _servers(home, *(_port(services, name) for name in ("kafka", "registry")))

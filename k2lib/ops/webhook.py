@@ -2,7 +2,7 @@
 
 The body is version 4 of what Prometheus' Alertmanager POSTs, with one alert in `alerts`, so that
 a receiver written for it works unchanged. After an answer that got lost an alert comes a second
-time: `fingerprint`, `startsAt` and `status` tell.
+time: recognize it by `fingerprint`, `startsAt` and `status`.
 """
 
 import asyncio
@@ -157,7 +157,7 @@ class Webhook(Closing):
 
 
 def body(alert: Alert) -> dict[str, Any]:
-    """Return what is POSTed for an alert."""
+    """Return the body to POST for an alert."""
     values = alert.to_json()
     return {
         "version": "4",
