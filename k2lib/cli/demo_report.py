@@ -57,10 +57,10 @@ class FileFigures:
     rows: int
     new: int
     dead_letters: int
-    stored: int
+    in_lake: int
     ids: int
     csv_turnover: Decimal | None
-    stored_turnover: Decimal | None
+    lake_turnover: Decimal | None
     new_again: int
 
     @property
@@ -68,8 +68,8 @@ class FileFigures:
         """Whether every line is in the lake or in the dead letters, once."""
         return (
             self.lines == self.rows + self.dead_letters
-            and self.new == self.stored == self.ids
-            and self.csv_turnover == self.stored_turnover
+            and self.new == self.in_lake == self.ids
+            and self.csv_turnover == self.lake_turnover
             and self.new_again == 0
         )
 
@@ -164,7 +164,7 @@ def _file_figures(
     lines = sum(map(_lines, file.paths))
     rows = sum(report.rows for report in first)
     is_whole = kind == "trades" and lines == rows == _new(first)
-    n_stored, ids, turnover = in_lake.get((kind, file.company_id), (0, 0, None))
+    n_rows, ids, turnover = in_lake.get((kind, file.company_id), (0, 0, None))
     return FileFigures(
         file=file.name,
         kind=kind,
@@ -172,10 +172,10 @@ def _file_figures(
         rows=rows,
         new=_new(first),
         dead_letters=sum(report.dead_letters for report in first),
-        stored=n_stored,
+        in_lake=n_rows,
         ids=ids,
         csv_turnover=_csv_turnover(file) if is_whole else None,
-        stored_turnover=turnover if is_whole else None,
+        lake_turnover=turnover if is_whole else None,
         new_again=_new(again),
     )
 
@@ -224,7 +224,15 @@ def _add_kind(table: Table, kind: str, report: DemoReport) -> None:
 
 
 def _row(one: FileFigures) -> list[str]:
-    counts = [one.lines, None, one.stored, one.ids, _turnover(one), one.dead_letters, one.new_again]
+    counts = [
+        one.lines,
+        None,
+        one.in_lake,
+        one.ids,
+        _turnover(one),
+        one.dead_letters,
+        one.new_again,
+    ]
     return [one.file, *map(_text, counts)]
 
 
@@ -232,7 +240,7 @@ def _sums(kind: str, ours: Sequence[FileFigures], messages: int) -> list[str]:
     counts = [
         sum(one.lines for one in ours),
         messages,
-        sum(one.stored for one in ours),
+        sum(one.in_lake for one in ours),
         sum(one.ids for one in ours),
         None,
         sum(one.dead_letters for one in ours),
@@ -242,11 +250,11 @@ def _sums(kind: str, ours: Sequence[FileFigures], messages: int) -> list[str]:
 
 
 def _turnover(one: FileFigures) -> str | None:
-    if one.csv_turnover is None or one.stored_turnover is None:
+    if one.csv_turnover is None or one.lake_turnover is None:
         return None
-    if one.csv_turnover == one.stored_turnover:
+    if one.csv_turnover == one.lake_turnover:
         return f"{one.csv_turnover.normalize():,f}"
-    return f"{one.csv_turnover:,f} and {one.stored_turnover:,f}"
+    return f"{one.csv_turnover:,f} and {one.lake_turnover:,f}"
 
 
 def _text(value: int | str | None) -> str:

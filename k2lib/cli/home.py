@@ -48,12 +48,12 @@ def up(as_json: AsJson = False) -> None:
     from k2lib.settings import read_settings
 
     settings = read_settings()
-    with working("starting") as tell:
+    with working("starting") as show_step:
         services_up(
             settings.home,
             kafka_port=settings.kafka_port,
             registry_port=settings.registry_port,
-            on_step=tell,
+            on_step=show_step,
         )
     status = services_status(settings.home)
     if as_json:

@@ -1,4 +1,4 @@
-"""What the command line shows: progress on standard error, reports on standard output."""
+"""Terminal output of the commands: progress on standard error, reports on standard output."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,14 +62,14 @@ def _files(venue: str, paths: Sequence[Path]) -> Sequence[SourceFile]:
 
 @contextmanager
 def archive_progress(paths: Sequence[Path]) -> Iterator[Callable[[str, int], None]]:
-    """Show which zip is read, and how many are begun."""
+    """Show the zip that is being read, and how many have begun."""
     with progress() as display:
         task = display.add_task("loading", total=len(_files("binance", paths)))
-        seen: set[str] = set()
+        begun: set[str] = set()
 
         def on_progress(file: str, n_bytes: int) -> None:
-            display.update(task, description=file, advance=float(file not in seen))
-            seen.add(file)
+            display.update(task, description=file, advance=float(file not in begun))
+            begun.add(file)
 
         yield on_progress
 
@@ -77,14 +77,14 @@ def archive_progress(paths: Sequence[Path]) -> Iterator[Callable[[str, int], Non
 @contextmanager
 def samples_progress() -> Iterator[Callable[[str, int], None]]:
     """Show which file is written."""
-    with working("writing") as tell:
-        yield lambda file, n_rows: tell(f"{file}: {n_rows:,} rows")
+    with working("writing") as show:
+        yield lambda file, n_rows: show(f"{file}: {n_rows:,} rows")
 
 
 @contextmanager
-def working(what: str) -> Iterator[Callable[[str], None]]:
-    """Show that something goes on, and which step it has come to."""
-    with err().status(what) as display:
+def working(task: str) -> Iterator[Callable[[str], None]]:
+    """Show a task in progress; yield the function that shows its present step."""
+    with err().status(task) as display:
         yield display.update
 
 
@@ -97,8 +97,8 @@ def print_load(report: LoadReport) -> None:
     for file in report.files:
         there = file.already_there
         new = "?" if there is None else f"{file.rows - there:,}"
-        known = "?" if there is None else f"{there:,}"
-        counts = (f"{file.rows:,}", new, known, f"{file.dead_letters:,}")
+        old = "?" if there is None else f"{there:,}"
+        counts = (f"{file.rows:,}", new, old, f"{file.dead_letters:,}")
         table.add_row(escape(file.file), file.kind, *counts)
     out().print(table)
     for file in report.files:

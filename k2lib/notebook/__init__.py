@@ -1,7 +1,8 @@
 """All that a notebook needs beside `k2lib` and `k2lib.analytics`, imported at first use.
 
 Views for JupyterLab (a feed and its faults, the freshness of answers, snapshots by a slider),
-plots, measurements, the offline exchange and generated samples, and the schema's codec.
+plots, measurements, events of a feed, the offline exchange and generated samples, and the schema
+with its codec.
 """
 
 from importlib import import_module
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING
 from k2lib.errors import ConfigError
 
 if TYPE_CHECKING:
+    from k2lib.events import BreakerChanged as BreakerChanged
+    from k2lib.events import ConnectionRotated as ConnectionRotated
+    from k2lib.events import ReconnectWaiting as ReconnectWaiting
     from k2lib.feed.options import FeedOptions as FeedOptions
     from k2lib.feed.options import StreamLimits as StreamLimits
     from k2lib.kafka.cluster import list_topics as list_topics
@@ -50,6 +54,9 @@ if TYPE_CHECKING:
     from k2lib.venues.asx.reference import read_reference as read_reference
 
 _MODULES = {
+    "BreakerChanged": "k2lib.events",
+    "ConnectionRotated": "k2lib.events",
+    "ReconnectWaiting": "k2lib.events",
     "FeedOptions": "k2lib.feed.options",
     "list_topics": "k2lib.kafka.cluster",
     "TopicConsumer": "k2lib.kafka.consumer",

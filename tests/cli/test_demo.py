@@ -30,10 +30,10 @@ FIGURES = FileFigures(
     rows=5,
     new=5,
     dead_letters=0,
-    stored=5,
+    in_lake=5,
     ids=5,
     csv_turnover=Decimal("12.50"),
-    stored_turnover=Decimal("12.5"),
+    lake_turnover=Decimal("12.5"),
     new_again=0,
 )
 
@@ -122,7 +122,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 def test_a_folder_counts_the_same_at_both_ends(asx_sample: Path, tmp_path: Path) -> None:
     report = run_demo(asx_sample, home=tmp_path / "home")
     assert report.agree
-    assert sum(one.stored for one in report.figures) == sum(
+    assert sum(one.in_lake for one in report.figures) == sum(
         report.messages[k] for k in ("trades", "quotes")
     )
     assert all(one.csv_turnover for one in report.figures if one.kind == "trades")
@@ -137,9 +137,9 @@ def test_figures_agree_where_every_line_is_stored_once() -> None:
     "changed",
     [
         {"lines": 6},
-        {"stored": 4},
+        {"in_lake": 4},
         {"ids": 4},
-        {"stored_turnover": Decimal("12.51")},
+        {"lake_turnover": Decimal("12.51")},
         {"new_again": 1},
     ],
 )

@@ -5,6 +5,7 @@ import contextlib
 import re
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,20 @@ def _lines(cell: NotebookNode) -> int:
 
 def _nodes(notebook: NotebookNode) -> list[ast.AST]:
     return [node for cell in _code(notebook) for node in ast.walk(ast.parse(cell.source))]
+
+
+def _library_modules(node: ast.AST) -> set[str]:
+    """Return the modules of k2lib that a statement imports."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.module == "k2lib":
+        names = [
+            f"k2lib.{alias.name}" if find_spec(f"k2lib.{alias.name}") else "k2lib"
+            for alias in node.names
+        ]
+    else:
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+    return {name for name in names if name.partition(".")[0] == "k2lib"}
 
 
 def _assigned(notebook: NotebookNode) -> Counter[str]:
@@ -105,6 +120,12 @@ def test_the_work_is_done_by_the_library(path: Path) -> None:
     nodes = _nodes(_read(path))
     assert not [node for node in nodes if isinstance(node, NOT_IN_A_CELL)]
     assert not {"print", "subprocess"} & {node.id for node in nodes if isinstance(node, ast.Name)}
+
+
+@each
+def test_a_notebook_imports_three_modules_of_the_library_at_most(path: Path) -> None:
+    modules = {module for node in _nodes(_read(path)) for module in _library_modules(node)}
+    assert modules <= {"k2lib", "k2lib.analytics", "k2lib.notebook"}
 
 
 @each
