@@ -24,7 +24,7 @@ ABSENT: Final = """
     SELECT coalesce(sum(absent), 0)::BIGINT AS ids FROM gaps
     WHERE exchange = ? AND symbol = ? AND to_id <= ?"""
 SCAN_PLAN: Final[Schema] = {
-    "query": pl.String,
+    "question": pl.String,
     "files": pl.Int64,
     "rows": pl.Int64,
     "bytes": pl.Int64,
@@ -107,22 +107,22 @@ def _id_row(engine: Engine, symbol: str, truth: GroundTruth, exchange: str) -> d
 
 
 def plan_scans(table: Table, filters: Mapping[str, str | None]) -> pl.DataFrame:
-    """Plan queries with pyiceberg, and count what each would read, without reading data.
+    """Plan scans with pyiceberg, and count what each would read, without reading data.
 
     Args:
-        filters: by name of a query, its filter in pyiceberg's syntax; None selects every row.
+        filters: by question, its filter in pyiceberg's syntax; None selects every row.
     Returns:
-        A row per query: query, files, and the rows and bytes that those files hold.
+        A row per question: question, files, and the rows and bytes that those files hold.
     """
-    rows = [_plan(table, query, row_filter) for query, row_filter in filters.items()]
+    rows = [_plan(table, question, row_filter) for question, row_filter in filters.items()]
     return pl.DataFrame(rows, SCAN_PLAN, orient="row")
 
 
-def _plan(table: Table, query: str, row_filter: str | None) -> tuple[str, int, int, int]:
+def _plan(table: Table, question: str, row_filter: str | None) -> tuple[str, int, int, int]:
     scan = table.scan(row_filter=AlwaysTrue() if row_filter is None else row_filter)
     files = [task.file for task in scan.plan_files()]
     rows = sum(file.record_count for file in files)
-    return query, len(files), rows, sum(file.file_size_in_bytes for file in files)
+    return question, len(files), rows, sum(file.file_size_in_bytes for file in files)
 
 
 class Timed(Protocol):

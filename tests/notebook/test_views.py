@@ -182,7 +182,7 @@ def test_a_page_shows_the_plot_of_what_is_a_widget_too(tmp_path: Path, lake: K2)
 def test_a_plan_counts_the_files_that_a_question_needs(lake: K2) -> None:
     table = lake.table("trades_v2")
     shown = plan_scans(table, {"all": None, "few": "symbol = 'MWR'", "none": "symbol = 'ZZZ'"})
-    assert shown.select("query", "files", "rows").rows() == [
+    assert shown.select("question", "files", "rows").rows() == [
         ("all", 2, 4),
         ("few", 1, 2),
         ("none", 0, 0),
