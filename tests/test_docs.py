@@ -200,7 +200,7 @@ def test_every_command_is_in_the_table_of_commands() -> None:
 
 @user_docs
 def test_every_option_that_a_document_names_exists(text: str) -> None:
-    known = {"--help"}.union(*map(_options, COMMANDS))
+    known = {"--help", "--version"}.union(*map(_options, COMMANDS))
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) <= known
 
 

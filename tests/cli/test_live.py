@@ -301,7 +301,7 @@ def test_a_check_fails_where_no_trade_comes() -> None:
     with OfflineExchange(rate=0.0001) as exchange:
         venue = binance(exchange.ws_urls, exchange.rest_urls)
         last = list(check_venue(venue, ["BTCUSDT"], trade_s=0.3))[-1]
-    assert (last.step, last.passed, last.told) == (
+    assert (last.step, last.passed, last.detail) == (
         "first trade",
         False,
         "no trade came: 0.3 s went by",
@@ -313,7 +313,7 @@ def test_a_check_fails_where_our_clock_is_wrong() -> None:
         venue = binance(exchange.ws_urls, exchange.rest_urls)
         first = next(iter(check_venue(venue, ["BTCUSDT"])))
     assert not first.passed
-    assert re.match(r"our clock is (89|90)\d\d\.\d+ s ahead: set this machine's", first.told)
+    assert re.match(r"our clock is (89|90)\d\d\.\d+ s ahead: set this machine's", first.detail)
 
 
 def test_a_check_tells_an_unknown_symbol() -> None:
@@ -324,7 +324,7 @@ def test_a_check_tells_an_unknown_symbol() -> None:
         ("REST time", True),
         ("exchangeInfo", False),
     ]
-    assert "no symbol BTCUSDX" in checks[1].told
+    assert "no symbol BTCUSDX" in checks[1].detail
 
 
 def test_a_simulated_exchange_says_how_it_is_reached_and_what_it_made(tmp_path: Path) -> None:
