@@ -60,10 +60,10 @@ class CompleteTo:
 
 def by_topic(ends: Mapping[TopicPartition, int]) -> dict[str, dict[str, int]]:
     """Return offsets as the tables' summaries name them: by topic, then partition."""
-    told: dict[str, dict[str, int]] = {}
-    for place, end in sorted(ends.items()):
-        told.setdefault(place.topic, {})[str(place.partition)] = end
-    return told
+    offsets: dict[str, dict[str, int]] = {}
+    for tp, end in sorted(ends.items()):
+        offsets.setdefault(tp.topic, {})[str(tp.partition)] = end
+    return offsets
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _spans_counted(relation: DuckDBPyRelation, spans: Sequence[str]) -> DuckDBPy
 
 def first_lines(exc: Exception) -> str:
     """Return what DuckDB says, without its picture of the place."""
-    told = str(exc).partition("\n\n")[0]
-    if "Overflow in multiplication of DECIMAL" in told:
-        return f"{told} For example price::DECIMAL(38, 8) * quantity"
-    return told
+    offsets = str(exc).partition("\n\n")[0]
+    if "Overflow in multiplication of DECIMAL" in offsets:
+        return f"{offsets} For example price::DECIMAL(38, 8) * quantity"
+    return offsets

@@ -141,37 +141,37 @@ class Engine(Closing):
         check_sql(text, params)
         check_span(start, end)
         check_flag("tail", tail)
-        views, wanted = self._views, time_range(start, end)
+        views, span = self._views, time_range(start, end)
         hybrid = views.hybrid_named(text) if tail else set()
         table_views = {
             name: self.table_view(name, tail=name in hybrid) for name in views.tables_named(text)
         }
         with self._cursor() as cursor:
-            if self._guard is None and wanted.is_all:
+            if self._guard is None and span.is_all:
                 cursor.execute(KEEP_FOOTERS)
             with self._lock:
-                for name, one in table_views.items():
-                    views.show(name, one.table)
+                for name, shown in table_views.items():
+                    views.show(name, shown.table)
                 cursor.begin()
                 # The transaction holds on to the views from its first look at the catalog.
                 cursor.execute("SELECT lake.moment()").fetchall()
-            for name, one in table_views.items():
-                self._show_here(cursor, name, one, wanted)
+            for name, shown in table_views.items():
+                self._show_here(cursor, name, shown, span)
             frame = fetch_frame(cursor, text, params)
             cursor.commit()
         views.remember(text, hybrid)
-        return ReadResult(frame, {name: one.complete_to for name, one in table_views.items()})
+        return ReadResult(frame, {name: shown.complete_to for name, shown in table_views.items()})
 
     def _show_here(
-        self, cursor: DuckDBPyConnection, name: str, view: TableView, wanted: TimeRange
+        self, cursor: DuckDBPyConnection, name: str, view: TableView, span: TimeRange
     ) -> None:
-        if wanted.is_all or name not in BY_TIME:
+        if span.is_all or name not in BY_TIME:
             show_here(cursor, name, view)
             return
-        files = self._planner.files_within(view, wanted)
-        stored = f"SELECT * FROM ({self._planner.sql(view, files)}) WHERE {wanted.where_sql}"
-        some = replace(view, rows=in_span(view.rows, wanted))
-        show_here(cursor, name, some, stored=stored)
+        files = self._planner.files_within(view, span)
+        lake = f"SELECT * FROM ({self._planner.sql(view, files)}) WHERE {span.where_sql}"
+        part = replace(view, rows=in_span(view.rows, span))
+        show_here(cursor, name, part, lake_sql=lake)
 
     def table_view(self, name: str, *, as_of: AsOf | None = None, tail: bool = True) -> TableView:
         """Return a table as it is now, with what only Kafka has; or alone; or as it was.
@@ -234,8 +234,8 @@ class Engine(Closing):
 
     def rows(self, view: TableView, *, row_filter: BooleanExpression = ALL_ROWS) -> TableRows:
         """Return what holds a table's rows of a filter, and more: they still need filtering."""
-        stored = self._planner.sql(view, self._planner.files(view, row_filter=row_filter))
-        return TableRows((stored, *_tail_sql(view, view.rows)), view.rows, view.complete_to)
+        lake = self._planner.sql(view, self._planner.files(view, row_filter=row_filter))
+        return TableRows((lake, *_tail_sql(view, view.rows)), view.rows, view.complete_to)
 
     def venues(self, view: TableView, symbol: str) -> list[str]:
         """Return the venues at which a table holds a symbol, sorted; none where it does not."""
@@ -257,10 +257,10 @@ class Engine(Closing):
     def _last(self, chosen: Selection, count: int) -> pl.DataFrame:
         """Read back from the newest until no file left out can have more of the rows wanted."""
         for files, rest_us in from_newest(chosen.files, chosen.since_us(count)):
-            some = chosen.newest(count).within(files)
-            if some.is_of_tail:
-                return in_order(some.tail).tail(count)
-            frame = self.fetch(last_sql(some, count), some)
+            part = chosen.newest(count).within(files)
+            if part.is_of_tail:
+                return in_order(part.tail).tail(count)
+            frame = self.fetch(last_sql(part, count), part)
             if has_last(frame, count, rest_us=rest_us):
                 break
         return frame
@@ -273,8 +273,8 @@ class Engine(Closing):
 
     def _first(self, chosen: Selection, count: int) -> pl.DataFrame:
         for files, rest_us in from_oldest(chosen.files):
-            some = chosen.within(files)
-            frame = self._in_order(some, first=count)
+            part = chosen.within(files)
+            frame = self._in_order(part, first=count)
             if has_first(frame, count, rest_us=rest_us):
                 break
         return frame

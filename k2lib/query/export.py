@@ -47,9 +47,9 @@ def as_format(name: str) -> Format:
     Raises:
         QueryError: there is no such format; the message lists them.
     """
-    for known in RENDERERS:
-        if known == name:
-            return known
+    for form in RENDERERS:
+        if form == name:
+            return form
     raise QueryError(f"--format {name}: give one of {', '.join(get_args(Format))}")
 
 

@@ -33,7 +33,7 @@ class FilePlanner:
         self._plans = plans
         self._lock = threading.Lock()
         self._fetch = fetch
-        self._known: dict[tuple[object, ...], list[str]] = {}
+        self._venues: dict[tuple[object, ...], list[str]] = {}
 
     def files(
         self, view: TableView, *, row_filter: BooleanExpression = ALL_ROWS
@@ -43,15 +43,15 @@ class FilePlanner:
             return []
         return self._plans.files(view.table, row_filter=row_filter, snapshot_id=view.snapshot_id)
 
-    def files_of(self, view: TableView, wanted: InstrumentFilter) -> list[PlannedFile]:
+    def files_of(self, view: TableView, chosen: InstrumentFilter) -> list[PlannedFile]:
         """Return the files that can have rows of an instrument in a span.
 
         Chosen from all of them: to plan anew for each question takes more than to answer some.
         """
         return [
             file
-            for file in self.files_within(view, TimeRange(wanted.start, wanted.end))
-            if file.can_have(wanted.symbol, wanted.exchange)
+            for file in self.files_within(view, TimeRange(chosen.start, chosen.end))
+            if file.can_have(chosen.symbol, chosen.exchange)
         ]
 
     def files_within(self, view: TableView, time_range: TimeRange) -> list[PlannedFile]:
@@ -70,21 +70,21 @@ class FilePlanner:
         """Return where the lake holds a symbol: of a snapshot that never changes, so asked once."""
         identity = None if view.table is None else view.table.metadata.table_uuid
         key = (identity, view.snapshot_id, symbol)
-        known = self._known.get(key)
-        if known is None:
-            known = self._look_for_venues(view, symbol)
+        venues = self._venues.get(key)
+        if venues is None:
+            venues = self._look_for_venues(view, symbol)
             with self._lock:
-                while len(self._known) >= VENUES_KEPT:
-                    del self._known[next(iter(self._known))]
-                self._known[key] = known
-        return known
+                while len(self._venues) >= VENUES_KEPT:
+                    del self._venues[next(iter(self._venues))]
+                self._venues[key] = venues
+        return venues
 
     def instruments(self, view: TableView) -> set[str]:
         """Return instruments that the lake holds as `exchange:symbol`: the first few, sorted."""
         rows = self.sql(view, self.files(view))
-        instruments = f"SELECT DISTINCT exchange || ':' || symbol AS held FROM ({rows})"
-        few = f"{instruments} ORDER BY held LIMIT {LISTED_AT_MOST + 1}"
-        return set(self._fetch(few)["held"])
+        instruments = f"SELECT DISTINCT exchange || ':' || symbol AS name FROM ({rows})"
+        few = f"{instruments} ORDER BY name LIMIT {LISTED_AT_MOST + 1}"
+        return set(self._fetch(few)["name"])
 
     def _look_for_venues(self, view: TableView, symbol: str) -> list[str]:
         """Each file is of one exchange: a row of the symbol in any of its files is enough."""
@@ -93,11 +93,11 @@ class FilePlanner:
         for file in sorted(files, key=lambda file: file.newest_us, reverse=True):
             by_exchange.setdefault(file.exchange, []).append(file)
         found: set[str] = set()
-        for exchange, some in by_exchange.items():
+        for exchange, part in by_exchange.items():
             if exchange is None:
-                rows = f"FROM ({self.sql(view, some)}) WHERE symbol = {text_sql(symbol)}"
+                rows = f"FROM ({self.sql(view, part)}) WHERE symbol = {text_sql(symbol)}"
                 found |= set(self._fetch(f"SELECT DISTINCT exchange {rows}")["exchange"])
-            elif self._has(view, some, symbol):
+            elif self._has(view, part, symbol):
                 found.add(exchange)
         return sorted(found)
 
@@ -105,8 +105,8 @@ class FilePlanner:
         """Look into one file, then into eight times as many, since DuckDB opens all it is given."""
         begin, count = 0, 1
         while begin < len(files):
-            some = files[begin : begin + count]
-            rows = f"FROM ({self.sql(view, some)}) WHERE symbol = {text_sql(symbol)}"
+            part = files[begin : begin + count]
+            rows = f"FROM ({self.sql(view, part)}) WHERE symbol = {text_sql(symbol)}"
             if len(self._fetch(f"SELECT 1 {rows} LIMIT 1")):
                 return True
             begin, count = begin + count, count * 8
@@ -127,8 +127,8 @@ def from_newest(files: Sequence[PlannedFile], since_us: int | None) -> Iterator[
     Args:
         since_us: no row before this time is wanted.
     """
-    wanted = [file for file in files if since_us is None or file.newest_us >= since_us]
-    ordered = sorted(wanted, key=lambda file: file.newest_us, reverse=True)
+    chosen = [file for file in files if since_us is None or file.newest_us >= since_us]
+    ordered = sorted(chosen, key=lambda file: file.newest_us, reverse=True)
     for count in _counts(ordered):
         yield ordered[:count], ordered[count].newest_us if count < len(ordered) else None
 

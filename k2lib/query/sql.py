@@ -163,8 +163,8 @@ class Selection(TableRows):
         """
         if not 0 < last <= self.tail.num_rows:
             return None
-        place = self.tail.num_rows - last
-        return int(np.partition(_times_us(self.tail), place)[place])
+        at = self.tail.num_rows - last
+        return int(np.partition(_times_us(self.tail), at)[at])
 
 
 def venues_of(rows: pa.Table, symbol: str) -> list[str]:
@@ -175,16 +175,16 @@ def venues_of(rows: pa.Table, symbol: str) -> list[str]:
     return found
 
 
-def of_instrument(rows: pa.Table, wanted: InstrumentFilter) -> pa.Table:
+def of_instrument(rows: pa.Table, chosen: InstrumentFilter) -> pa.Table:
     """Return the rows of one instrument in its span."""
-    is_wanted = pc.and_(
-        pc.equal(rows["symbol"], wanted.symbol), pc.equal(rows["exchange"], wanted.exchange)
+    mask = pc.and_(
+        pc.equal(rows["symbol"], chosen.symbol), pc.equal(rows["exchange"], chosen.exchange)
     )
-    if wanted.start is not None:
-        is_wanted = pc.and_(is_wanted, pc.greater_equal(rows["timestamp"], wanted.start))
-    if wanted.end is not None:
-        is_wanted = pc.and_(is_wanted, pc.less(rows["timestamp"], wanted.end))
-    return rows.filter(is_wanted)
+    if chosen.start is not None:
+        mask = pc.and_(mask, pc.greater_equal(rows["timestamp"], chosen.start))
+    if chosen.end is not None:
+        mask = pc.and_(mask, pc.less(rows["timestamp"], chosen.end))
+    return rows.filter(mask)
 
 
 def instruments_of(rows: pa.Table) -> set[str]:
@@ -193,12 +193,12 @@ def instruments_of(rows: pa.Table) -> set[str]:
     return {":".join(pair) for pair in pairs.rows()}
 
 
-def in_span(rows: pa.Table, wanted: TimeRange) -> pa.Table:
+def in_span(rows: pa.Table, chosen: TimeRange) -> pa.Table:
     """Return the rows of the span that is wanted."""
-    if wanted.start is not None:
-        rows = rows.filter(pc.greater_equal(rows["timestamp"], wanted.start))
-    if wanted.end is not None:
-        rows = rows.filter(pc.less(rows["timestamp"], wanted.end))
+    if chosen.start is not None:
+        rows = rows.filter(pc.greater_equal(rows["timestamp"], chosen.start))
+    if chosen.end is not None:
+        rows = rows.filter(pc.less(rows["timestamp"], chosen.end))
     return rows
 
 
@@ -233,8 +233,8 @@ def last_sql(chosen: Selection, last: int) -> str:
     """Return the SELECT of the last so many rows in the order of events."""
     since_us = chosen.since_us(last)
     since = "" if since_us is None else f" WHERE timestamp >= make_timestamptz({since_us})"
-    stored, *in_tail = (f"SELECT * FROM ({part}){since}" for part in chosen.parts)
-    rows = _newest_sql(stored, last)
+    in_lake, *in_tail = (f"SELECT * FROM ({part}){since}" for part in chosen.parts)
+    rows = _newest_sql(in_lake, last)
     if in_tail:
         rows = _newest_sql(f"({rows}) UNION ALL BY NAME ({in_tail[0]})", last)
     return in_order_sql(rows)
@@ -311,16 +311,16 @@ class SqlViews:
 
 
 def show_here(
-    cursor: DuckDBPyConnection, name: str, view: TableView, *, stored: str | None = None
+    cursor: DuckDBPyConnection, name: str, view: TableView, *, lake_sql: str | None = None
 ) -> None:
     """Let the view of a table have the tail's rows, for one cursor alone.
 
     Args:
-        stored: the SELECT of the lake's part, where that is not all of the table.
+        lake_sql: the SELECT of the lake's part, where that is not all of the table.
     """
-    if not view.rows.num_rows and stored is None:
+    if not view.rows.num_rows and lake_sql is None:
         return
-    parts = [f"SELECT * FROM lake.{name}" if stored is None else stored]
+    parts = [f"SELECT * FROM lake.{name}" if lake_sql is None else lake_sql]
     if view.rows.num_rows:
         cursor.register(f"tail_{name}", view.rows)
         parts.append(f"SELECT {tail_columns(view)} FROM tail_{name}")

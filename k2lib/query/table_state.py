@@ -78,7 +78,7 @@ class NewestTimes:
     """The newest event time of each snapshot asked for last."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], datetime | None] = {}
+        self._times: dict[tuple[object, ...], datetime | None] = {}
         self._lock = threading.Lock()
 
     def of(self, state: TableState) -> datetime | None:
@@ -87,11 +87,11 @@ class NewestTimes:
             return None
         key = (state.table.metadata.table_uuid, state.snapshot_id)
         with self._lock:
-            if key not in self._known:
-                while len(self._known) >= TIMES_KEPT:
-                    del self._known[next(iter(self._known))]
-                self._known[key] = newest_time(state.table, state.snapshot)
-            return self._known[key]
+            if key not in self._times:
+                while len(self._times) >= TIMES_KEPT:
+                    del self._times[next(iter(self._times))]
+                self._times[key] = newest_time(state.table, state.snapshot)
+            return self._times[key]
 
 
 def _same_table(before: TableState, after: TableState) -> bool:
@@ -126,9 +126,9 @@ def of_lake(
 ) -> TableView:
     """Return a table without what the log has beyond it."""
     ends = {
-        log: {place: end for place, (_, end) in places.items()}
-        for log, places in state.offsets.items()
+        log: {tp: end for tp, (_, end) in partitions.items()}
+        for log, partitions in state.offsets.items()
     }
-    told = CompleteTo(name, state.snapshot_id, ends, newest, behind=None, reason=reason)
+    complete_to = CompleteTo(name, state.snapshot_id, ends, newest, behind=None, reason=reason)
     empty = TABLES[name].schema.arrow.empty_table()
-    return TableView(state.table, state.snapshot_id, empty, told)
+    return TableView(state.table, state.snapshot_id, empty, complete_to)

@@ -69,12 +69,12 @@ class Tail(Closing):
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._look = threading.Event()
-        self._held: TailBuffer | None = None
+        self._buffer: TailBuffer | None = None
         self._again = False
         self._problem: str | None = None
-        self._silent_until = time.monotonic() + RETRY_S
-        self._asked = time.monotonic()
-        self._marks = HighWatermarks(source.cluster)
+        self._unreachable_until = time.monotonic() + RETRY_S
+        self._last_used_s = time.monotonic()
+        self._watermarks = HighWatermarks(source.cluster)
         self._thread = threading.Thread(target=self._run, name=f"tail-{spec.name}", daemon=True)
         self._thread.start()
 
@@ -93,20 +93,20 @@ class Tail(Closing):
 
         Waits until the log was read that far, at most two seconds; `complete_to` says how far.
         """
-        self._asked = time.monotonic()
-        deadline = self._asked + self._wait_s
-        marks, silent = self._ask_marks()
+        self._last_used_s = time.monotonic()
+        deadline = self._last_used_s + self._wait_s
+        watermarks, unreachable = self._read_watermarks()
         while True:
             with self._changed:
-                if marks is not None:
-                    self._wait(marks, deadline)
+                if watermarks is not None:
+                    self._wait(watermarks, deadline)
                 state = TableState.of(self._load())
-                held = self._held
-                if held is None or self._problem is not None:
-                    reason = self._problem or silent or f"not read within {self._wait_s:g} s"
+                buffer = self._buffer
+                if buffer is None or self._problem is not None:
+                    reason = self._problem or unreachable or f"not read within {self._wait_s:g} s"
                     return self._of_lake(state, reason)
-                if held.advance(state):
-                    return self._seen(held, marks, silent)
+                if buffer.advance(state):
+                    return self._hybrid_view(buffer, watermarks, unreachable)
                 self._begin_again()
                 if time.monotonic() > deadline:
                     return self._of_lake(state, "the table went back to an older snapshot")
@@ -120,13 +120,13 @@ class Tail(Closing):
         self.stop()
         self._thread.join()
 
-    def _ask_marks(self) -> tuple[Ends | None, str | None]:
+    def _read_watermarks(self) -> tuple[Ends | None, str | None]:
         try:
-            if time.monotonic() < self._silent_until:
+            if time.monotonic() < self._unreachable_until:
                 self._check_answers()
-            return self._marks.read(self._feeds), None
+            return self._watermarks.read(self._feeds), None
         except TransientError as exc:
-            self._silent_until = time.monotonic() + RETRY_S
+            self._unreachable_until = time.monotonic() + RETRY_S
             return None, str(exc)
 
     def _check_answers(self) -> None:
@@ -138,82 +138,84 @@ class Tail(Closing):
     def _feeds(self, topic: str) -> bool:
         return topic_kind(topic) == self._spec.kind
 
-    def _wait(self, marks: Ends, deadline: float) -> None:
-        if self._held is not None and not marks.keys() <= self._held.reached.keys():
+    def _wait(self, watermarks: Ends, deadline: float) -> None:
+        if self._buffer is not None and not watermarks.keys() <= self._buffer.reached.keys():
             self._look.set()
         self._changed.wait_for(
-            lambda: self._problem is not None or self._is_full() or self._has_reached(marks),
+            lambda: self._problem is not None or self._is_full() or self._has_reached(watermarks),
             max(0.0, deadline - time.monotonic()),
         )
 
-    def _has_reached(self, marks: Ends) -> bool:
-        if self._held is None:
+    def _has_reached(self, watermarks: Ends) -> bool:
+        if self._buffer is None:
             return False
-        ends = self._held.ends()
-        return all(ends.get(place, -1) >= high for place, high in marks.items())
+        ends = self._buffer.ends()
+        return all(ends.get(tp, -1) >= high for tp, high in watermarks.items())
 
     def _is_full(self) -> bool:
-        return self._held is not None and self._held.n_bytes > self._limit_bytes
+        return self._buffer is not None and self._buffer.n_bytes > self._limit_bytes
 
     def _begin_again(self) -> None:
-        if self._held is not None:
-            self._held.close()
-        self._held, self._again = None, True
+        if self._buffer is not None:
+            self._buffer.close()
+        self._buffer, self._again = None, True
 
     def _of_lake(self, state: TableState, reason: str) -> TableView:
         return of_lake(self._spec.name, state, self._times.of(state), reason=reason)
 
-    def _seen(self, held: TailBuffer, marks: Ends | None, silent: str | None) -> TableView:
-        rows = held.rows()
-        ends = held.ends()
-        behind = None if marks is None else _behind(marks, ends)
-        reason = silent or held.lost()
+    def _hybrid_view(
+        self, buffer: TailBuffer, watermarks: Ends | None, unreachable: str | None
+    ) -> TableView:
+        rows = buffer.rows()
+        ends = buffer.ends()
+        behind = None if watermarks is None else _behind(watermarks, ends)
+        reason = unreachable or buffer.lost()
         if behind:
             reason = FULL if self._is_full() else f"not read within {self._wait_s:g} s"
-        told = CompleteTo(
+        complete_to = CompleteTo(
             self._spec.name,
-            held.state.snapshot_id,
-            _offsets(held),
-            self._newest(held, marks or {}),
-            {p: one.newest for p, one in held.reached.items() if one.newest is not None},
+            buffer.state.snapshot_id,
+            _offsets(buffer),
+            self._newest(buffer, watermarks or {}),
+            {p: one.newest for p, one in buffer.reached.items() if one.newest is not None},
             log=True,
             tail_rows=rows.num_rows,
             behind=behind,
             reason=reason,
         )
-        return TableView(held.state.table, held.state.snapshot_id, rows, told)
+        return TableView(buffer.state.table, buffer.state.snapshot_id, rows, complete_to)
 
-    def _newest(self, held: TailBuffer, marks: Ends) -> datetime | None:
+    def _newest(self, buffer: TailBuffer, watermarks: Ends) -> datetime | None:
         """The newest there is; where some is not read yet, the newest of the farthest behind."""
-        ends = held.ends()
-        late = [place for place, high in marks.items() if ends.get(place, 0) < high]
-        times = [one.newest for place, one in held.reached.items() if place in late or not late]
-        known = [one for one in times if one is not None]
+        ends = buffer.ends()
+        late = [tp for tp, high in watermarks.items() if ends.get(tp, 0) < high]
+        times = [one.newest for tp, one in buffer.reached.items() if tp in late or not late]
+        newest = [one for one in times if one is not None]
         if late:
-            return min(known) if len(known) == len(late) else self._lake_newest
-        return max([*known, *([self._lake_newest] if self._lake_newest else [])], default=None)
+            return min(newest) if len(newest) == len(late) else self._lake_newest
+        return max([*newest, *([self._lake_newest] if self._lake_newest else [])], default=None)
 
     def _run(self) -> None:
         while not self._stop.is_set() and not self._is_idle():
             try:
                 self._session()
             except ERRORS as exc:
-                self._tell(str(exc))
+                self._report(str(exc))
                 self._stop.wait(RETRY_S)
             except Exception as exc:  # noqa: BLE001 - a thread's end must reach those who ask
-                self._tell(f"{type(exc).__name__}: {exc}")
+                self._report(f"{type(exc).__name__}: {exc}")
                 self._stop.set()
         with self._changed:
-            if self._held is not None:
-                self._held.close()
-            self._held = None
+            if self._buffer is not None:
+                self._buffer.close()
+            self._buffer = None
             self._problem = self._problem or "the log is no longer read"
             self._changed.notify_all()
 
     def _is_idle(self) -> bool:
-        return time.monotonic() - self._asked > IDLE_S
+        return time.monotonic() - self._last_used_s > IDLE_S
 
-    def _tell(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         with self._changed:
             self._problem = problem
             self._changed.notify_all()
@@ -223,79 +225,79 @@ class Tail(Closing):
         state = TableState.of(self._load())
         self._lake_newest = self._times.of(state)
         with TopicConsumer(self.source.cluster, low_latency=True) as consumer:
-            held = TailBuffer(self._spec, state)
-            self._follow(consumer, held)
+            buffer = TailBuffer(self._spec, state)
+            self._follow(consumer, buffer)
             with self._changed:
-                if self._held is not None:
-                    self._held.close()
-                self._held, self._again, self._problem = held, False, None
+                if self._buffer is not None:
+                    self._buffer.close()
+                self._buffer, self._again, self._problem = buffer, False, None
                 self._changed.notify_all()
-            self._read(consumer, held)
+            self._read(consumer, buffer)
 
-    def _read(self, consumer: TopicConsumer, held: TailBuffer) -> None:
+    def _read(self, consumer: TopicConsumer, buffer: TailBuffer) -> None:
         pruned = time.monotonic()
         while not (self._stop.is_set() or self._again or self._is_idle()):
             if self._look.is_set() or not consumer.found_within(LOOK_S):
                 self._look.clear()
-                self._follow(consumer, held)
+                self._follow(consumer, buffer)
             now = time.monotonic()
             if now - pruned > PRUNE_S:
-                self._prune(held)
+                self._prune(buffer)
                 pruned = now
             if self._is_full():
                 self._stop.wait(POLL_S)
             else:
-                self._append(held, consumer.gather(POLL_S))
+                self._append(buffer, consumer.gather(POLL_S))
 
-    def _append(self, held: TailBuffer, messages: ConsumerRecords) -> None:
+    def _append(self, buffer: TailBuffer, messages: ConsumerRecords) -> None:
         if not messages.ends:
             return
         rows, refused = decode(messages.values, self._spec.schema, writer=self.source.schema_text)
         left_out = {one.index for one in refused}
-        at = [place for i, place in enumerate(messages.positions()) if i not in left_out]
+        at = [tp for i, tp in enumerate(messages.positions()) if i not in left_out]
         with self._changed:
-            if self._held is held:
-                held.append(rows, at, messages.ends)
+            if self._buffer is buffer:
+                buffer.append(rows, at, messages.ends)
                 self._changed.notify_all()
 
-    def _prune(self, held: TailBuffer) -> None:
+    def _prune(self, buffer: TailBuffer) -> None:
         with self._changed:
-            if self._held is not held or held.is_empty:
+            if self._buffer is not buffer or buffer.is_empty:
                 return
-            if not held.advance(TableState.of(self._load())):
+            if not buffer.advance(TableState.of(self._load())):
                 self._begin_again()
 
-    def _follow(self, consumer: TopicConsumer, held: TailBuffer) -> None:
+    def _follow(self, consumer: TopicConsumer, buffer: TailBuffer) -> None:
         partitions = consumer.find_partitions(self._feeds)
         logs = consumer.log_ids(partitions)
         with self._changed:
-            if any(logs.get(tp.topic) != one.log for tp, one in held.reached.items()):
+            if any(logs.get(tp.topic) != one.log for tp, one in buffer.reached.items()):
                 self._begin_again()  # a topic was deleted, or made again
                 return
 
         def start_at(tp: TopicPartition, low: int, high: int) -> int:
             with self._changed:
-                held.follow(tp, logs[tp.topic], low, high)
-                return held.reached[tp].end
+                buffer.follow(tp, logs[tp.topic], low, high)
+                return buffer.reached[tp].end
 
         consumer.follow(partitions, start_at)
         with self._changed:
             self._changed.notify_all()
 
 
-def _behind(marks: Ends, ends: Ends) -> int:
-    return sum(max(0, high - ends.get(place, 0)) for place, high in marks.items())
+def _behind(watermarks: Ends, ends: Ends) -> int:
+    return sum(max(0, high - ends.get(tp, 0)) for tp, high in watermarks.items())
 
 
-def _offsets(held: TailBuffer) -> dict[str, dict[TopicPartition, int]]:
+def _offsets(buffer: TailBuffer) -> dict[str, dict[TopicPartition, int]]:
     """Return how far lake and tail together have each log."""
-    told: dict[str, dict[TopicPartition, int]] = {
-        log: {place: end for place, (_, end) in places.items()}
-        for log, places in held.state.offsets.items()
+    offsets: dict[str, dict[TopicPartition, int]] = {
+        log: {tp: end for tp, (_, end) in partitions.items()}
+        for log, partitions in buffer.state.offsets.items()
     }
-    for place, end in held.ends().items():
-        told.setdefault(held.reached[place].log, {})[place] = end
-    return told
+    for tp, end in buffer.ends().items():
+        offsets.setdefault(buffer.reached[tp].log, {})[tp] = end
+    return offsets
 
 
 ENDED: Final = "the log is no longer read: this was closed"
@@ -360,22 +362,22 @@ class TailPool(Closing):
             try:
                 source = self._find_log()
             except TransientError:
-                self._end_all()
+                self._stop_all()
                 raise
             tail = self._tails.get(name)
             if tail is None or not tail.runs or tail.source != source:
-                self._end(name)
+                self._stop_tail(name)
                 tail = self._tails[name] = self._start(name, source)
             return tail
 
     def _start(self, name: str, source: KafkaSource) -> Tail:
         return Tail(TABLES[name], source, lambda: self._load(name), times=self._times)
 
-    def _end_all(self) -> None:
+    def _stop_all(self) -> None:
         for name in list(self._tails):
-            self._end(name)
+            self._stop_tail(name)
 
-    def _end(self, name: str) -> None:
+    def _stop_tail(self, name: str) -> None:
         """No answer waits for a thread to end: that is for `close`."""
         tail = self._tails.pop(name, None)
         if tail is not None:

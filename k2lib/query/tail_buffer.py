@@ -29,14 +29,16 @@ class TailBatch:
     """Rows as they were read, and where each stood: the number of its place, and its offset."""
 
     rows: pa.Table
-    places: npt.NDArray[np.int64]
+    partitions: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
 
     def where(self, keep: npt.NDArray[np.bool_]) -> "TailBatch":
         """Return the rows to keep."""
         if keep.all():
             return self
-        return TailBatch(self.rows.filter(pa.array(keep)), self.places[keep], self.offsets[keep])
+        return TailBatch(
+            self.rows.filter(pa.array(keep)), self.partitions[keep], self.offsets[keep]
+        )
 
     @classmethod
     def of(cls, parts: Iterable["TailBatch"], empty: pa.Table) -> "TailBatch":
@@ -46,7 +48,7 @@ class TailBatch:
         return cls(
             # One chunk: who reads many of them waits at each one for Python's threads.
             pa.concat_tables([empty, *(part.rows for part in some)]).combine_chunks(),
-            np.concatenate([none, *(part.places for part in some)]),
+            np.concatenate([none, *(part.partitions for part in some)]),
             np.concatenate([none, *(part.offsets for part in some)]),
         )
 
@@ -107,42 +109,44 @@ class TailBuffer(Closing):
 
     def ends(self) -> dict[TopicPartition, int]:
         """Return the offset before which every record is held or in the snapshot."""
-        return {place: max(one.end, self._stored(place)) for place, one in self.reached.items()}
+        return {tp: max(one.end, self._lake_end(tp)) for tp, one in self.reached.items()}
 
-    def follow(self, place: TopicPartition, log: str, low: int, high: int) -> None:
+    def follow(self, tp: TopicPartition, log: str, low: int, high: int) -> None:
         """Begin to hold a partition, from the snapshot's offset, or the first one kept.
 
         Raises:
             LossError: the log ends before the snapshot's offset: it was cut.
         """
-        stored = end_of(self.state.offsets, log, place)
-        if stored is not None and stored > high:
+        lake_end = end_of(self.state.offsets, log, tp)
+        if lake_end is not None and lake_end > high:
             raise LossError(
-                f"{place.topic} partition {place.partition} ends at {high}, but {self.spec.name} "
-                f"has read up to {stored} of this log: the log was cut"
+                f"{tp.topic} partition {tp.partition} ends at {high}, but {self.spec.name} "
+                f"has read up to {lake_end} of this log: the log was cut"
             )
-        start = max(stored or 0, low)
-        self._numbers[place] = len(self._numbers)
-        self.reached[place] = PartitionProgress(log, start, start)
+        start = max(lake_end or 0, low)
+        self._numbers[tp] = len(self._numbers)
+        self.reached[tp] = PartitionProgress(log, start, start)
 
     def lost(self) -> str | None:
         """Say which records left the log before the lake had them; None where there are none."""
-        for place, one in self.reached.items():
-            stored = end_of(self.state.offsets, one.log, place)
-            if stored is not None and stored < one.start:
-                where = f"{place.topic} partition {place.partition}"
-                return f"{where}: {stored} to {one.start - 1} left the log before the lake had them"
+        for tp, one in self.reached.items():
+            lake_end = end_of(self.state.offsets, one.log, tp)
+            if lake_end is not None and lake_end < one.start:
+                where = f"{tp.topic} partition {tp.partition}"
+                return (
+                    f"{where}: {lake_end} to {one.start - 1} left the log before the lake had them"
+                )
         return None
 
     def append(self, rows: pa.Table, at: list[tuple[TopicPartition, int]], ends: Ends) -> None:
         """Take rows that were read, with where each stood; and how far reading has come."""
         if at:
-            places = np.array([self._numbers[place] for place, _ in at], np.int64)
-            batch = TailBatch(rows, places, np.array([offset for _, offset in at], np.int64))
+            partitions = np.array([self._numbers[tp] for tp, _ in at], np.int64)
+            batch = TailBatch(rows, partitions, np.array([offset for _, offset in at], np.int64))
             self._note_times(batch)
-            self._take(batch)
-        for place, end in ends.items():
-            self.reached[place].end = max(self.reached[place].end, end)
+            self._add_new(batch)
+        for tp, end in ends.items():
+            self.reached[tp].end = max(self.reached[tp].end, end)
 
     def advance(self, after: TableState) -> bool:
         """Let go of what a later snapshot has; False where its offsets lie before what is held."""
@@ -161,10 +165,10 @@ class TailBuffer(Closing):
         kept, moved = self._split(TailBatch.of(batches, self._nothing))
         if at_hand:
             self._moved(moved)
-            self._hold(kept.where(~_among(kept.rows, moved.rows)))
+            self._add(kept.where(~_among(kept.rows, moved.rows)))
         else:
             self._newest = self._newest.clear()
-            self._take(kept)
+            self._add_new(kept)
         return True
 
     def rows(self) -> pa.Table:
@@ -181,17 +185,17 @@ class TailBuffer(Closing):
         self._batches, self._rows = [], None
         self._connection.close()
 
-    def _stored(self, place: TopicPartition) -> int:
-        return end_of(self.state.offsets, self.reached[place].log, place) or 0
+    def _lake_end(self, tp: TopicPartition) -> int:
+        return end_of(self.state.offsets, self.reached[tp].log, tp) or 0
 
-    def _take(self, batch: TailBatch) -> None:
+    def _add_new(self, batch: TailBatch) -> None:
         """Hold what the snapshot has neither by offset nor by message_id."""
         kept, _ = self._split(batch)
         if kept.rows.num_rows:
-            known = self._known(kept.rows)
-            self._hold(kept.where(~known))
+            in_lake = self._in_lake(kept.rows)
+            self._add(kept.where(~in_lake))
 
-    def _hold(self, batch: TailBatch) -> None:
+    def _add(self, batch: TailBatch) -> None:
         if batch.rows.num_rows:
             self._batches.append(batch)
             self.n_bytes += batch.rows.nbytes
@@ -199,28 +203,28 @@ class TailBuffer(Closing):
 
     def _split(self, batch: TailBatch) -> tuple[TailBatch, TailBatch]:
         """Return what lies beyond the snapshot's offsets, and what it has by them."""
-        stored = np.array([self._stored(place) for place in self._numbers], np.int64)
-        beyond = batch.offsets >= stored[batch.places]
+        lake_end = np.array([self._lake_end(tp) for tp in self._numbers], np.int64)
+        beyond = batch.offsets >= lake_end[batch.partitions]
         return batch.where(beyond), batch.where(~beyond)
 
     def _note_times(self, batch: TailBatch) -> None:
         name = next(name for name in EVENT_TIMES if name in batch.rows.column_names)
         times = batch.rows[name].cast(pa.int64()).to_numpy()
-        for place, number in self._numbers.items():
-            of_place = times[batch.places == number]
-            one = self.reached[place]
+        for tp, number in self._numbers.items():
+            of_place = times[batch.partitions == number]
+            one = self.reached[tp]
             one.newest_us = max(one.newest_us, int(of_place.max(initial=LONG_AGO_US)))
 
     def _goes_back(self, after: TableState) -> bool:
         ends = {p: end_of(after.offsets, one.log, p) or 0 for p, one in self.reached.items()}
-        return any(end < self._stored(place) for place, end in ends.items())
+        return any(end < self._lake_end(tp) for tp, end in ends.items())
 
     def _explains(self, after: TableState) -> bool:
         """Whether everything between the offsets of both snapshots was read from the log."""
-        for log, places in after.offsets.items():
-            for place, (_, end) in places.items():
-                one = self.reached.get(place)
-                if end_of(self.state.offsets, log, place) == end:
+        for log, partitions in after.offsets.items():
+            for tp, (_, end) in partitions.items():
+                one = self.reached.get(tp)
+                if end_of(self.state.offsets, log, tp) == end:
                     continue
                 if one is None or one.log != log or one.end < end:
                     return False
@@ -231,7 +235,7 @@ class TailBuffer(Closing):
             columns = pl.DataFrame(moved.rows.select([*INSTRUMENT, *BOUNDS]))
             self._newest = pl.concat([self._newest, columns]).group_by(INSTRUMENT).max()
 
-    def _known(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
+    def _in_lake(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
         """Say which rows the snapshot has."""
         table = self.state.table
         if table is None:
@@ -259,14 +263,14 @@ class TailBuffer(Closing):
         table = self.state.table
         assert table is not None
         names = {name: instruments[name].unique().to_list() for name in INSTRUMENT}
-        wanted = And(*(_one_of(name, some) for name, some in names.items()))
-        files = plan_paths(table, row_filter=wanted)
+        row_filter = And(*(_one_of(name, some) for name, some in names.items()))
+        files = plan_paths(table, row_filter=row_filter)
         listed = {name: ", ".join(map(text_sql, some)) for name, some in names.items()}
         where = " AND ".join(f"{name} IN ({some})" for name, some in listed.items())
-        stored = table_sql(table, files=files)
+        rows = table_sql(table, files=files)
         found = self._connection.sql(
             "SELECT exchange, symbol, max(source_sequence) AS source_sequence, "
-            f"max(timestamp) AS timestamp FROM ({stored}) WHERE {where} GROUP BY ALL"
+            f"max(timestamp) AS timestamp FROM ({rows}) WHERE {where} GROUP BY ALL"
         )
         read = pl.DataFrame(found.to_arrow_table(), schema_overrides=NEWEST_SCHEMA)
         return read.join(instruments, on=INSTRUMENT, how="semi")

@@ -1,6 +1,6 @@
 """What was traded and quoted, as if it happened again: records, batches, a topic, a WebSocket."""
 
-from k2lib.replay.batches import Batch
+from k2lib.replay.events import Batch
 from k2lib.replay.player import Replay, replay
 from k2lib.replay.records import Gap, Quote, Record, Trade
 

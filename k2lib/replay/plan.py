@@ -15,8 +15,15 @@ from k2lib.iceberg.tables import TABLES
 from k2lib.query.engine import Engine
 from k2lib.query.request import ReadRequest, no_such_symbol, pick_exchange
 from k2lib.query.table_state import TableView
-from k2lib.replay.lanes import Lane, Parts, in_file, in_table, of_tail, times_us
-from k2lib.replay.merge import Run
+from k2lib.replay.series import (
+    InstrumentSeries,
+    Parts,
+    SortedRun,
+    in_file,
+    in_table,
+    of_tail,
+    times_us,
+)
 from k2lib.schema.records import EVENT_ORDER
 
 TABLE_OF: Final = {"trades": "trades_v2", "quotes": "quotes_v2"}
@@ -31,27 +38,27 @@ class Plan:
     """What a replay is of, and how it is read.
 
     Attributes:
-        lanes: by their place.
-        seen: the table of each kind, as it was when the replay was made.
-        files: of each kind, those that can hold rows of its lanes.
+        all_series: by their rank.
+        views: the table of each kind, as it was when the replay was made.
+        files: of each kind, those that can hold rows of its series.
         rows: of a lane that are read at once.
     """
 
-    lanes: tuple[Lane, ...]
-    seen: Mapping[str, TableView]
+    all_series: tuple[InstrumentSeries, ...]
+    views: Mapping[str, TableView]
     files: Mapping[str, Sequence[PlannedFile]]
     rows: int
 
-    def runs(self, columns: Sequence[str] | None) -> list[Run]:
+    def runs(self, columns: Sequence[str] | None) -> list[SortedRun]:
         """Return where the rows stand, to be read with these columns, or all."""
-        found: list[Run] = []
-        for kind, seen in self.seen.items():
+        found: list[SortedRun] = []
+        for kind, view in self.views.items():
             schema = _schema(kind, columns)
-            lanes = [lane for lane in self.lanes if lane.kind == kind]
+            all_series = [series for series in self.all_series if series.kind == kind]
             with_ids = columns is None or "message_id" in columns
             read = partial(in_file, schema=schema, rows=self.rows, with_ids=with_ids)
-            found += _stored(lanes, self.files[kind], seen, read)
-            found += _in_tail(lanes, seen, schema, self.rows)
+            found += _runs_of_files(all_series, self.files[kind], view, read)
+            found += _in_tail(all_series, view, schema, self.rows)
         return found
 
 
@@ -69,12 +76,12 @@ def make_plan(
     located = {(_exchange(engine, one, views), one.symbol): one for one in requests}
     filters = [one.at(exchange) for (exchange, _), one in sorted(located.items(), key=_name)]
     pairs = [(kind, one) for one in filters for kind in TABLE_OF if kind in views]
-    lanes = tuple(Lane(*pair, place) for place, pair in enumerate(pairs))
+    all_series = tuple(InstrumentSeries(*pair, rank) for rank, pair in enumerate(pairs))
     files = {
-        kind: _files([lane for lane in lanes if lane.kind == kind], one)
+        kind: _files([series for series in all_series if series.kind == kind], one)
         for kind, one in views.items()
     }
-    return Plan(lanes, views, files, max(FEWEST, min(MOST, ROWS_HELD // len(lanes))))
+    return Plan(all_series, views, files, max(FEWEST, min(MOST, ROWS_HELD // len(all_series))))
 
 
 def _name(located: tuple[tuple[str, str], ReadRequest]) -> tuple[str, str]:
@@ -98,7 +105,7 @@ def _schema(kind: str, columns: Sequence[str] | None) -> pa.Schema:
 
 
 @contextmanager
-def still_kept(seen: TableView) -> Iterator[None]:
+def still_kept(view: TableView) -> Iterator[None]:
     """Say of files that are gone why they are.
 
     Raises:
@@ -108,43 +115,48 @@ def still_kept(seen: TableView) -> Iterator[None]:
         yield
     except FileNotFoundError as exc:
         raise QueryError(
-            f"snapshot {seen.snapshot_id} of {seen.complete_to.table} is no longer kept, and files "
+            f"snapshot {view.snapshot_id} of {view.complete_to.table} is no longer kept, and files "
             "of it are gone: replay faster, or as_of= a tag, which keeps a snapshot"
         ) from exc
 
 
-def _files(lanes: Sequence[Lane], seen: TableView) -> list[PlannedFile]:
-    table = seen.table
-    if table is None or seen.snapshot_id is None:
+def _files(all_series: Sequence[InstrumentSeries], view: TableView) -> list[PlannedFile]:
+    table = view.table
+    if table is None or view.snapshot_id is None:
         return []
-    filters = [lane.wanted.row_filter for lane in lanes]
+    filters = [series.instrument.row_filter for series in all_series]
     either = filters[0] if len(filters) == 1 else Or(*filters)
-    return plan_files(table, row_filter=either, snapshot_id=seen.snapshot_id)
+    return plan_files(table, row_filter=either, snapshot_id=view.snapshot_id)
 
 
-def _stored(
-    lanes: Sequence[Lane], files: Sequence[PlannedFile], seen: TableView, read: Callable[..., Parts]
-) -> Iterator[Run]:
-    table = seen.table
+def _runs_of_files(
+    all_series: Sequence[InstrumentSeries],
+    files: Sequence[PlannedFile],
+    view: TableView,
+    read: Callable[..., Parts],
+) -> Iterator[SortedRun]:
+    table = view.table
     if table is None:
         return
     for file in files:
-        for lane in lanes:
-            if file.can_have(lane.wanted.symbol, lane.wanted.exchange):
-                parts = partial(read, lane, file.path, io=table.io)
-                yield Run(lane, file.oldest_us, partial(_kept, parts, seen))
+        for series in all_series:
+            if file.can_have(series.instrument.symbol, series.instrument.exchange):
+                parts = partial(read, series, file.path, io=table.io)
+                yield SortedRun(series, file.oldest_us, partial(_while_kept, parts, view))
 
 
-def _kept(read: Callable[[], Parts], seen: TableView) -> Parts:
-    with still_kept(seen):
+def _while_kept(read: Callable[[], Parts], view: TableView) -> Parts:
+    with still_kept(view):
         yield from read()
 
 
-def _in_tail(lanes: Sequence[Lane], seen: TableView, schema: pa.Schema, rows: int) -> Iterator[Run]:
-    if not seen.rows.num_rows:
+def _in_tail(
+    all_series: Sequence[InstrumentSeries], view: TableView, schema: pa.Schema, rows: int
+) -> Iterator[SortedRun]:
+    if not view.rows.num_rows:
         return
-    for lane in lanes:
-        found = of_tail(seen.rows, lane, schema)
+    for series in all_series:
+        found = of_tail(view.rows, series, schema)
         if found.num_rows:
             since = int(times_us(found).min())
-            yield Run(lane, since, partial(in_table, found, rows=rows))
+            yield SortedRun(series, since, partial(in_table, found, rows=rows))

@@ -17,19 +17,25 @@ from contextlib import aclosing, closing
 from typing import Final, TypeVar
 
 import numpy as np
-import pyarrow as pa
 
 from k2lib.errors import QueryError
 from k2lib.query.answer import CompleteTo
 from k2lib.query.engine import Engine
 from k2lib.query.request import ReadRequest
-from k2lib.replay.batches import Batch, gap_batch, kept, names_of, plain
-from k2lib.replay.gaps import Holes
-from k2lib.replay.lanes import Int64s, Lane
-from k2lib.replay.merge import spans
+from k2lib.replay.events import (
+    Batch,
+    MergedEvents,
+    Placed,
+    drop_sort_columns,
+    gap_batch,
+    merge_events,
+    names_of,
+    plain,
+)
+from k2lib.replay.gaps import GapFinder
 from k2lib.replay.plan import TABLE_OF, Plan, make_plan
-from k2lib.replay.records import Maker, Record
-from k2lib.replay.weave import Placed, Woven, weave
+from k2lib.replay.records import Record, RecordBuilder
+from k2lib.replay.series import Int64s, SeriesRows, spans
 
 US = 1_000_000
 
@@ -150,12 +156,14 @@ class Replay:
     @property
     def kinds(self) -> tuple[str, ...]:
         """What is replayed: `trades`, `quotes` or both."""
-        return tuple(self._plan.seen)
+        return tuple(self._plan.views)
 
     @property
     def instruments(self) -> list[tuple[str, str]]:
         """What is replayed, as exchange and symbol."""
-        return sorted({(one.wanted.exchange, one.wanted.symbol) for one in self._plan.lanes})
+        return sorted(
+            {(one.instrument.exchange, one.instrument.symbol) for one in self._plan.all_series}
+        )
 
     @property
     def column_names(self) -> list[str]:
@@ -165,7 +173,7 @@ class Replay:
     @property
     def complete_to(self) -> Mapping[str, CompleteTo]:
         """The snapshot and offsets that the rows come from, by table."""
-        return {one.complete_to.table: one.complete_to for one in self._plan.seen.values()}
+        return {one.complete_to.table: one.complete_to for one in self._plan.views.values()}
 
     def __iter__(self) -> Iterator[Record]:
         """Begin, and yield each event as a `Trade`, `Quote` or `Gap`."""
@@ -258,10 +266,10 @@ class Replay:
         return wait_s
 
     def _made(self) -> Generator[tuple[Int64s, list[Record]], None, None]:
-        maker = Maker()
+        builder = RecordBuilder()
         with closing(self._woven(None)) as woven:
             for one in woven:
-                yield from one.records(maker, RECORDS_AT_ONCE)
+                yield from one.records(builder, RECORDS_AT_ONCE)
 
     def _cut(
         self, rows: int, columns: Sequence[str] | None
@@ -276,22 +284,25 @@ class Replay:
                         batch = whole[kind].slice(first, high - low)
                     yield one.times[low:high], Batch(kind, batch)
 
-    def _woven(self, columns: Sequence[str] | None) -> Generator[Woven, None, None]:
-        trades = self._plan.seen.get("trades")
-        holes = None if trades is None else Holes(self._engine, trades, tail=self._tail)
+    def _woven(self, columns: Sequence[str] | None) -> Generator[MergedEvents, None, None]:
+        trades = self._plan.views.get("trades")
+        gap_finder = None if trades is None else GapFinder(self._engine, trades, tail=self._tail)
         with closing(spans(self._plan.runs(columns))) as parts:
             for some in parts:
-                yield weave(kept(some, columns), [] if holes is None else list(_gaps(some, holes)))
+                yield merge_events(
+                    drop_sort_columns(some, columns),
+                    [] if gap_finder is None else list(_gaps(some, gap_finder)),
+                )
 
     def _check(self, rows: int, columns: Sequence[str] | None) -> None:
         if rows < 1:
             raise QueryError(f"rows={rows}: a batch has 1 row or more")
-        known = self.column_names
-        unknown = [name for name in columns or () if name not in known]
+        names = self.column_names
+        unknown = [name for name in columns or () if name not in names]
         if unknown:
             raise QueryError(
                 f"no column {', '.join(unknown)} in {' or '.join(self.kinds)}; "
-                f"there are {', '.join(known)}"
+                f"there are {', '.join(names)}"
             )
 
 
@@ -341,10 +352,10 @@ def _kinds(kinds: Sequence[str]) -> list[str]:
     return [kind for kind in TABLE_OF if kind in names]
 
 
-def _gaps(parts: Sequence[tuple[Lane, pa.Table]], holes: Holes) -> Iterator[Placed]:
-    for part, (lane, rows) in enumerate(parts):
-        if lane.kind == "trades":
-            yield from ((part, row, gap) for row, gap in holes.before(lane, rows))
+def _gaps(parts: Sequence[SeriesRows], gap_finder: GapFinder) -> Iterator[Placed]:
+    for part, (series, rows) in enumerate(parts):
+        if series.kind == "trades":
+            yield from ((part, row, gap) for row, gap in gap_finder.before(series, rows))
 
 
 def _due(pace: Pace, times: Int64s, batch: Batch) -> tuple[Batch, Int64s, Batch]:

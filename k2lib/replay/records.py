@@ -92,7 +92,7 @@ class _Decimals(dict[int, Decimal]):
         return made
 
 
-class Maker:
+class RecordBuilder:
     """Makes records of tables, many at a time."""
 
     def __init__(self) -> None:

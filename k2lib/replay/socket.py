@@ -17,9 +17,9 @@ from aiohttp import WSCloseCode, web
 
 from k2lib.errors import ConfigError, QueryError
 from k2lib.lifecycle import Closing
-from k2lib.replay.batches import Batch
-from k2lib.replay.lanes import Int64s
+from k2lib.replay.events import Batch
 from k2lib.replay.player import Replay
+from k2lib.replay.series import Int64s
 from k2lib.schema.codec import unscaled_values
 from k2lib.simulator import (
     ExchangeLimits,
@@ -65,7 +65,7 @@ class Events:
         return self.encode(form) if kind == self.stream else b""
 
 
-class Teller:
+class FrameEncoder:
     """Makes frames of batches; where a venue has no ids, it counts its own from 1."""
 
     def __init__(self) -> None:
@@ -194,7 +194,7 @@ class ReplaySocket(Closing):
         self._clock = clock
         self._server = StreamServer()
         self._bind(port)
-        self._told = 0
+        self._sent = 0
         self._closed = False
         self._error: BaseException | None = None
         self._over = threading.Event()
@@ -218,9 +218,9 @@ class ReplaySocket(Closing):
         return f"http://{self._server.address}"
 
     @property
-    def told(self) -> int:
+    def sent(self) -> int:
         """How many trades and quotes were told so far, heard or not."""
-        return self._told
+        return self._sent
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until all is told; say whether it is.
@@ -261,13 +261,13 @@ class ReplaySocket(Closing):
                 return
             finally:
                 self._ready.set()
-            telling = asyncio.create_task(self._tell())
-            telling.add_done_callback(self._ended)
+            sending = asyncio.create_task(self._send())
+            sending.add_done_callback(self._ended)
             while not self._closed:
                 self._server.upkeep(self._clock())
                 await asyncio.sleep(TICK_S)
-            telling.cancel()
-            await asyncio.wait([telling])
+            sending.cancel()
+            await asyncio.wait([sending])
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         app = web.Application(middlewares=[loopback_only])
@@ -284,23 +284,23 @@ class ReplaySocket(Closing):
     async def _time(self, _request: web.Request) -> web.Response:
         return web.json_response({"serverTime": int(self._clock() * 1000)})
 
-    async def _tell(self) -> None:
+    async def _send(self) -> None:
         while not any(one.subscriptions.by_symbol for one in self._server.connections):
             await asyncio.sleep(TICK_S)
         await asyncio.sleep(self._begin_after_s)
-        teller = Teller()
-        known = [name for name in COLUMNS if name in self._replay.column_names]
-        async with contextlib.aclosing(self._replay.abatches(ROWS, columns=known)) as batches:
+        encoder = FrameEncoder()
+        columns = [name for name in COLUMNS if name in self._replay.column_names]
+        async with contextlib.aclosing(self._replay.abatches(ROWS, columns=columns)) as batches:
             async for batch in batches:
-                for events in teller.events(batch):
+                for events in encoder.events(batch):
                     for connection in list(self._server.connections):
                         connection.publish(events)
-                    self._told += events.count
+                    self._sent += events.count
                 await self._until_taken()
 
-    def _ended(self, telling: asyncio.Task[None]) -> None:
-        if not telling.cancelled():
-            self._error = telling.exception()
+    def _ended(self, sending: asyncio.Task[None]) -> None:
+        if not sending.cancelled():
+            self._error = sending.exception()
             self._over.set()
         if self._error is not None:
             self._server.close_all(WSCloseCode.INTERNAL_ERROR, "the replay ended early")

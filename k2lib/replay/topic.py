@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from k2lib.errors import QueryError
 from k2lib.kafka.producer import SLICE_ROWS, BatchProducer
-from k2lib.replay.batches import Batch
+from k2lib.replay.events import Batch
 from k2lib.replay.player import Replay
 from k2lib.replay.records import Gap
 from k2lib.schema.identity import message_id
@@ -59,11 +59,11 @@ def _rows(batch: Batch) -> pa.Table:
 
 
 def _gap_rows(rows: pa.RecordBatch) -> pa.Table:
-    told = [_told(Gap(**row)) for row in rows.to_pylist()]
-    return pa.Table.from_pylist(told, schema=GAP.arrow)
+    records = [_gap_record(Gap(**row)) for row in rows.to_pylist()]
+    return pa.Table.from_pylist(records, schema=GAP.arrow)
 
 
-def _told(gap: Gap) -> dict[str, object]:
+def _gap_record(gap: Gap) -> dict[str, object]:
     gap_id = message_id(gap.exchange, gap.symbol, str(gap.from_id))
     return {
         "message_id": message_id(gap_id, "0"),

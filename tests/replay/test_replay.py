@@ -30,12 +30,19 @@ from k2lib.kafka.embedded import EmbeddedBroker
 from k2lib.query.engine import Engine
 from k2lib.query.request import InstrumentFilter
 from k2lib.replay import Gap, Quote, Replay, Trade
+from k2lib.replay.events import merge_events
 from k2lib.replay.gaps import absent, pieces
-from k2lib.replay.lanes import Lane, in_file, in_table, of_tail, times_us
-from k2lib.replay.merge import Run, spans
 from k2lib.replay.plan import TABLE_OF, make_plan
-from k2lib.replay.records import Maker
-from k2lib.replay.weave import weave
+from k2lib.replay.records import RecordBuilder
+from k2lib.replay.series import (
+    InstrumentSeries,
+    SortedRun,
+    in_file,
+    in_table,
+    of_tail,
+    spans,
+    times_us,
+)
 from k2lib.schema.records import QUOTE, TRADE
 
 START, END = at(-200_000), at(200_000)
@@ -131,7 +138,7 @@ def test_runs_are_merged_to_the_rows_sorted(drawn: list[Drawn], part: int) -> No
     pairs = [(kind, names) for names in sorted(INSTRUMENTS) for kind in TABLE_OF]
     runs = []
     for place, (kind, names) in enumerate(pairs):
-        lane = Lane(kind, wanted[names], place)
+        lane = InstrumentSeries(kind, wanted[names], place)
         for file in range(3):
             some = [
                 drawn_row(number, one)
@@ -141,10 +148,10 @@ def test_runs_are_merged_to_the_rows_sorted(drawn: list[Drawn], part: int) -> No
             if some:
                 found = of_tail(rows_table(some, TABLE_OF[kind]), lane, SCHEMAS[kind])
                 since = int(times_us(found).min())
-                runs.append(Run(lane, since, partial(in_table, found, rows=part)))
-    maker = Maker()
-    woven = [weave(parts, []) for parts in spans(runs)]
-    records = [one for each in woven for _, some in each.records(maker, 7) for one in some]
+                runs.append(SortedRun(lane, since, partial(in_table, found, rows=part)))
+    builder = RecordBuilder()
+    woven = [merge_events(parts, []) for parts in spans(runs)]
+    records = [one for each in woven for _, some in each.records(builder, 7) for one in some]
     assert told(records) == expected(drawn)
 
 
@@ -391,7 +398,7 @@ def test_a_batch_has_the_schema_of_its_table(catalog: Catalog, engine: Engine) -
 def test_a_file_of_an_older_schema_has_null_where_it_has_no_column(tmp_path: Path) -> None:
     path = tmp_path / "old.parquet"
     pq.write_table(rows_table([trade(2), trade(1)]).drop(["platform_sequence"]), path)
-    lane = Lane("trades", InstrumentFilter("BHP", "ASX", start=START, end=END), 0)
+    lane = InstrumentSeries("trades", InstrumentFilter("BHP", "ASX", start=START, end=END), 0)
     [found] = in_file(
         lane, str(path), io=PyArrowFileIO(), schema=TRADE.arrow, rows=10, with_ids=True
     )

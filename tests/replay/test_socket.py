@@ -132,12 +132,12 @@ def test_it_begins_with_the_first_subscription(catalog: Catalog, engine: Engine)
     append(catalog, [bitcoin(number) for number in range(5)])
     with ReplaySocket(played(engine)) as socket, listening(socket, "/ws") as ws:
         assert asked(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})["result"] == []
-        assert socket.told == 0
+        assert socket.sent == 0
         subscribe = {"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 2}
         assert asked(ws, subscribe) == {"result": None, "id": 2}
         assert [one["t"] for one in received(ws, 5)] == list(range(5))
         assert socket.wait(PATIENCE_S)
-        assert socket.told == 5
+        assert socket.sent == 5
 
 
 def test_an_asx_trade_has_the_count_of_its_symbol_as_id(catalog: Catalog, engine: Engine) -> None:
@@ -154,7 +154,7 @@ def test_the_replay_waits_for_a_slow_client_and_leaves_nothing_out(
     count = 60_000
     append(catalog, [bitcoin(number, timestamp=at(number / 1000)) for number in range(count)])
     with ReplaySocket(played(engine)) as socket, listening(socket) as ws:
-        wait_until(lambda: socket.told > 0)
+        wait_until(lambda: socket.sent > 0)
         # What no buffer holds is not told before the client reads.
         assert not socket.wait(0.5)
         assert [one["t"] for one in received(ws, count)] == list(range(count))

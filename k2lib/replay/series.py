@@ -1,6 +1,6 @@
-"""One instrument's rows in one file of a table, or in memory: in order, a part at a time."""
+"""One instrument's rows of one kind: read from files in order, and merged with the others."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,6 +20,7 @@ from k2lib.schema.records import EVENT_ORDER
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Bounds = tuple[Any, Any]
+SeriesRows = tuple["InstrumentSeries", pa.Table]
 Parts = Generator[pa.Table, None, None]
 # Few texts, many times: read as codes of their distinct texts.
 CODED: Final = ("symbol", "exchange", "asset_class", "currency", "side")
@@ -29,12 +30,12 @@ MICROSECOND: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
-class Lane:
+class InstrumentSeries:
     """One instrument's records of one kind; `place` is its rank among those of one moment."""
 
     kind: str
-    wanted: InstrumentFilter
-    place: int
+    instrument: InstrumentFilter
+    rank: int
 
 
 def micros(moment: datetime) -> int:
@@ -49,7 +50,7 @@ def times_us(rows: pa.Table) -> Int64s:
 
 
 def in_file(
-    lane: Lane, path: str, *, io: FileIO, schema: pa.Schema, rows: int, with_ids: bool
+    series: InstrumentSeries, path: str, *, io: FileIO, schema: pa.Schema, rows: int, with_ids: bool
 ) -> Parts:
     """Yield a lane's rows of a file by event time, at most so many at once.
 
@@ -62,7 +63,7 @@ def in_file(
     """
     with closing(io.new_input(path).open()) as stream:
         coded = [name for name in CODED if name in schema.names]
-        file = _File(pq.ParquetFile(stream, read_dictionary=coded), lane, rows)
+        file = _File(pq.ParquetFile(stream, read_dictionary=coded), series, rows)
         spared = () if with_ids or not file.is_counted() else ("message_id",)
         names = [name for name in schema.names if name not in spared]
         parts = (_shaped(part, schema) for part in file.parts(names))
@@ -74,13 +75,13 @@ def in_file(
 
 def in_table(found: pa.Table, *, rows: int) -> Parts:
     """Yield a lane's rows, held in memory in any order, as `in_file` does."""
-    whole = in_lane_order(found)
+    whole = in_event_order(found)
     yield from (whole.slice(at, rows) for at in range(0, whole.num_rows, rows))
 
 
-def of_tail(tail: pa.Table, lane: Lane, schema: pa.Schema) -> pa.Table:
+def of_tail(tail: pa.Table, series: InstrumentSeries, schema: pa.Schema) -> pa.Table:
     """Return a lane's rows of a tail, with the columns as `in_file` returns them."""
-    kept = tail.filter(pa.array(_wanted(tail, lane.wanted)))
+    kept = tail.filter(pa.array(_instrument(tail, series.instrument)))
     for name in (name for name in CODED if name in kept.column_names):
         coded = kept[name].dictionary_encode()
         kept = kept.set_column(kept.column_names.index(name), name, coded)
@@ -95,7 +96,7 @@ def one_chunk(parts: Sequence[pa.Table]) -> pa.Table:
     return whole.unify_dictionaries().combine_chunks()
 
 
-def in_lane_order(rows: pa.Table) -> pa.Table:
+def in_event_order(rows: pa.Table) -> pa.Table:
     """Return one instrument's rows of one kind in the order of events.
 
     Only rows of one moment are looked at closer than their time.
@@ -129,14 +130,14 @@ def _numbers(rows: pa.Table, name: str) -> Int64s:
     return numbers
 
 
-def _wanted(rows: pa.Table, wanted: InstrumentFilter) -> Bools:
+def _instrument(rows: pa.Table, instrument: InstrumentFilter) -> Bools:
     times = times_us(rows)
-    kept: Bools = pc.equal(rows["symbol"], wanted.symbol).to_numpy()
-    kept = kept & pc.equal(rows["exchange"], wanted.exchange).to_numpy()
-    if wanted.start is not None:
-        kept &= times >= micros(wanted.start)
-    if wanted.end is not None:
-        kept &= times < micros(wanted.end)
+    kept: Bools = pc.equal(rows["symbol"], instrument.symbol).to_numpy()
+    kept = kept & pc.equal(rows["exchange"], instrument.exchange).to_numpy()
+    if instrument.start is not None:
+        kept &= times >= micros(instrument.start)
+    if instrument.end is not None:
+        kept &= times < micros(instrument.end)
     return kept
 
 
@@ -157,26 +158,26 @@ def _coded(field: pa.Field) -> pa.DataType:
 class _File:
     """A Parquet file as one lane sees it: the row groups that can hold rows of it."""
 
-    def __init__(self, file: pq.ParquetFile, lane: Lane, rows: int) -> None:
+    def __init__(self, file: pq.ParquetFile, series: InstrumentSeries, rows: int) -> None:
         self._file = file
-        self._wanted = lane.wanted
+        self._instrument = series.instrument
         self._rows = rows
         leaves = (file.metadata.schema.column(one) for one in range(file.metadata.num_columns))
         self._names = set(file.schema_arrow.names)
-        self._leaf = {leaf.path: place for place, leaf in enumerate(leaves)}
+        self._leaf = {leaf.path: rank for rank, leaf in enumerate(leaves)}
         self._groups = [one for one in range(file.num_row_groups) if self._may_hold(one)]
 
     def parts(self, names: Sequence[str]) -> Iterator[pa.Table]:
         """Yield the rows wanted, in the order of the file."""
         for group in self._groups:
             only = self._holds_only(group)
-            asked = {*names, *(() if only else NAMED_BY)} & self._names
+            columns = {*names, *(() if only else NAMED_BY)} & self._names
             for batch in self._file.iter_batches(
-                self._rows, row_groups=[group], columns=list(asked), use_threads=False
+                self._rows, row_groups=[group], columns=list(columns), use_threads=False
             ):
                 part = pa.Table.from_batches([batch])
                 if not only:
-                    part = part.filter(pa.array(_wanted(part, self._wanted)))
+                    part = part.filter(pa.array(_instrument(part, self._instrument)))
                 if part.num_rows:
                     yield part
 
@@ -196,23 +197,23 @@ class _File:
         return True
 
     def _may_hold(self, group: int) -> bool:
-        wanted = self._wanted
+        instrument = self._instrument
         low, high = self._bounds(group, "symbol")
         first, last = self._bounds(group, "timestamp")
         return (
-            (low is None or low <= wanted.symbol <= high)
-            and (wanted.start is None or last is None or last >= wanted.start)
-            and (wanted.end is None or first is None or first < wanted.end)
+            (low is None or low <= instrument.symbol <= high)
+            and (instrument.start is None or last is None or last >= instrument.start)
+            and (instrument.end is None or first is None or first < instrument.end)
         )
 
     def _holds_only(self, group: int) -> bool:
-        wanted = self._wanted
+        instrument = self._instrument
         first, last = self._bounds(group, "timestamp")
         return (
-            self._bounds(group, "symbol") == (wanted.symbol, wanted.symbol)
-            and self._bounds(group, "exchange") == (wanted.exchange, wanted.exchange)
-            and (wanted.start is None or (first is not None and first >= wanted.start))
-            and (wanted.end is None or (last is not None and last < wanted.end))
+            self._bounds(group, "symbol") == (instrument.symbol, instrument.symbol)
+            and self._bounds(group, "exchange") == (instrument.exchange, instrument.exchange)
+            and (instrument.start is None or (first is not None and first >= instrument.start))
+            and (instrument.end is None or (last is not None and last < instrument.end))
         )
 
     def _bounds(self, group: int, name: str) -> Bounds:
@@ -226,3 +227,111 @@ class _File:
         return (
             None if leaf is None else self._file.metadata.row_group(group).column(leaf).statistics
         )
+
+
+FOREVER: Final = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class SortedRun:
+    """Where rows of a lane stand by event time: none is before `since_us`."""
+
+    series: InstrumentSeries
+    since_us: int
+    read: Callable[[], Parts]
+
+
+class _Head:
+    """What was read of a run and not yet given; one part is read ahead, to know the last one."""
+
+    def __init__(self, run: SortedRun) -> None:
+        self.series = run.series
+        self.parts = run.read()
+        self.rows: pa.Table | None = None
+        self.times: Int64s = np.empty(0, np.int64)
+        self._ahead = next(self.parts, None)
+        self.grow()
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of the run is read."""
+        return self._ahead is None
+
+    @property
+    def limit(self) -> int:
+        """Before this moment, no row is still to be read."""
+        return FOREVER if self.ended else int(self.times[-1])
+
+    def grow(self) -> None:
+        """Hold one more part."""
+        part, self._ahead = self._ahead, next(self.parts, None)
+        if part is not None:
+            self.rows = part if self.rows is None else pa.concat_tables([self.rows, part])
+            self.times = np.concatenate([self.times, times_us(part)])
+
+    def take(self, horizon: int) -> pa.Table | None:
+        """Give the rows before a moment."""
+        count = int(np.searchsorted(self.times, horizon))
+        if self.rows is None or not count:
+            return None
+        taken, self.times = self.rows.slice(0, count), self.times[count:]
+        self.rows = self.rows.slice(count) if len(self.times) else None
+        return taken
+
+
+def spans(
+    runs: Sequence[SortedRun],
+) -> Generator[list[SeriesRows], None, None]:
+    """Yield the rows of all runs in spans of time, one after the other.
+
+    Only the runs that have rows of the moment are open, each with a part or two in memory.
+
+    Returns:
+        The lanes that have rows of a span, by their place, and the rows of each in its order.
+    """
+    unopened = sorted(runs, key=lambda run: run.since_us, reverse=True)
+    heads: list[_Head] = []
+    try:
+        while heads or unopened:
+            _open_due(heads, unopened)
+            horizon = min(
+                min((head.limit for head in heads), default=FOREVER),
+                unopened[-1].since_us if unopened else FOREVER,
+            )
+            taken = [(head.series, head.take(horizon)) for head in heads]
+            some = [(series, rows) for series, rows in taken if rows is not None]
+            if some:
+                yield _by_series(some)
+            _refill(heads, horizon)
+    finally:
+        for head in heads:
+            head.parts.close()
+
+
+def _open_due(heads: list[_Head], unopened: list[SortedRun]) -> None:
+    while unopened and unopened[-1].since_us <= _earliest(heads):
+        head = _Head(unopened.pop())
+        if head.rows is not None:
+            heads.append(head)
+
+
+def _earliest(heads: Sequence[_Head]) -> int:
+    return min((int(head.times[0]) for head in heads), default=FOREVER)
+
+
+def _refill(heads: list[_Head], horizon: int) -> None:
+    for head in list(heads):
+        if not head.ended and (head.rows is None or head.limit == horizon):
+            head.grow()
+        if head.rows is None:
+            heads.remove(head)
+
+
+def _by_series(
+    taken: Sequence[SeriesRows],
+) -> list[SeriesRows]:
+    all_series = {series.rank: series for series, _ in taken}
+    return [
+        (series, in_event_order(pa.concat_tables([rows for one, rows in taken if one is series])))
+        for _, series in sorted(all_series.items())
+    ]
