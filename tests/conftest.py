@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 from support.kafkas import emptied
+from support.once import once
 from support.paths import CACHE
 
 from k2lib import K2
@@ -50,8 +51,7 @@ def asx_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of ASX files: the one that `ASX_SAMPLE` names, else a generated one."""
     if ASX_SAMPLE:
         return Path(ASX_SAMPLE).resolve(strict=True)
-    folder = tmp_path_factory.mktemp("asx")
-    write_samples(folder)
+    folder, _ = once(tmp_path_factory, "asx", write_samples)
     return folder
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat import NotebookNode
+from support.once import once
 from support.pages import FROM_THE_NET, KEPT
 
 from k2lib.cli.demo_report import DemoReport, FileFigures, print_demo, run_demo
@@ -41,14 +42,17 @@ FIGURES = FileFigures(
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """Run `k2 demo` on a small folder that has one broken line."""
-    folder = tmp_path_factory.mktemp("demo")
+    return once(tmp_path_factory, "demo", _run_demo)
+
+
+def _run_demo(folder: Path) -> subprocess.CompletedProcess[str]:
     write_samples(folder / "asx", trades_per_day=300)
     with next((folder / "asx" / "quotes").glob("*.csv")).open("a") as quotes:
         quotes.write("a broken line\n")
     command = [K2, "demo", "--asx", "asx", "--build", "built"]
     (folder / "user").mkdir()
     of_user = os.environ | {"HOME": str(folder / "user")}
-    return folder, subprocess.run(command, cwd=folder, env=of_user, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env=of_user, capture_output=True, text=True)
 
 
 def _ran(folder: Path, name: str) -> NotebookNode:
