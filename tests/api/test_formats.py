@@ -22,7 +22,7 @@ from support.asx_csv import told
 from support.lake_rows import append, quote, trade
 
 from k2lib import K2
-from k2lib.api.responses.formats import FORMATS, MEDIA_TYPES, choose_format, encode
+from k2lib.api.responses.formats import FORMATS, MAX_ACCEPT, MEDIA_TYPES, choose_format, encode
 from k2lib.schema.records import TRADE
 
 ODD = {"plain": "0", "quoted": 'a "b", c', "line": "x\ny\u2028", "wide": "Ünï 😀", "empty": ""}
@@ -158,6 +158,13 @@ def test_no_acceptable_format_is_told_with_those_there_are(accept: str) -> None:
         choose_format(None, accept)
     assert refused.value.status_code == 406
     assert "text/csv (or format=csv)" in refused.value.detail
+
+
+def test_only_the_beginning_of_a_long_accept_header_is_parsed() -> None:
+    blanks = " " * MAX_ACCEPT
+    assert choose_format(None, f"text/csv,{blanks}") == "csv"
+    with pytest.raises(HTTPException):
+        choose_format(None, f"image/png,{blanks},text/csv")
 
 
 @given(st.text())
