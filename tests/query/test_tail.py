@@ -216,7 +216,7 @@ def test_offsets_that_are_no_records_hold_up_no_answer(on_services: Reading) -> 
     client.commit_transaction()
     # The broker ends a transaction after it said so.
     marks = HighWatermarks(on_services.kafka.cluster, timeout_s=PATIENCE_S)
-    wait_until(lambda: 2 in marks.ends(lambda topic: True).values())
+    wait_until(lambda: 2 in marks.read(lambda topic: True).values())
     seen = asked(on_services.tail())
     assert numbers(seen.rows) == [1] and complete(seen)
 
