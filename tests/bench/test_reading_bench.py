@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def asked(kind: str) -> Question:
+def question_of(kind: str) -> Question:
     """Return the question of a kind about the last day."""
     day = lake_of.day_of(ROWS, rows_a_day=ROWS_A_DAY)
     return next(one for one in questions(day) if one.kind == kind)
@@ -52,13 +52,13 @@ def files_read(home: Path, question: Question) -> int:
 def test_all_ways_answer_the_same(home: Path, kind: str) -> None:
     with ExitStack() as stack:
         ways = open_ways(stack, home)
-        check_same({name: way.answer(asked(kind)) for name, way in ways.items()})
+        check_same({name: way.answer(question_of(kind)) for name, way in ways.items()})
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_reads_no_file_of_the_other_days(home: Path, kind: str) -> None:
     newest = -(-FIRST_ROWS // ROWS_A_DAY)
-    assert 1 <= files_read(home, asked(kind)) <= (newest if kind == LAST else 1)
+    assert 1 <= files_read(home, question_of(kind)) <= (newest if kind == LAST else 1)
 
 
 def test_generated_lake_has_every_trade_once(home: Path) -> None:
@@ -71,7 +71,7 @@ def test_generated_lake_has_every_trade_once(home: Path) -> None:
 
 
 def test_the_server_answers_what_the_benchmark_asks(home: Path) -> None:
-    paths = (path_of(asked(kind)) for kind in (LAST, BARS))
+    paths = (path_of(question_of(kind)) for kind in (LAST, BARS))
     with serving(home) as server:
         answers = asyncio.run(at_rate(server.url, paths, seconds=1.0, rate=2.0))
     assert answers.failed == []
@@ -79,6 +79,6 @@ def test_the_server_answers_what_the_benchmark_asks(home: Path) -> None:
 
 
 def test_each_hybrid_answer_is_complete(tmp_path: Path) -> None:
-    seen = hybrid.measure(tmp_path / "home", seconds=3.0, rate=500.0)
-    assert seen.answers > 1
-    assert seen.rows > 0
+    found = hybrid.measure(tmp_path / "home", seconds=3.0, rate=500.0)
+    assert found.answers > 1
+    assert found.rows > 0

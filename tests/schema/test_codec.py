@@ -169,8 +169,8 @@ def test_bytes_equal_those_of_fastavro_for_every_row_of_the_sample(
     sample: list[tuple[RecordSchema, pa.Table]],
 ) -> None:
     for schema, rows in sample:
-        wanted = [header(7) + fastavro_body(row, schema) for row in records(rows)]
-        assert messages_of(rows, schema) == wanted, schema.name
+        expected = [header(7) + fastavro_body(row, schema) for row in records(rows)]
+        assert messages_of(rows, schema) == expected, schema.name
 
 
 def test_every_row_of_the_sample_is_read_back(
@@ -212,8 +212,8 @@ def test_any_table_is_read_back_as_it_was(schema: RecordSchema, data: st.DataObj
 @settings(max_examples=20)
 def test_any_bytes_equal_those_of_fastavro(schema: RecordSchema, data: st.DataObject) -> None:
     table = data.draw(tables(schema))
-    wanted = [header(7) + fastavro_body(row, schema) for row in records(table)]
-    assert messages_of(table, schema) == wanted
+    expected = [header(7) + fastavro_body(row, schema) for row in records(table)]
+    assert messages_of(table, schema) == expected
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_nothing_in_is_nothing_out(schema: RecordSchema) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"price": None}, "price is null"),
         ({"trade_conditions": ["0", None]}, "trade_conditions is null"),
@@ -239,9 +239,9 @@ def test_nothing_in_is_nothing_out(schema: RecordSchema) -> None:
         ({"side": "HOLD"}, "'HOLD'"),
     ],
 )
-def test_a_row_that_the_schema_cannot_hold_is_refused(changed: Record, told: str) -> None:
+def test_a_row_that_the_schema_cannot_hold_is_refused(changed: Record, message: str) -> None:
     rows = [GOOD, GOOD | changed]
-    with pytest.raises(RecordError, match=f"trade_v2: .*{told}"):
+    with pytest.raises(RecordError, match=f"trade_v2: .*{message}"):
         encode(batch_of(rows), TRADE, schema_id=7)
 
 
@@ -346,9 +346,9 @@ def mutated(message: bytes, draw: random.Random) -> bytes:
     """Damage a message in one to four places: other bytes, more, fewer, or cut off."""
     damaged = bytearray(message)
     for _ in range(draw.randint(1, 4)):
-        place = draw.randrange(len(damaged) + 1)
-        end = draw.choice([place, place + 1, place + draw.randint(1, 9), len(damaged)])
-        damaged[place:end] = draw.randbytes(draw.choice([0, 1, draw.randint(1, 12)]))
+        begin = draw.randrange(len(damaged) + 1)
+        end = draw.choice([begin, begin + 1, begin + draw.randint(1, 9), len(damaged)])
+        damaged[begin:end] = draw.randbytes(draw.choice([0, 1, draw.randint(1, 12)]))
     return bytes(damaged)
 
 
@@ -377,11 +377,11 @@ def test_damage_is_read_or_refused_as_fastavro_does_and_costs_no_neighbour(
 ) -> None:
     good = SAMPLES[schema.name]
     whole = header(7) + fastavro_body(good, schema)
-    seen = set()
+    counts = set()
     for bad in damaged(schema, 600):
         read, refused = decoded([whole, bad, whole], schema)
         alone, alone_refused = decoded([b"", bad], schema)
         assert (read[0], read[-1], len(read) + len(refused)) == (good, good, 3)
         assert read[1:-1] == alone and len(refused) + 1 == len(alone_refused)
-        seen.add(len(refused))
-    assert seen == {0, 1}
+        counts.add(len(refused))
+    assert counts == {0, 1}

@@ -174,8 +174,8 @@ def test_arrow_types_are_native() -> None:
 
 @pytest.mark.parametrize("schema", STORED, ids=lambda schema: schema.name)
 def test_arrow_keeps_order_and_nullability(schema: RecordSchema) -> None:
-    wanted = [(field.name, field.nullable) for field in schema.fields]
-    assert [(field.name, field.nullable) for field in schema.arrow] == wanted
+    expected = [(field.name, field.nullable) for field in schema.fields]
+    assert [(field.name, field.nullable) for field in schema.arrow] == expected
 
 
 def test_iceberg_types_are_native() -> None:
@@ -189,8 +189,8 @@ def test_iceberg_types_are_native() -> None:
 
 @pytest.mark.parametrize("schema", STORED, ids=lambda schema: schema.name)
 def test_iceberg_carries_the_docs_and_nullability_over(schema: RecordSchema) -> None:
-    wanted = [(f.name, f.doc, not f.nullable) for f in schema.fields]
-    assert [(f.name, f.doc, f.required) for f in schema.iceberg.fields] == wanted
+    expected = [(f.name, f.doc, not f.nullable) for f in schema.fields]
+    assert [(f.name, f.doc, f.required) for f in schema.iceberg.fields] == expected
     assert all(f.doc for f in schema.fields)
 
 
@@ -248,9 +248,11 @@ def test_an_incompatible_change_is_refused_by_field_and_reason(
 ) -> None:
     with pytest.raises(SchemaError) as caught:
         check_compatible(changed(TRADE, change).text, TRADE.text, subject="table trades_v2")
-    told = str(caught.value)
-    assert told.startswith(f"table trades_v2: the schema is not backward compatible: field {field}")
-    assert reason in told and told.count("field ") - told.count("reader field ") == 2
+    message = str(caught.value)
+    assert message.startswith(
+        f"table trades_v2: the schema is not backward compatible: field {field}"
+    )
+    assert reason in message and message.count("field ") - message.count("reader field ") == 2
 
 
 def test_every_refused_field_is_named() -> None:

@@ -45,8 +45,8 @@ def _as_v1(path: Path, name: str) -> list[dict[str, Any]]:
         rows = list(csv.reader(lines))[:ROWS]
     fields = _trade_fields if name == "trade_v1" else _quote_fields
     return [
-        _through_avro({**head, "sequence_number": place, **fields(row)}, schema)
-        for place, row in enumerate(rows)
+        _through_avro({**head, "sequence_number": number, **fields(row)}, schema)
+        for number, row in enumerate(rows)
     ]
 
 
@@ -84,15 +84,15 @@ def _quote_fields(row: list[str]) -> dict[str, Any]:
     }
 
 
-def _places(records: list[dict[str, Any]]) -> list[int]:
+def _copy_numbers(records: list[dict[str, Any]]) -> list[int]:
     """Number equal records 0, 1, …, which is what v1 did not keep."""
-    seen: Counter[str] = Counter()
-    places = []
+    copies: Counter[str] = Counter()
+    numbers = []
     for record in records:
         key = str({name: value for name, value in record.items() if name != "sequence_number"})
-        places.append(seen[key])
-        seen[key] += 1
-    return places
+        numbers.append(copies[key])
+        copies[key] += 1
+    return numbers
 
 
 def _without(record: dict[str, Any]) -> dict[str, Any]:
@@ -103,8 +103,8 @@ def _without(record: dict[str, Any]) -> dict[str, Any]:
 def test_converted_trades_are_the_loaded_ones_without_isin(asx_sample: Path) -> None:
     path = _busiest(asx_sample, "trades")
     records = _as_v1(path, "trade_v1")
-    numbered = zip(records, _places(records), strict=True)
-    converted = [trade_v2(record, k=place) for record, place in numbered]
+    numbered = zip(records, _copy_numbers(records), strict=True)
+    converted = [trade_v2(record, k=number) for record, number in numbered]
     assert [_without(one) for one in converted] == [_without(one) for one in _loaded(path)]
 
 
@@ -116,7 +116,7 @@ def test_converted_quotes_are_the_loaded_ones_without_isin(asx_sample: Path) -> 
 
 def test_equal_trades_become_one_without_their_place(asx_sample: Path) -> None:
     records = _as_v1(_busiest(asx_sample, "trades"), "trade_v1")
-    distinct = sum(place == 0 for place in _places(records))
+    distinct = sum(number == 0 for number in _copy_numbers(records))
     assert len({trade_v2(record)["message_id"] for record in records}) == distinct < len(records)
 
 

@@ -94,12 +94,12 @@ def test_a_month_holds_its_days(exchange: OfflineExchange) -> None:
 
 def test_the_checksum_is_that_of_the_file(exchange: OfflineExchange) -> None:
     content = get(exchange, path()).content
-    told = get(exchange, path() + ".CHECKSUM").text
-    assert told == f"{hashlib.sha256(content).hexdigest()}  BTCUSDT-trades-2026-01-01.zip\n"
+    checksum = get(exchange, path() + ".CHECKSUM").text
+    assert checksum == f"{hashlib.sha256(content).hexdigest()}  BTCUSDT-trades-2026-01-01.zip\n"
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "missing",
     [
         path(day="2026-01-03"),
         path(day="2026-02-30"),
@@ -110,8 +110,8 @@ def test_the_checksum_is_that_of_the_file(exchange: OfflineExchange) -> None:
         "/data/spot/daily/../secret",
     ],
 )
-def test_what_is_not_in_the_archive_is_not_found(exchange: OfflineExchange, wanted: str) -> None:
-    assert get(exchange, wanted).status_code == 404
+def test_what_is_not_in_the_archive_is_not_found(exchange: OfflineExchange, missing: str) -> None:
+    assert get(exchange, missing).status_code == 404
 
 
 def test_a_checksum_can_be_wrong_for_a_while(exchange: OfflineExchange) -> None:
@@ -144,8 +144,8 @@ def test_written_files_are_those_of_the_exchange(tmp_path: Path, exchange: Offli
     for kind in ("trades", "aggTrades"):
         written = write_archive(tmp_path, "BTCUSDT", DAY, kind=kind, rate=0.02)
         assert written.read_bytes() == get(exchange, path(kind=kind)).content
-        told = written.with_name(f"{written.name}.CHECKSUM").read_text()
-        assert told == get(exchange, path(kind=kind) + ".CHECKSUM").text
+        checksum = written.with_name(f"{written.name}.CHECKSUM").read_text()
+        assert checksum == get(exchange, path(kind=kind) + ".CHECKSUM").text
 
 
 @pytest.mark.parametrize("kind", ["trades", "aggTrades"])

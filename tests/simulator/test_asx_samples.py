@@ -64,12 +64,12 @@ def percent(hits: Iterable[Any], total: int) -> float:
 
 
 def repeat_distances(rows: list[Row]) -> list[int]:
-    seen: dict[tuple[str, ...], int] = {}
+    last_at: dict[tuple[str, ...], int] = {}
     distances = []
-    for place, row in enumerate(map(tuple, rows)):
-        if row in seen:
-            distances.append(place - seen[row])
-        seen[row] = place
+    for number, row in enumerate(map(tuple, rows)):
+        if row in last_at:
+            distances.append(number - last_at[row])
+        last_at[row] = number
     return distances
 
 
@@ -236,8 +236,8 @@ def test_buyers_are_rare_and_read_like_a_price_a_tick_away(large: SampleSummary)
 
 def test_prices_have_three_decimals_in_one_of_twelve(large: SampleSummary) -> None:
     trades = trades_of(large)
-    places = [len(row[2].split(".")[1]) for row in trades]
-    assert 100 * places.count(3) / len(trades) == pytest.approx(8.3, abs=1.5)
+    decimals = [len(row[2].split(".")[1]) for row in trades]
+    assert 100 * decimals.count(3) / len(trades) == pytest.approx(8.3, abs=1.5)
     on_market = [row for row in trades if row[5] == "" and row[4] in {"0", "2", "8"}]
     assert max(len(row[2].split(".")[1]) for row in on_market) == 2
 
@@ -347,12 +347,12 @@ def test_the_summary_equals_a_recount_by_the_csv_module(sample: SampleSummary) -
 
 
 def test_progress_adds_up_to_the_rows_written(tmp_path: Path) -> None:
-    told: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
     summary = write_samples(
-        tmp_path, trades_per_day=500, on_progress=lambda path, rows: told.update({path: rows})
+        tmp_path, trades_per_day=500, on_progress=lambda path, rows: reported.update({path: rows})
     )
-    assert told == {file.path: file.rows for file in summary.files}
-    assert told.total() == summary.rows
+    assert reported == {file.path: file.rows for file in summary.files}
+    assert reported.total() == summary.rows
 
 
 # Properties

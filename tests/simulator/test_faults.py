@@ -9,12 +9,12 @@ import httpx2
 import pytest
 from support.exchange_clients import (
     SetClock,
-    asked,
     consecutive,
     get,
     historical,
     pass_time,
     received,
+    reply_to,
     rest_of_frames,
     stream,
     trade_ids,
@@ -69,7 +69,7 @@ def test_cut_ends_the_connection_without_a_close_frame(exchange: OfflineExchange
 
 def test_cut_is_a_reset(exchange: OfflineExchange) -> None:
     with stream(exchange, "/ws") as ws:
-        asked(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
+        reply_to(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
         exchange.fault("cut")
         assert isinstance(rest_of_frames(ws)[1].__cause__, ConnectionResetError)
 
@@ -100,7 +100,7 @@ def test_shutdown_is_announced_and_then_happens(
     still: OfflineExchange, clock: SetClock, combined: bool
 ) -> None:
     with stream(still, "/stream" if combined else "/ws") as ws:
-        asked(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
+        reply_to(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
         still.fault("shutdown", s=30)
         [notice] = received(ws)
         event = {"e": "serverShutdown", "E": int(clock.now * 1000)}
@@ -167,7 +167,7 @@ def test_reorder_shuffles_and_loses_nothing(
     still: OfflineExchange, clock: SetClock, count: int
 ) -> None:
     with stream(still) as ws:
-        asked(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
+        reply_to(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
         still.fault("reorder", n=count)
         ids: list[int] = []
         while len(ids) < 500:
@@ -181,8 +181,8 @@ def test_skip_keeps_ids_from_one_hosts_streams_only(
     still: OfflineExchange, clock: SetClock
 ) -> None:
     with stream(still, host=0) as one, stream(still, host=1) as two:
-        asked(one, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
-        asked(two, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
+        reply_to(one, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
+        reply_to(two, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
         still.fault("skip", n=10, host=0)
         some, all_ids = brought(still, clock, one, 1), brought(still, clock, two, 0)
     assert all_ids[10:] == some
@@ -204,8 +204,8 @@ def test_void_ids_are_nowhere_and_told_by_the_truth(
     assert not set(historical(still, ids[0])) & void
     rows = get(still, "aggTrades", symbol="BTCUSDT", limit=1000).json()
     assert not any(row["f"] <= number <= row["l"] for row in rows for number in void)
-    told = get(still, "/control/truth").json()["BTCUSDT"]["void"]
-    assert told == [[min(void), max(void)]]
+    ranges = get(still, "/control/truth").json()["BTCUSDT"]["void"]
+    assert ranges == [[min(void), max(void)]]
 
 
 def test_burst_withholds_and_then_sends_all(still: OfflineExchange, clock: SetClock) -> None:
@@ -222,7 +222,7 @@ def test_burst_withholds_and_then_sends_all(still: OfflineExchange, clock: SetCl
 
 def test_slow_dribbles_and_loses_nothing(still: OfflineExchange, clock: SetClock) -> None:
     with stream(still) as ws:
-        asked(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
+        reply_to(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
         still.fault("slow", s=15, bytes_per_s=1000)
         clock.advance(10)
         ids = trade_ids(ws, 60)
@@ -261,7 +261,7 @@ def test_refuse_ends_after_its_time(still: OfflineExchange, clock: SetClock) -> 
 
 def test_refused_closes_the_port_for_a_while(still: OfflineExchange, clock: SetClock) -> None:
     with stream(still) as ws:
-        asked(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
+        reply_to(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
         still.fault("refused", s=5, host=0)
         wait_until(lambda: not listens(still))
         assert brought(still, clock, ws, 1)
@@ -388,7 +388,7 @@ def test_only_loopback_names_are_answered(exchange: OfflineExchange, path: str) 
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "message"),
     [
         ("nothing", {}, "there are cut, close"),
         ("skip", {"count": 3}, "it has n=10"),
@@ -405,20 +405,20 @@ def test_only_loopback_names_are_answered(exchange: OfflineExchange, path: str) 
     ],
 )
 def test_a_fault_that_cannot_be_is_an_error(
-    exchange: OfflineExchange, name: str, options: dict[str, Any], told: str
+    exchange: OfflineExchange, name: str, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         exchange.fault(name, **options)
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [((1.0, "cut", {"host": 3}), "no host 3"), ((1.0, "cutt", {}), "no fault 'cutt'")],
 )
 def test_a_script_that_cannot_be_is_an_error_at_once(
-    fault: tuple[float, str, dict[str, Any]], told: str
+    fault: tuple[float, str, dict[str, Any]], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         OfflineExchange(["BTCUSDT"], script=[fault])
 
 

@@ -87,9 +87,9 @@ def test_the_past_before_the_start_is_there(exchange: OfflineExchange) -> None:
 
 def test_stream_and_rest_tell_the_same_trade() -> None:
     with OfflineExchange(["BTCUSDT"], rate=200.0) as live, stream(live) as ws:
-        told = {row["t"]: row for row in received(ws, 50)}
-        for row in rows(live, "historicalTrades", fromId=min(told), limit=50):
-            event = told[row["id"]]
+        events = {row["t"]: row for row in received(ws, 50)}
+        for row in rows(live, "historicalTrades", fromId=min(events), limit=50):
+            event = events[row["id"]]
             assert (row["price"], row["qty"], row["time"], row["isBuyerMaker"]) == (
                 event["p"],
                 event["q"],
@@ -203,13 +203,13 @@ def test_an_unknown_endpoint_is_not_found(exchange: OfflineExchange) -> None:
 
 def test_weights_are_counted_and_told() -> None:
     with OfflineExchange(["BTCUSDT"], clock=SetClock()) as exchange:
-        asked = ("ping", "time", "exchangeInfo", "trades", "historicalTrades", "aggTrades")
-        told = [
+        names = ("ping", "time", "exchangeInfo", "trades", "historicalTrades", "aggTrades")
+        answers = [
             get(exchange, name, **({"symbol": "BTCUSDT"} if "rades" in name else {})).headers
-            for name in asked
+            for name in names
         ]
         deep = get(exchange, "depth", symbol="BTCUSDT", limit=5000).headers
-    used = [int(headers["X-MBX-USED-WEIGHT-1M"]) for headers in [*told, deep]]
+    used = [int(headers["X-MBX-USED-WEIGHT-1M"]) for headers in [*answers, deep]]
     assert used == [1, 2, 22, 47, 72, 76, 326]
 
 

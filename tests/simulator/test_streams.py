@@ -16,12 +16,12 @@ from support.exchange_clients import (
     PATIENCE_S,
     START,
     SetClock,
-    asked,
     consecutive,
     get,
     mute_pongs,
     pass_time,
     received,
+    reply_to,
     rest_of_frames,
     stream,
     trade_ids,
@@ -103,7 +103,10 @@ def test_a_quote_has_neither_name_nor_time(exchange: OfflineExchange) -> None:
 @pytest.mark.parametrize("path", ["/ws", "/stream", "/stream?timeUnit=MICROSECOND", "/ws/0"])
 def test_a_bare_connection_is_silent_until_subscribed(exchange: OfflineExchange, path: str) -> None:
     with stream(exchange, path) as ws:
-        assert asked(ws, _request("SUBSCRIBE", ["btcusdt@trade"], 7)) == {"result": None, "id": 7}
+        assert reply_to(ws, _request("SUBSCRIBE", ["btcusdt@trade"], 7)) == {
+            "result": None,
+            "id": 7,
+        }
         [message] = received(ws)
     assert message.get("data", message)["s"] == "BTCUSDT"
 
@@ -112,21 +115,25 @@ def test_unsubscribing_ends_the_stream_and_listing_tells_the_rest(
     exchange: OfflineExchange,
 ) -> None:
     with stream(exchange, BOTH) as ws:
-        assert asked(ws, _request("UNSUBSCRIBE", ["btcusdt@trade"], 1))["result"] is None
-        assert asked(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 2})["result"] == ["ethusdt@trade"]
+        assert reply_to(ws, _request("UNSUBSCRIBE", ["btcusdt@trade"], 1))["result"] is None
+        assert reply_to(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 2})["result"] == [
+            "ethusdt@trade"
+        ]
         assert {m["stream"] for m in received(ws, 20)} == {"ethusdt@trade"}
 
 
 def test_an_unknown_stream_is_accepted_and_never_sends(exchange: OfflineExchange) -> None:
     with stream(exchange, "/ws/nonexist@trade") as ws:
-        assert asked(ws, _request("SUBSCRIBE", ["BTCUSDT@trade", "btcusdt@x"], 1))["result"] is None
+        assert (
+            reply_to(ws, _request("SUBSCRIBE", ["BTCUSDT@trade", "btcusdt@x"], 1))["result"] is None
+        )
         with pytest.raises(TimeoutError):
             ws.recv(timeout=0.2)
 
 
 def test_subscribing_twice_sends_once(exchange: OfflineExchange) -> None:
     with stream(exchange) as ws:
-        asked(ws, _request("SUBSCRIBE", ["btcusdt@trade"], 1))
+        reply_to(ws, _request("SUBSCRIBE", ["btcusdt@trade"], 1))
         ids = trade_ids(ws, 50)
     assert ids == sorted(set(ids))
 
@@ -134,22 +141,22 @@ def test_subscribing_twice_sends_once(exchange: OfflineExchange) -> None:
 @pytest.mark.parametrize("name", [0, 1, 1_767_225_600_000, -5, "a" * 36, "3f2c-b1", None])
 def test_ids_are_echoed_as_they_came(exchange: OfflineExchange, name: object) -> None:
     with stream(exchange, "/ws") as ws:
-        reply = asked(ws, {"method": "LIST_SUBSCRIPTIONS", "id": name})
+        reply = reply_to(ws, {"method": "LIST_SUBSCRIPTIONS", "id": name})
     assert reply == {"result": [], "id": name}
 
 
 def test_the_combined_property_can_be_read_and_set(exchange: OfflineExchange) -> None:
     with stream(exchange, "/ws") as ws:
-        assert asked(ws, _request("GET_PROPERTY", ["combined"], 1))["result"] is False
-        assert asked(ws, _request("SET_PROPERTY", ["combined", True], 2))["result"] is None
-        asked(ws, _request("SUBSCRIBE", ["btcusdt@trade"], 3))
+        assert reply_to(ws, _request("GET_PROPERTY", ["combined"], 1))["result"] is False
+        assert reply_to(ws, _request("SET_PROPERTY", ["combined", True], 2))["result"] is None
+        reply_to(ws, _request("SUBSCRIBE", ["btcusdt@trade"], 3))
         assert received(ws)[0]["stream"] == "btcusdt@trade"
     with stream(exchange, "/stream") as ws:
-        assert asked(ws, _request("GET_PROPERTY", ["combined"], 1))["result"] is True
+        assert reply_to(ws, _request("GET_PROPERTY", ["combined"], 1))["result"] is True
 
 
 @pytest.mark.parametrize(
-    ("sent", "code", "told"),
+    ("sent", "code", "message"),
     [
         ("{oops", 3, "Invalid JSON: expected value at line 1 column 2"),
         ("[]", 2, "Invalid request: invalid type"),
@@ -167,21 +174,21 @@ def test_the_combined_property_can_be_read_and_set(exchange: OfflineExchange) ->
     ],
 )
 def test_a_wrong_request_is_answered_by_its_error(
-    exchange: OfflineExchange, sent: object, code: int, told: str
+    exchange: OfflineExchange, sent: object, code: int, message: str
 ) -> None:
     with stream(exchange, "/ws") as ws:
-        reply = asked(ws, sent)
+        reply = reply_to(ws, sent)
     assert reply["code"] == code
-    assert told in reply["msg"]
+    assert message in reply["msg"]
     assert ("id" in reply) == (code == 0)
 
 
 def test_more_streams_than_allowed_are_an_error(exchange: OfflineExchange) -> None:
     names = [f"s{number}usdt@trade" for number in range(1025)]
     with stream(exchange, "/ws") as ws:
-        assert asked(ws, _request("SUBSCRIBE", names[:1024], 1))["result"] is None
-        assert asked(ws, _request("SUBSCRIBE", names[1024:], 2))["code"] == 2
-        assert len(asked(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 3})["result"]) == 1024
+        assert reply_to(ws, _request("SUBSCRIBE", names[:1024], 1))["result"] is None
+        assert reply_to(ws, _request("SUBSCRIBE", names[1024:], 2))["code"] == 2
+        assert len(reply_to(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 3})["result"]) == 1024
 
 
 def test_six_messages_in_a_second_end_the_connection(clock: SetClock) -> None:
@@ -203,7 +210,7 @@ def test_a_ping_comes_in_time_and_a_pong_keeps_the_connection(clock: SetClock) -
     with OfflineExchange(clock=clock, rate=1.0) as exchange, stream(exchange, "/ws") as ws:
         for _ in range(8):
             clock.advance(20)
-            asked(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
+            reply_to(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
             ws.pong()
     assert clock.now == START + 160
 
@@ -212,7 +219,7 @@ def test_a_client_without_pongs_is_cut_off(clock: SetClock) -> None:
     with OfflineExchange(clock=clock, rate=1.0) as exchange, stream(exchange, "/ws") as ws:
         mute_pongs(ws)
         clock.advance(20)
-        asked(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
+        reply_to(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
         clock.advance(61)
         _, end = rest_of_frames(ws)
     assert end.rcvd is not None

@@ -146,11 +146,11 @@ def test_python_binance_streams_several_at_once(exchange: OfflineExchange) -> No
         async with python_binance(exchange) as client:
             manager = clients()[0].BinanceSocketManager(client, max_queue_size=WAITING)
             manager.STREAM_URL = exchange.ws_urls[0] + "/"
-            wanted, came = {"btcusdt@trade", "ethusdt@aggTrade"}, set[str]()
-            async with manager.multiplex_socket(sorted(wanted)) as stream:
-                while not came >= wanted:
-                    came.add((await stream.recv())["stream"])
-            return came
+            expected, received = {"btcusdt@trade", "ethusdt@aggTrade"}, set[str]()
+            async with manager.multiplex_socket(sorted(expected)) as stream:
+                while not received >= expected:
+                    received.add((await stream.recv())["stream"])
+            return received
 
     assert run(names()) == {"btcusdt@trade", "ethusdt@aggTrade"}
 
@@ -186,10 +186,10 @@ def test_ccxt_streams_trades(exchange: OfflineExchange) -> None:
 
 def test_ccxt_streams_two_symbols_over_one_connection(exchange: OfflineExchange) -> None:
     async def symbols() -> set[str]:
-        pairs, came = ["BTC/USDT", "ETH/USDT"], set[str]()
+        pairs, received = ["BTC/USDT", "ETH/USDT"], set[str]()
         async with ccxt_pro(exchange) as client:
-            while not came >= set(pairs):
-                came |= {row["symbol"] for row in await client.watch_trades_for_symbols(pairs)}
-        return came
+            while not received >= set(pairs):
+                received |= {row["symbol"] for row in await client.watch_trades_for_symbols(pairs)}
+        return received
 
     assert run(symbols()) == {"BTC/USDT", "ETH/USDT"}

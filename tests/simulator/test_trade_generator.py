@@ -1,4 +1,4 @@
-"""The trades behind the offline exchange: the same however they are asked for."""
+"""The trades behind the offline exchange: the same in any order of requests."""
 
 import dataclasses
 import time

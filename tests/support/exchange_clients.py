@@ -83,7 +83,7 @@ def rest_of_frames(ws: ClientConnection) -> tuple[list[str], ConnectionClosed]:
             return frames, end
 
 
-def asked(ws: ClientConnection, request: object) -> Any:
+def reply_to(ws: ClientConnection, request: object) -> Any:
     """Send a control message and return the reply to it."""
     ws.send(request if isinstance(request, str) else json.dumps(request))
     return next(message for message in _messages(ws) if not {"e", "stream"} & set(message))
