@@ -14,9 +14,9 @@ from pyiceberg.catalog import Catalog
 from support.exchange_clients import (
     PATIENCE_S,
     SetClock,
-    asked,
     mute_pongs,
     received,
+    reply_to,
     rest_of_frames,
 )
 from support.lake_rows import append, at, catalog_in, quote, trade
@@ -131,10 +131,10 @@ def test_symbols_of_one_connection_are_told_in_the_order_of_events(
 def test_it_begins_with_the_first_subscription(catalog: Catalog, engine: Engine) -> None:
     append(catalog, [bitcoin(number) for number in range(5)])
     with ReplaySocket(played(engine)) as socket, listening(socket, "/ws") as ws:
-        assert asked(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})["result"] == []
+        assert reply_to(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})["result"] == []
         assert socket.sent == 0
         subscribe = {"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 2}
-        assert asked(ws, subscribe) == {"result": None, "id": 2}
+        assert reply_to(ws, subscribe) == {"result": None, "id": 2}
         assert [one["t"] for one in received(ws, 5)] == list(range(5))
         assert socket.wait(PATIENCE_S)
         assert socket.sent == 5
@@ -171,7 +171,7 @@ def test_a_client_that_answers_no_ping_is_cut_off(catalog: Catalog, engine: Engi
         mute_pongs(ws)
         received(ws)
         clock.advance(20)
-        asked(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
+        reply_to(ws, {"method": "LIST_SUBSCRIPTIONS", "id": 1})
         clock.advance(61)
         _, end = rest_of_frames(ws)
     assert end.rcvd is not None
