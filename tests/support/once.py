@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +24,9 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T]) 
     with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
-            (shared / name).mkdir(exist_ok=True)
+            # What a maker left that failed or ran out of time is no start for the next one.
+            shutil.rmtree(shared / name, ignore_errors=True)
+            (shared / name).mkdir()
             value = make(shared / name)
             made.write_bytes(pickle.dumps(value))
     return shared / name, pickle.loads(made.read_bytes())
