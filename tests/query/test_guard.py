@@ -13,6 +13,7 @@ from support.lake_rows import append, catalog_in, trade
 from k2lib.errors import LimitError, QueryError
 from k2lib.query.engine import Engine
 from k2lib.query.guard import Guard
+from k2lib.query.request import ReadRequest
 
 CUT_S = 2.0
 MANY = 10**11
@@ -72,13 +73,14 @@ def test_after_a_cut_the_next_query_is_answered(catalog: Catalog, hasty: Engine)
     append(catalog, [trade(1)])
     with pytest.raises(LimitError):
         hasty.sql(ENDLESS)
-    found = in_time(lambda: hasty.trades("BHP"))
+    found = in_time(lambda: hasty.read("trades_v2", ReadRequest("BHP")).frame)
     assert found["message_id"].to_list() == ["m000001"]
 
 
 def test_instruments_and_views_are_read_under_guard(catalog: Catalog, guarded: Engine) -> None:
     append(catalog, [trade(1), trade(2)])
-    assert guarded.trades("BHP", last=1)["message_id"].to_list() == ["m000002"]
+    newest = guarded.read("trades_v2", ReadRequest("BHP", last=1)).frame
+    assert newest["message_id"].to_list() == ["m000002"]
     assert guarded.sql("SELECT sum(trades) AS n FROM bars_1m").item() == 2
 
 
