@@ -12,10 +12,10 @@ PYTHON ?=
 ASX    ?=
 PYTEST ?=
 
-# The tests wait more than they compute: more processes than cores keep two cores busy. A process
-# gets its share in the order of the files, and one that is done takes over half of another's rest.
+# The tests wait as much as they compute, so more processes than cores keep two cores busy. Tests of
+# a file share what they set up and stay together; tests/conftest.py puts the longest files first.
 QUICK  := not stack and not slow
-SPREAD := -n 5 --dist worksteal
+SPREAD := -n 4 --dist loadfile --no-loadscope-reorder
 
 VENV   := build/venv
 BIN    := $(VENV)/bin

@@ -32,6 +32,29 @@ hypothesis.settings.load_profile("k2")
 set_hypothesis_home_dir(CACHE / "hypothesis")
 
 
+# The longest files begin first, so that none of them is left alone at the end.
+LONGEST = (
+    "test_demo.py",
+    "test_feed_faults.py",
+    "test_seam.py",
+    "test_feed_chaos.py",
+    "test_services.py",
+    "test_live.py",
+    "test_feed_restart.py",
+    "test_kill.py",
+    "test_queries.py",
+    "test_reads.py",
+    "test_docs.py",
+    "test_lab.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the others stay in their order."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
+
+
 def pytest_report_header() -> str:
     """Say which ASX files this run reads."""
     if ASX_SAMPLE:

@@ -108,6 +108,7 @@ def test_dead_letters_of_the_sinks_are_waited_for(pipeline: Pipeline, settings: 
     assert letters is not None and letters.column("raw") == [b"no record"]
 
 
+@pytest.mark.slow
 def test_settling_outlasts_an_outage_of_the_catalog(
     settings: Settings, kafka_settings: dict[str, str]
 ) -> None:

@@ -177,6 +177,7 @@ def test_what_notebooks_import_is_declared_for_their_readers() -> None:
     assert not _undeclared(_imported("notebooks", "[!.]*.ipynb"), _declared("notebooks"))
 
 
+@pytest.mark.slow
 def test_what_is_declared_is_imported_or_has_a_reason() -> None:
     folders = ("k2lib", "tests", "bench")
     imported = _imported("notebooks", "[!.]*.ipynb").union(*map(_imported, folders))

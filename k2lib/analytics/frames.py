@@ -6,12 +6,13 @@ from typing import Final
 import polars as pl
 
 from k2lib.errors import QueryError
+from k2lib.schema.records import INSTRUMENT_ORDER
 
 INSTRUMENT: Final = ("exchange", "symbol")
 # Where a frame lacks some of these, equal times stay in the order in which they were given.
-TIES: Final = ("source_sequence", "platform_sequence", "message_id")
+TIES: Final = INSTRUMENT_ORDER[1:]
 RUN: Final = "instrument_run"
-PLACE: Final = "place_given"
+ROW_NUMBER: Final = "row_number"
 TIME: Final = pl.Datetime("us", "UTC")
 TYPES: Final[dict[str, pl.DataType]] = {
     "exchange": pl.String(),
@@ -72,26 +73,26 @@ def in_order(
 
     Returns:
         exchange, symbol, the time and the columns; `RUN`, the number of the instrument, from 1;
-        and `PLACE`, the place of the row in the frame as given, from 0.
+        and `ROW_NUMBER`, the number of the row in the frame as given, from 0.
     """
-    keys = frame.select(*INSTRUMENT, at=time).with_row_index(PLACE)
+    keys = frame.select(*INSTRUMENT, at=time).with_row_index(ROW_NUMBER)
     placed = _by_instrument(
         keys if keys["at"].is_sorted() else keys.sort("at", maintain_order=True)
     )
     ties = [name for name in TIES if name in frame.columns]
     if ties:
         placed = _with_ties_sorted(placed, frame.select(ties))
-    places = placed[PLACE]
+    row_numbers = placed[ROW_NUMBER]
     rows = frame.select(*INSTRUMENT, time, *columns)
-    if not places.is_sorted():
-        rows = rows[places]
-    return rows.with_columns(placed[RUN], places)
+    if not row_numbers.is_sorted():
+        rows = rows[row_numbers]
+    return rows.with_columns(placed[RUN], row_numbers)
 
 
 def add(frame: pl.DataFrame, rows: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
     """Return a frame with columns of `rows`, which are its rows in the order of `in_order`."""
-    if not rows[PLACE].is_sorted():
-        rows = rows.select(PLACE, *columns).sort(PLACE)
+    if not rows[ROW_NUMBER].is_sorted():
+        rows = rows.select(ROW_NUMBER, *columns).sort(ROW_NUMBER)
     return frame.with_columns(rows.select(columns))
 
 
@@ -101,25 +102,25 @@ def _check_column(frame: pl.DataFrame, what: str, name: str) -> None:
             f"{what} has no column {name}: give {what} with the columns of {SOURCES[what]}; "
             f"there are {', '.join(frame.columns) or 'none'}"
         )
-    found, wanted = frame.schema[name], MONEY_TYPE if name in MONEY else TYPES.get(name)
-    if wanted is not None and not _fits(found, wanted):
-        raise QueryError(f"{what}: column {name} is {found!r}: cast it to {wanted!r}")
+    found, expected = frame.schema[name], MONEY_TYPE if name in MONEY else TYPES.get(name)
+    if expected is not None and not _fits(found, expected):
+        raise QueryError(f"{what}: column {name} is {found!r}: cast it to {expected!r}")
     if name not in MAY_BE_NULL and frame[name].null_count():
         rows = frame[name].null_count()
         raise QueryError(f"{what}: column {name} is null in {rows} rows: drop those rows first")
 
 
-def _fits(found: pl.DataType, wanted: pl.DataType) -> bool:
+def _fits(found: pl.DataType, expected: pl.DataType) -> bool:
     """A decimal of scale 8 holds the same units whatever its precision."""
-    if isinstance(wanted, pl.Decimal):
-        return isinstance(found, pl.Decimal) and found.scale == wanted.scale
-    return found == wanted
+    if isinstance(expected, pl.Decimal):
+        return isinstance(found, pl.Decimal) and found.scale == expected.scale
+    return found == expected
 
 
 def _by_instrument(keys: pl.DataFrame) -> pl.DataFrame:
     """One sort by all keys would take ten times as long."""
-    groups = keys.group_by(INSTRUMENT).agg("at", PLACE).sort(INSTRUMENT).with_row_index(RUN, 1)
-    return groups.select(RUN, "at", PLACE).explode("at", PLACE, empty_as_null=False)
+    groups = keys.group_by(INSTRUMENT).agg("at", ROW_NUMBER).sort(INSTRUMENT).with_row_index(RUN, 1)
+    return groups.select(RUN, "at", ROW_NUMBER).explode("at", ROW_NUMBER, empty_as_null=False)
 
 
 def _with_ties_sorted(placed: pl.DataFrame, ties: pl.DataFrame) -> pl.DataFrame:
@@ -128,10 +129,10 @@ def _with_ties_sorted(placed: pl.DataFrame, ties: pl.DataFrame) -> pl.DataFrame:
     tied = placed.select(same.fill_null(False)).to_series()
     tied |= tied.shift(-1, fill_value=False)
     among = placed.filter(tied)
-    among = among.with_columns(ties[among[PLACE]])
+    among = among.with_columns(ties[among[ROW_NUMBER]])
     order = [RUN, "at", *ties.columns]
     if among.select(pl.struct(order)).to_series().is_sorted():
         return placed
-    among = among.sort(order, maintain_order=True).select(RUN, "at", PLACE)
+    among = among.sort(order, maintain_order=True).select(RUN, "at", ROW_NUMBER)
     spots = pl.concat([(~tied).arg_true(), tied.arg_true()])
     return pl.concat([placed.filter(~tied), among])[spots.arg_sort()]

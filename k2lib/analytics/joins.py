@@ -65,8 +65,8 @@ def with_quotes(
     )
 
 
-def _is_span(given: object, *, at_least: timedelta) -> bool:
-    return isinstance(given, timedelta) and given >= at_least
+def _is_span(value: object, *, at_least: timedelta) -> bool:
+    return isinstance(value, timedelta) and value >= at_least
 
 
 def _numbered_as(rows: pl.DataFrame, quotes: pl.DataFrame) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Who took liquidity, told from prices where the venue does not say: computed, never stored."""
+"""Who took liquidity, inferred from prices where the venue does not say: computed, never stored."""
 
 from datetime import timedelta
 
@@ -48,8 +48,8 @@ def lee_ready(
     Source: Lee and Ready (1991), "Inferring Trade Direction from Intraday Data".
     """
     rows = with_quotes(_checked(trades, keep_sides), quotes, delay=delay)
-    told = pl.coalesce(_side_of_mid(), _last_change())
-    return add(trades, rows.with_columns(sign=_sign(told, keep_sides)), ["sign"])
+    inferred = pl.coalesce(_side_of_mid(), _last_change())
+    return add(trades, rows.with_columns(sign=_sign(inferred, keep_sides)), ["sign"])
 
 
 def _checked(trades: pl.DataFrame, keep_sides: bool) -> pl.DataFrame:
@@ -61,8 +61,8 @@ def _checked(trades: pl.DataFrame, keep_sides: bool) -> pl.DataFrame:
     return in_order(trades, columns)
 
 
-def _sign(told: pl.Expr, keep_sides: bool) -> pl.Expr:
-    return (pl.coalesce(_of_side(), told) if keep_sides else told).cast(pl.Int8)
+def _sign(inferred: pl.Expr, keep_sides: bool) -> pl.Expr:
+    return (pl.coalesce(_of_side(), inferred) if keep_sides else inferred).cast(pl.Int8)
 
 
 def _of_side() -> pl.Expr:

@@ -60,12 +60,12 @@ class Ids:
         return slice(begin, max(begin, bisect_right(self.holes, high, key=itemgetter(0))))
 
     def _add_runs(self, ids: IdArray) -> npt.NDArray[np.bool_]:
-        distinct, places = np.unique(ids, return_index=True)
+        distinct, first_rows = np.unique(ids, return_index=True)
         new = np.zeros(len(ids), bool)
         for start, end in _runs(distinct):
             for low, high in self._add_run(int(distinct[start]), int(distinct[end - 1])):
                 inside = slice(*np.searchsorted(distinct, (low, high + 1)))
-                new[places[inside]] = True
+                new[first_rows[inside]] = True
         return new
 
     def _add_run(self, low: int, high: int) -> list[Hole]:

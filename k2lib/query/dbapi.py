@@ -15,6 +15,7 @@ class DbApiConnection(Closing):
     """A DB-API connection and cursor in one, as DuckDB's own is.
 
     Every statement is one read of its own: each table at one moment, with what only Kafka has.
+    DuckDB's own connection cannot serve here: its views would stay at the moment they were made.
     Nothing is written anywhere, so there is nothing to commit or to roll back.
     """
 

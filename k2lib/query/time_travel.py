@@ -37,7 +37,7 @@ def snapshots(table: Table) -> pl.DataFrame:
         of the Kafka offsets up to which it holds the topics, null where it does not say.
     """
     kept = sorted(table.metadata.snapshots, key=_age, reverse=True)
-    return pl.DataFrame([_told(one, table) for one in kept], schema=COLUMNS)
+    return pl.DataFrame([_snapshot_row(one, table) for one in kept], schema=COLUMNS)
 
 
 def resolve(table: Table, as_of: AsOf) -> int:
@@ -96,8 +96,8 @@ def _at(table: Table, moment: datetime) -> int:
 def _tagged(table: Table, tag: str) -> int:
     tags = dict(_tags(table))
     if tag not in tags:
-        known = f"its tags are {', '.join(sorted(tags))}" if tags else "it has no tags"
-        raise NotFoundError(f"as_of={tag!r}: {_name(table)} has no such tag; {known}")
+        named = f"its tags are {', '.join(sorted(tags))}" if tags else "it has no tags"
+        raise NotFoundError(f"as_of={tag!r}: {_name(table)} has no such tag; {named}")
     return tags[tag]
 
 
@@ -107,7 +107,7 @@ def _tags(table: Table) -> Iterator[tuple[str, int]]:
             yield name, ref.snapshot_id
 
 
-def _told(one: Snapshot, table: Table) -> dict[str, Any]:
+def _snapshot_row(one: Snapshot, table: Table) -> dict[str, Any]:
     summary = one.summary
     said = snapshot_properties(one)
     numbers = {

@@ -57,18 +57,21 @@ def filled_by_loop(
             }
 
 
+@pytest.mark.slow
 @given(many_trades(), st.integers(1, 5))
 def test_tick_bars_equal_the_loop(rows: list[Row], count: int) -> None:
     found = analytics.tick_bars(trades_frame(rows), count).to_dicts()
     assert found == list(filled_by_loop(rows, Decimal(count), lambda row: Decimal(1)))
 
 
+@pytest.mark.slow
 @given(many_trades(), thresholds)
 def test_volume_bars_equal_the_loop(rows: list[Row], volume: Decimal) -> None:
     found = analytics.volume_bars(trades_frame(rows), volume).to_dicts()
     assert found == list(filled_by_loop(rows, volume, lambda row: row["quantity"]))
 
 
+@pytest.mark.slow
 @given(many_trades(), thresholds)
 def test_dollar_bars_equal_the_loop(rows: list[Row], turnover: Decimal) -> None:
     def measure(row: Row) -> Decimal:
@@ -79,6 +82,7 @@ def test_dollar_bars_equal_the_loop(rows: list[Row], turnover: Decimal) -> None:
     assert found == list(filled_by_loop(rows, turnover, measure))
 
 
+@pytest.mark.slow
 @given(many_trades(), st.sampled_from([1, 60, 420, 7 * 3600, 86_399]))
 def test_time_bars_equal_the_loop(rows: list[Row], seconds: int) -> None:
     every = timedelta(seconds=seconds)
@@ -90,6 +94,7 @@ def test_time_bars_equal_the_loop(rows: list[Row], seconds: int) -> None:
     assert analytics.time_bars(trades_frame(rows), every).to_dicts() == expected
 
 
+@pytest.mark.slow
 @given(many_trades())
 def test_day_summary_equals_the_loop(rows: list[Row]) -> None:
     def day(row: Row) -> date:
@@ -132,6 +137,7 @@ def test_a_large_trade_closes_one_bar_and_counts_for_those_after_it() -> None:
     assert not analytics.volume_bars(trades_frame(rows), 100)["complete"][-1]
 
 
+@pytest.mark.slow
 @given(many_trades(), st.integers(1, 5))
 def test_only_the_last_bar_of_an_instrument_is_unfinished(rows: list[Row], count: int) -> None:
     found = analytics.tick_bars(trades_frame(rows), count)
@@ -139,6 +145,7 @@ def test_only_the_last_bar_of_an_instrument_is_unfinished(rows: list[Row], count
     assert found.filter(~last)["complete"].all()
 
 
+@pytest.mark.slow
 @given(many_trades(), thresholds)
 def test_bars_lose_nothing(rows: list[Row], volume: Decimal) -> None:
     found = analytics.volume_bars(trades_frame(rows), volume)

@@ -50,6 +50,7 @@ def pressure(quote: Row, before: Row) -> Decimal:
     )
 
 
+@pytest.mark.slow
 @given(many_quotes(), lengths)
 def test_order_flow_imbalance_equals_the_loop(rows: list[Row], every: timedelta) -> None:
     pressures = {}
@@ -80,6 +81,7 @@ def test_a_bid_that_comes_and_goes_presses_by_its_quantity() -> None:
     assert found["imbalance"].to_list() == [0, 7, 2, -9]
 
 
+@pytest.mark.slow
 @given(many_trades(), lengths)
 def test_trade_imbalance_equals_the_loop(rows: list[Row], every: timedelta) -> None:
     signed = analytics.tick_rule(trades_frame(rows))
@@ -190,6 +192,7 @@ def test_bars_of_one_start_follow_each_other_as_given() -> None:
     assert analytics.returns(bars, "simple")["return"].to_list() == [None, 1.0, 1.0]
 
 
+@pytest.mark.slow
 @given(many_trades())
 def test_bars_of_one_minute_have_returns(trades: list[Row]) -> None:
     bars = analytics.time_bars(trades_frame(trades), "1m")

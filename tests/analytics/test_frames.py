@@ -26,7 +26,7 @@ from support.documents import ROOT, quoted, rows, section
 from support.lake_rows import append, catalog_in, quote, trade
 
 from k2lib import analytics
-from k2lib.analytics.frames import PLACE, RUN, in_order
+from k2lib.analytics.frames import ROW_NUMBER, RUN, in_order
 from k2lib.errors import QueryError
 from k2lib.query.engine import Engine
 from k2lib.query.request import ReadRequest
@@ -117,6 +117,7 @@ def test_quotes_may_come_in_any_order(function: Function, rows: list[Row], seed:
     assert _is_sorted_out(function(frame), function(shuffled))
 
 
+@pytest.mark.slow
 @given(many_trades(40))
 def test_rows_are_put_in_the_order_of_events(rows: list[Row]) -> None:
     found = in_order(trades_frame(rows), ["message_id"])
@@ -125,9 +126,10 @@ def test_rows_are_put_in_the_order_of_events(rows: list[Row]) -> None:
         for run, (_, of_it) in enumerate(by_instrument(rows), start=1)
         for row in of_it
     ]
-    assert found.select(RUN, "message_id", PLACE).rows() == expected
+    assert found.select(RUN, "message_id", ROW_NUMBER).rows() == expected
 
 
+@pytest.mark.slow
 @given(many_trades())
 def test_without_their_sequences_equal_times_stay_as_given(rows: list[Row]) -> None:
     rows = [{**row, "source_sequence": None, "platform_sequence": n} for n, row in enumerate(rows)]

@@ -145,6 +145,7 @@ def test_a_quote_stands_until_the_end_of_its_day_and_not_overnight() -> None:
     assert found["spread"].to_list() == [1.0, None]
 
 
+@pytest.mark.slow
 @given(many_trades(), many_quotes(), st.sampled_from([None, *[1, 1000, 10**8]]))
 def test_quotes_in_force_equal_the_loop(
     trades: list[Row], quotes: list[Row], tolerance_ms: int | None
@@ -171,6 +172,7 @@ def test_tick_rule_equals_the_loop(rows: list[Row], keep_sides: bool) -> None:
     assert found["sign"].to_list() == _kept(rows, tick_signs(rows), keep_sides)
 
 
+@pytest.mark.slow
 @given(many_trades(), many_quotes(), spans, st.booleans())
 def test_lee_ready_equals_the_loop(
     trades: list[Row], quotes: list[Row], delay: timedelta, keep_sides: bool

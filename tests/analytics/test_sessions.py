@@ -64,6 +64,7 @@ def test_sessions_equal_the_loop(moments: list[datetime], symbol: str) -> None:
     assert found.to_list() == [session_by_loop(moment, symbol) for moment in moments]
 
 
+@pytest.mark.slow
 @given(st.lists(moments, max_size=8), st.sampled_from(sorted(OPENINGS)))
 def test_continuous_trading_keeps_what_session_says(moments: list[datetime], symbol: str) -> None:
     frame = pl.concat(

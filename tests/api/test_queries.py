@@ -78,6 +78,7 @@ def as_metrics(row: dict[str, Any]) -> dict[str, Any]:
     return {metric: row[name] for metric, name in METRICS.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group_by", "by", "every"),
     [
@@ -107,6 +108,7 @@ def test_groups_are_those_of_plain_duckdb(
     assert found == wanted
 
 
+@pytest.mark.slow
 def test_figures_of_a_span_are_those_of_its_trading_dates(
     sample: TestClient, asx_sample: Path
 ) -> None:
@@ -118,6 +120,7 @@ def test_figures_of_a_span_are_those_of_its_trading_dates(
         assert grouped(sample, **body, metrics=list(METRICS)) == [as_metrics(wanted)]
 
 
+@pytest.mark.slow
 def test_averages_of_quantity_are_exact(sample: TestClient, asx_sample: Path) -> None:
     for row in grouped(
         sample,
@@ -133,6 +136,7 @@ def test_averages_of_quantity_are_exact(sample: TestClient, asx_sample: Path) ->
         assert Decimal(row["sum_price"]) == sum(Decimal(one["price"]) for one in trades)
 
 
+@pytest.mark.slow
 def test_a_query_finds_what_meets_all_filters(sample: TestClient, asx_sample: Path) -> None:
     names = sorted({row["symbol"] for row in figures(asx_sample, by="symbol")})
     rows = [row for name in names for row in trades_of(asx_sample, name)]
@@ -355,6 +359,7 @@ def test_whatever_is_in_a_path_it_is_answered(
     problem_of(response, response.status_code)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.sampled_from(sorted(POSTS)), st.data())
 def test_whatever_is_in_a_body_it_is_answered(

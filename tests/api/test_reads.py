@@ -73,6 +73,7 @@ def test_every_field_of_every_trade_goes_from_the_file_to_http(k2: K2, asx_sampl
             assert all(one.endswith("Z") and len(one) == 27 for one in loaded)
 
 
+@pytest.mark.slow
 def test_an_answer_says_up_to_where_it_is_complete(sample: TestClient, asx_sample: Path) -> None:
     symbol = symbols_of(asx_sample)[-1]
     page = first(lambda: asked(sample, "/v1/trades", symbol=symbol), has_all_of_kafka)
@@ -85,6 +86,7 @@ def test_an_answer_says_up_to_where_it_is_complete(sample: TestClient, asx_sampl
     assert sum(ends.values()) == sum(row["trades"] for row in figures(asx_sample, by="exchange"))
 
 
+@pytest.mark.slow
 def test_the_newest_trades_come_in_the_order_of_events(
     sample: TestClient, asx_sample: Path
 ) -> None:
@@ -94,12 +96,14 @@ def test_the_newest_trades_come_in_the_order_of_events(
     assert [row["message_id"] for row in rows] == wanted
 
 
+@pytest.mark.slow
 def test_quotes_are_as_many_as_lines(sample: TestClient, asx_sample: Path) -> None:
     for symbol, count in quote_counts(asx_sample).items():
         rows = asked(sample, "/v1/quotes", symbol=symbol, limit=100_000)["data"]
         assert len(rows) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("market", ["all", "on"])
 def test_bars_are_those_of_plain_duckdb(sample: TestClient, asx_sample: Path, market: str) -> None:
     start = "time_bucket(INTERVAL '5 minutes', timestamp) AS start"
@@ -115,6 +119,7 @@ def test_bars_are_those_of_plain_duckdb(sample: TestClient, asx_sample: Path, ma
         ]
 
 
+@pytest.mark.slow
 def test_daily_bars_and_summaries_are_those_of_trading_dates(
     sample: TestClient, asx_sample: Path
 ) -> None:
@@ -135,6 +140,7 @@ def test_daily_bars_and_summaries_are_those_of_trading_dates(
         assert bar == {**shared, "start": midnight}
 
 
+@pytest.mark.slow
 def test_symbols_and_stats_count_the_lines(sample: TestClient, asx_sample: Path) -> None:
     found = asked(sample, "/v1/symbols")["data"]
     wanted = figures(asx_sample, by="exchange, symbol")
@@ -159,6 +165,7 @@ def test_symbols_and_stats_count_the_lines(sample: TestClient, asx_sample: Path)
     }
 
 
+@pytest.mark.slow
 def test_quotes_are_counted_by_instrument_too(sample: TestClient, asx_sample: Path) -> None:
     found = asked(sample, "/v1/symbols", table="quotes_v2")["data"]
     assert {row["symbol"]: row["rows"] for row in found} == quote_counts(asx_sample)

@@ -123,6 +123,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
         run_demo(tmp_path / "nowhere", home=tmp_path / "home")
 
 
+@pytest.mark.slow
 def test_a_folder_counts_the_same_at_both_ends(asx_sample: Path, tmp_path: Path) -> None:
     report = run_demo(asx_sample, home=tmp_path / "home")
     assert report.agree

@@ -116,6 +116,7 @@ def test_a_commit_waits_no_longer_than_its_interval(kafka: Kafka, settings: Sett
     assert len(running.named(BatchDone)) >= 2
 
 
+@pytest.mark.slow
 def test_topics_of_several_venues_and_a_later_one_feed_one_table(
     kafka: Kafka, settings: Settings
 ) -> None:
@@ -175,6 +176,7 @@ def test_a_dead_letter_is_acknowledged_before_its_sink_commits(
     assert letters_then == [1]
 
 
+@pytest.mark.slow
 def test_a_dead_letter_found_again_is_one_row(kafka: Kafka, settings: Settings) -> None:
     produce(kafka, many_trades(10))
     produce_raw(kafka, NO_RECORD)
@@ -320,6 +322,7 @@ def test_after_a_rollback_the_sink_reads_again_and_the_table_is_exact(
     assert seen(settings).column() == message_ids(300)
 
 
+@pytest.mark.slow
 def test_a_rollback_under_a_running_sink_is_made_good(kafka: Kafka, settings: Settings) -> None:
     with running_sink(kafka, settings) as running:
         for number in range(2):
@@ -333,6 +336,7 @@ def test_a_rollback_under_a_running_sink_is_made_good(kafka: Kafka, settings: Se
     assert seen(settings).column() == message_ids(300)
 
 
+@pytest.mark.slow
 def test_an_outage_of_the_catalog_pauses_the_sink_and_loses_nothing(
     kafka: Kafka, settings: Settings
 ) -> None:

@@ -73,6 +73,7 @@ def test_the_registry_refuses_an_incompatible_schema(services: Services) -> None
         registry.register("market.refused", QUOTE)
 
 
+@pytest.mark.slow
 def test_a_registry_that_does_not_answer_is_a_transient_error() -> None:
     with (
         closing(SchemaRegistry("http://127.0.0.1:1")) as registry,

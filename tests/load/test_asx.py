@@ -61,15 +61,18 @@ def loaded(
         yield Loaded(k2, first, then, k2.load_asx(asx_sample))
 
 
+@pytest.mark.slow
 def test_every_trade_is_in_the_lake_once(loaded: Loaded, asx_sample: Path) -> None:
     assert loaded.trades_then == trade_facts(asx_sample)
 
 
+@pytest.mark.slow
 def test_figures_of_the_real_files_are_the_known_ones(loaded: Loaded, asx_sample: Path) -> None:
     wanted = REAL_TRADES if is_real(asx_sample) else trade_facts(asx_sample)
     assert loaded.trades_then == wanted
 
 
+@pytest.mark.slow
 def test_every_quote_is_in_the_lake_once(loaded: Loaded, asx_sample: Path) -> None:
     wanted = REAL_QUOTES if is_real(asx_sample) else quote_counts(asx_sample)
     counted = loaded.k2.sql(
@@ -79,6 +82,7 @@ def test_every_quote_is_in_the_lake_once(loaded: Loaded, asx_sample: Path) -> No
     assert {symbol: distinct for symbol, _, distinct in counted.iter_rows()} == wanted
 
 
+@pytest.mark.slow
 def test_daily_bars_count_the_trades_of_trading_dates(loaded: Loaded, asx_sample: Path) -> None:
     busiest = max((asx_sample / "trades").glob("*.csv"), key=lambda path: path.stat().st_size)
     wanted = REAL_BHP_DAYS if is_real(asx_sample) else trading_days(busiest)
@@ -87,16 +91,19 @@ def test_daily_bars_count_the_trades_of_trading_dates(loaded: Loaded, asx_sample
     assert bars["trades"].to_list() == wanted
 
 
+@pytest.mark.slow
 def test_the_first_load_reports_every_row_as_new(loaded: Loaded) -> None:
     assert sum(file.rows for file in loaded.first.files) > 0
     assert all(file.already_there == 0 for file in loaded.first.files)
 
 
+@pytest.mark.slow
 def test_loading_again_adds_nothing_and_says_so(loaded: Loaded) -> None:
     assert all(file.already_there == file.rows for file in loaded.second.files)
     assert stored_trades(loaded.k2) == loaded.trades_then
 
 
+@pytest.mark.slow
 def test_the_companies_are_in_the_lake_once(loaded: Loaded, asx_sample: Path) -> None:
     stored = loaded.k2.sql("select company_id, symbol from lake.reference_v2")
     assert sorted(stored.iter_rows()) == sorted(symbols(asx_sample).items())

@@ -108,18 +108,21 @@ def folded(
     return frame
 
 
+@pytest.mark.slow
 @given(many_trades(), st.sampled_from([1, 60, 420, 7 * 3600, 86_399]))
 def test_bars_below_a_day_equal_the_loop(rows: list[dict[str, Any]], seconds: int) -> None:
     every = timedelta(seconds=seconds)
     assert folded(rows, every).to_dicts() == list(bars_by_loop(rows, every, UTC_ZONE))
 
 
+@pytest.mark.slow
 @given(many_trades(), st.sampled_from([SYDNEY, UTC_ZONE]))
 def test_daily_bars_equal_the_loop(rows: list[dict[str, Any]], of_venue: ZoneInfo) -> None:
     found = folded(rows, DAY, of_venue=of_venue).to_dicts()
     assert found == list(bars_by_loop(rows, DAY, of_venue))
 
 
+@pytest.mark.slow
 @given(many_trades())
 def test_bars_on_market_leave_out_the_off_market_prints(rows: list[dict[str, Any]]) -> None:
     every = timedelta(hours=1)
@@ -128,6 +131,7 @@ def test_bars_on_market_leave_out_the_off_market_prints(rows: list[dict[str, Any
     assert found == list(bars_by_loop(on_market, every, UTC_ZONE))
 
 
+@pytest.mark.slow
 @given(many_trades())
 def test_bars_lose_no_volume(rows: list[dict[str, Any]]) -> None:
     found = folded(rows, timedelta(minutes=5))

@@ -152,6 +152,7 @@ def test_sql_reads_no_variables_of_python(engine: Engine) -> None:
         engine.sql("SELECT * FROM text")
 
 
+@pytest.mark.slow
 def test_statements_of_one_call_see_one_snapshot(catalog: Catalog, engine: Engine) -> None:
     script = """
         CREATE TEMP TABLE first AS SELECT count(*) AS n FROM trades_v2;

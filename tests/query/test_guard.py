@@ -52,6 +52,7 @@ def in_time(ask: Callable[[], T]) -> T:
     raise AssertionError("cut, however often it is asked")
 
 
+@pytest.mark.slow
 def test_a_query_that_takes_too_long_is_cut(hasty: Engine) -> None:
     began = time.monotonic()
     with pytest.raises(LimitError, match=r"cut after 2 s: ask for a shorter span"):
@@ -59,6 +60,7 @@ def test_a_query_that_takes_too_long_is_cut(hasty: Engine) -> None:
     assert CUT_S <= time.monotonic() - began < 60
 
 
+@pytest.mark.slow
 def test_a_script_is_cut_where_its_statements_are_short(hasty: Engine) -> None:
     with pytest.raises(LimitError, match="cut after 2 s"):
         hasty.sql("SELECT count(*) FROM range(10000000); " * 20_000)
@@ -69,6 +71,7 @@ def test_a_query_that_takes_too_much_memory_is_cut(guarded: Engine) -> None:
         guarded.sql("SELECT list(n) FROM range(100000000) AS t(n)")
 
 
+@pytest.mark.slow
 def test_after_a_cut_the_next_query_is_answered(catalog: Catalog, hasty: Engine) -> None:
     append(catalog, [trade(1)])
     with pytest.raises(LimitError):

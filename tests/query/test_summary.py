@@ -64,6 +64,7 @@ def test_symbols_are_counted_by_venue(engine: Engine) -> None:
     assert read_symbols(engine, exchange="ASX_SIM").frame.equals(held[1:])
 
 
+@pytest.mark.slow
 def test_files_are_summed_up_as_the_csv_module_counts_them(k2: K2, asx_sample: Path) -> None:
     k2.load_asx(asx_sample)
     held = {symbol: (rows, first, last) for _, symbol, rows, first, last in k2.symbols().rows()}
@@ -73,6 +74,7 @@ def test_files_are_summed_up_as_the_csv_module_counts_them(k2: K2, asx_sample: P
     assert set(held) <= set(symbols(asx_sample).values())
 
 
+@pytest.mark.slow
 def test_days_of_files_add_up_to_the_files(k2: K2, asx_sample: Path) -> None:
     k2.load_asx(asx_sample)
     for symbol, facts in trade_facts(asx_sample).items():

@@ -124,6 +124,7 @@ def test_more_than_fits_is_not_held_but_said(reading: Reading) -> None:
     assert (seen.complete_to.behind, seen.complete_to.reason) == (30_000 - held, FULL)
 
 
+@pytest.mark.slow
 def test_bytes_fetched_do_not_grow_with_the_topic_or_the_answers(reading: Reading) -> None:
     fetched: dict[str, int] = {}
 

@@ -129,6 +129,7 @@ def expected(drawn: list[Drawn]) -> list[tuple[str, str]]:
     return [(kind, row["message_id"]) for kind, row in sorted(rows, key=lambda one: by_order(*one))]
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(ROWS, st.integers(1, 5))
 def test_runs_are_merged_to_the_rows_sorted(drawn: list[Drawn], part: int) -> None:

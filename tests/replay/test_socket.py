@@ -115,6 +115,7 @@ def test_a_combined_stream_has_trades_and_quotes_in_their_order(
     }
 
 
+@pytest.mark.slow
 def test_symbols_of_one_connection_are_told_in_the_order_of_events(
     catalog: Catalog, engine: Engine
 ) -> None:
@@ -148,6 +149,7 @@ def test_an_asx_trade_has_the_count_of_its_symbol_as_id(catalog: Catalog, engine
     assert told == [("BHP", 1), ("CBA", 1), ("BHP", 2), ("CBA", 2), ("BHP", 3), ("CBA", 3)]
 
 
+@pytest.mark.slow
 def test_the_replay_waits_for_a_slow_client_and_leaves_nothing_out(
     catalog: Catalog, engine: Engine
 ) -> None:

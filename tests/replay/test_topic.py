@@ -64,6 +64,7 @@ def read_back(
     return found
 
 
+@pytest.mark.slow
 def test_topics_hold_the_rows_of_the_lake(
     catalog: Catalog, engine: Engine, kafka_settings: dict[str, str], tmp_path: Path
 ) -> None:

@@ -198,6 +198,7 @@ def test_confluents_deserializer_reads_equal_values(
     client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", STORED, ids=lambda schema: schema.name)
 @given(st.data())
 @settings(max_examples=20)
@@ -207,6 +208,7 @@ def test_any_table_is_read_back_as_it_was(schema: RecordSchema, data: st.DataObj
     assert (read, refused) == (records(table), [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", STORED, ids=lambda schema: schema.name)
 @given(st.data())
 @settings(max_examples=20)

@@ -178,6 +178,7 @@ def test_a_millisecond_longer_than_a_chunk_is_not_cut(tmp_path: Path) -> None:
     assert found["platform_sequence"].to_pylist() == [0, *range(40), 0, 0]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(0, 6), st.integers(0, 1)), max_size=40),
     st.integers(1, 300),
@@ -246,6 +247,7 @@ def k2(tmp_path: Path) -> Iterator[K2]:
         yield opened
 
 
+@pytest.mark.slow
 def test_of_equal_rows_the_lake_holds_the_largest_number_of_one_file(
     tmp_path: Path, k2: K2
 ) -> None:

@@ -360,6 +360,7 @@ def test_any_bytes_become_rows_or_bad_lines(lines: list[bytes]) -> None:
     assert result.rows.num_rows >= 2
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 3), max_size=30))
 def test_equal_rows_are_numbered_as_a_plain_count_does(volumes: list[int]) -> None:
     lines = [f"03/10/2014,10:00:06.717,1.11,{volume},0,," for volume in volumes]
