@@ -4,7 +4,7 @@ K2Error
 ├── ConfigError                 fix the setting, argument or missing part, then start again
 ├── SourceError                 this file cannot be loaded; the others can
 │   ├── BrokenFileError         (venues) download the file again
-│   └── RequestRefusedError     (venues) the venue refuses the request: do not repeat it
+│   └── VenueRefusedError       (venues) the venue refuses the request: do not repeat it
 ├── RecordError                 this record can never pass: dead letter, then go on
 ├── SchemaError                 the schema change is refused; nothing was written
 ├── QueryError                  change the query: the message names what exists

@@ -253,7 +253,7 @@ def test_the_tour_runs_and_prints_what_it_shows_and_the_guide_goes_on() -> None:
     assert all(file.already_there == file.rows for file in names["report"].files)
     assert names["daily"]["trades"].sum() == 4000 >= names["bars"]["trades"].sum() > 0
     assert 0 < len(names["day"]) < 4000
-    assert 0 < len(names["before"]) <= 4000
+    assert 0 < len(names["at_first"]) <= 4000
     assert len(names["spread"]) == 3
 
 

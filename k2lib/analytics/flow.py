@@ -1,4 +1,4 @@
-"""Pressure on the price: of the quotes, and of the trades."""
+"""Order-flow imbalance of quotes, and imbalance of trades."""
 
 from datetime import timedelta
 from typing import Final

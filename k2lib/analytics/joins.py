@@ -1,4 +1,4 @@
-"""Trades beside the quotes that were in force."""
+"""As-of joins of trades with the quotes in force."""
 
 from datetime import timedelta
 from typing import Final

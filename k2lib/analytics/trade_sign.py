@@ -1,4 +1,4 @@
-"""Who took liquidity, inferred from prices where the venue does not say: computed, never stored."""
+"""Trade signs (aggressor side) inferred from prices, by tick rule and Lee-Ready; never stored."""
 
 from datetime import timedelta
 

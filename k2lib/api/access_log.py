@@ -1,7 +1,7 @@
 """The access log: one event for every request, with the id that its answer has too.
 
-It is ours because it has to be the outermost layer, for WebSockets too, and to hide secrets;
-asgi-correlation-id would replace the five lines of `request_id` and log nothing.
+It is written here because it has to be the outermost layer, for WebSockets too, and to hide
+secrets; asgi-correlation-id would replace the five lines of `request_id` and log nothing.
 """
 
 import json

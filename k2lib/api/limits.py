@@ -1,7 +1,7 @@
 """Limits that keep one client from taking what the others need: rate, queries, open requests.
 
-`options.py` has their values. They are ours because no library has them in one event loop: a
-token bucket for a bounded number of clients with a clock passed in, and a queue for queries in
+`options.py` has their values. They are written here because no library has them in one event loop:
+a token bucket for a bounded number of clients with a clock passed in, and a queue for queries in
 which no key can take more than half.
 """
 

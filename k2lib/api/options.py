@@ -1,4 +1,4 @@
-"""The options of the HTTP API: its keys, its limits and the allowed origins."""
+"""Where the limits of the HTTP API are set, with its keys and the allowed origins."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -21,7 +21,8 @@ class ApiOptions:
     Attributes:
         keys: the accepted keys; without any, only this machine is served.
         max_rows: rows of one answer.
-        timeout_s, memory_bytes: of one query.
+        timeout_s: of one query.
+        memory_bytes: of all queries together.
         rate_per_s, burst: requests of one client, on average and at once.
         concurrency: queries at a time; half of them at most of one key, and half of them POSTs,
             which can be heavy.

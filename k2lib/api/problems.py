@@ -1,7 +1,7 @@
 """Errors as HTTP answers: RFC 9457 problem documents.
 
-They are ours because the mapping of the package's errors is most of it; the document itself is
-the few lines of `problem`.
+They are written here because the mapping of the package's errors is most of it; the document itself
+is the few lines of `problem`.
 """
 
 import json

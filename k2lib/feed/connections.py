@@ -1,4 +1,4 @@
-"""The feed's sockets: the streams of all symbols, and a watch over each that it is not silent."""
+"""The connections of a feed: the streams of all symbols, and a watchdog for silent ones."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""The book of ids and gaps of one feed: what came, what is missing, what became of it. Pure."""
+"""Tracks the ids of one feed: received, missing, and the state of each gap. Pure."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping

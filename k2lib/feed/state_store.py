@@ -1,6 +1,6 @@
-"""What a feed remembers outside of the lake: its breakers, and the latest trade of each symbol.
+"""Feed state outside of the lake: breakers of hosts, and the latest trade of each symbol.
 
-In memory, or also in Redis. Redis is never on the way of a trade: a put changes memory only, and
+In memory, or also in Redis. No trade waits for Redis: a put changes memory only, and
 a thread writes the newest value of each key; while Redis is away, everything goes on in memory.
 """
 

@@ -1,4 +1,4 @@
-"""Where a home's feed stands, told in a file, so that another process can watch it."""
+"""The status of a home's feed in a file, so that another process can show it."""
 
 import os
 from contextlib import suppress

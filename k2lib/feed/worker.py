@@ -1,4 +1,4 @@
-"""The feed's rows: what arrived becomes v2 rows in Kafka, and every id is accounted for."""
+"""Turns received frames into v2 rows, tracks their ids, and produces them to Kafka."""
 
 import threading
 import time

@@ -1,7 +1,7 @@
 """Manifests: the data files of a table at a snapshot, their bounds, and DuckDB's SQL over them.
 
 Every reader of manifests uses these functions but two: `orphan_files` needs the bare paths of all
-kept snapshots, and `notebook.query_plan` shows how pyiceberg itself prunes files.
+kept snapshots, and `notebook.measurements` shows how pyiceberg itself prunes files.
 """
 
 import threading

@@ -2,6 +2,8 @@
 
 Offsets are in the snapshot summaries and nowhere else. The truth is the newest ancestor of the
 current snapshot that has them: snapshots of maintenance copy them, those of other engines do not.
+`writer.TableWriter` reads them when it starts; after a commit with an unknown outcome the sink
+makes a new writer, which reads them again.
 """
 
 import json

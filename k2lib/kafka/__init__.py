@@ -1,0 +1,1 @@
+"""Kafka: topics, producer, consumer, registry, the embedded broker."""

@@ -1,6 +1,6 @@
 """`k2 notebooks`: run notebooks with parameters, each in a home of its own, and write pages.
 
-The way of a parameter: `parse_parameters` reads `name=value` from the command line,
+How a parameter reaches a notebook: `parse_parameters` reads `name=value` from the command line,
 `known_parameters` reads the names and defaults from the cell tagged `parameters`,
 `_select_parameters` checks the types, and papermill writes the values into the executed notebook.
 """

@@ -1,0 +1,1 @@
+"""Operations: local services, status, metrics, alerts."""

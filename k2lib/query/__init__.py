@@ -1,0 +1,1 @@
+"""Reads of lake and tail: requests, SQL, statistics, time travel, export."""

@@ -1,4 +1,4 @@
-"""Up to where an answer is complete: offsets and event time, and what is known to be missing."""
+"""Answers, and the offsets and event time up to which each is complete (`CompleteTo`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

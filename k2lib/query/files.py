@@ -1,4 +1,4 @@
-"""The lake's side of an answer: the files that can hold it, and at which venues a symbol is."""
+"""The data files that can hold the requested rows, and the venues that have a symbol."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What a query may take and touch, where strangers ask."""
+"""Limits of queries from outside: time, memory, and the files they may read."""
 
 import threading
 from collections.abc import Iterator

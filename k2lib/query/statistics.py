@@ -1,4 +1,4 @@
-"""What a table says in sum: bars, a day in one row, its instruments, its trade ids."""
+"""Aggregates of a table: bars, daily summary, instruments, trade ids, snapshot difference."""
 
 from dataclasses import replace
 from datetime import date, timedelta

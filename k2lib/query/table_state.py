@@ -1,4 +1,4 @@
-"""Where a table stands: its snapshot, the offsets it ends at, and how it came there."""
+"""The state of a table: its snapshot, end offsets, and changes since the last state."""
 
 import threading
 from collections.abc import Iterable

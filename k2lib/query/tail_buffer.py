@@ -1,4 +1,4 @@
-"""What is held of a log: the rows that the lake has not, by offset, until a snapshot has them."""
+"""Rows of Kafka that the lake does not have yet, by offset; dropped once a snapshot has them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -149,7 +149,7 @@ class TailBuffer(Closing):
             self.reached[tp].end = max(self.reached[tp].end, end)
 
     def advance(self, after: TableState) -> bool:
-        """Let go of what a later snapshot has; False where its offsets lie before what is held."""
+        """Drop the rows that a later snapshot has; False where its offsets lie before them."""
         before = self.state
         how = step(before, after)
         if how == "same":

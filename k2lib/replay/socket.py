@@ -1,4 +1,4 @@
-"""A WebSocket that speaks Binance's format and tells a replay."""
+"""A WebSocket server that sends a replay in the format of Binance's streams."""
 
 import asyncio
 import contextlib

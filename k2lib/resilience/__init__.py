@@ -1,0 +1,1 @@
+"""Policies without I/O: back-off, circuit breaker, failover, rate window, staleness."""

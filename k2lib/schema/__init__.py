@@ -1,0 +1,1 @@
+"""Records: Avro, Arrow and Iceberg schemas, the codec by column, identity."""

@@ -1,4 +1,4 @@
-"""WebSockets of venues: opened with errors that say what the host is worth, read until the end."""
+"""WebSockets of venues, read until they end; errors say whether and when to retry the host."""
 
 import asyncio
 import ssl

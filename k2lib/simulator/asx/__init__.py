@@ -1,1 +1,1 @@
-"""ASX-shaped files of invented companies, with every trap of the real ones in like proportion."""
+"""ASX-shaped files of invented companies, as irregular as the real ones."""

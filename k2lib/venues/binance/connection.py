@@ -1,4 +1,4 @@
-"""One connection to a stream host of Binance: opened, subscribed, its words understood."""
+"""One connection to a stream host of Binance: opened, subscribed, its control messages parsed."""
 
 import asyncio
 import ssl

@@ -1,4 +1,4 @@
-"""Fields of Binance's JSON that are not known here: kept as text under their own names."""
+"""Fields of Binance's JSON: objects read, exact decimals, unknown fields kept as text."""
 
 import re
 from collections.abc import Iterable, Mapping

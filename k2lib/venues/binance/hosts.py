@@ -1,4 +1,4 @@
-"""Addresses of Binance venues, and whose they are."""
+"""Addresses of Binance's hosts, and the exchange that each belongs to."""
 
 from typing import Final
 from urllib.parse import urlsplit

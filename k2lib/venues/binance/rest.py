@@ -1,4 +1,7 @@
-"""REST of a Binance venue: over its hosts, within its limits, one answer or one clear error."""
+"""REST of a Binance venue: over its hosts, within its limits, one answer or one clear error.
+
+A host that answers 418 or 429 is left alone for its `Retry-After`, or 60 s where it says none.
+"""
 
 import ssl
 import threading

@@ -1,6 +1,7 @@
 """Binance's fields to v2 rows: one way for stream, REST and archive, by whole columns.
 
-Prices and quantities go from text to exact decimals: no float ever holds one.
+Prices and quantities go from text to exact decimals: no float ever holds one. `side` is the
+taker's: SELL where the buyer is the maker (`m`, `isBuyerMaker`), else BUY.
 """
 
 from collections.abc import Callable, Mapping, Sequence
