@@ -15,7 +15,7 @@ PYTEST ?=
 # The tests wait as much as they compute, so more processes than cores keep two cores busy. Tests of
 # a file share what they set up and stay together; tests/conftest.py puts the longest files first.
 QUICK  := not stack and not slow
-SPREAD := -n 4 --dist loadfile --no-loadscope-reorder
+SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
 
 VENV   := build/venv
 BIN    := $(VENV)/bin

@@ -49,10 +49,18 @@ LONGEST = (
 )
 
 
+# Seconds for a slow test, or one with real services, on a machine that is busy otherwise.
+SLOW_LIMIT_S = 300
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first; the others stay in their order."""
+    """Put the longest files first, the others in their order; give slow tests more time."""
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        if marks & {"slow", "stack"} and "timeout" not in marks:
+            item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S))
 
 
 def pytest_report_header() -> str:

@@ -232,7 +232,7 @@ def test_down_leaves_no_process_behind(home: Path) -> None:
 
 @pytest.mark.stack
 def test_failed_start_is_undone_and_quotes_the_log(tmp_path: Path) -> None:
-    real = jars.jars(JAVA)
+    real = jars.fetch_servers(JAVA)
     broken = tmp_path / "cache" / real.kafka.parent.relative_to(JAVA)
     (broken / "registry").mkdir(parents=True)
     (broken / "kafka").symlink_to(real.kafka)

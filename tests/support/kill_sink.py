@@ -1,6 +1,7 @@
 """Run a sink of trades that kills itself at one step of a commit.
 
-Arguments, as JSON: the settings of `K2.open`, and `event` and `nth`: the step at which to die.
+Arguments, as JSON: the settings of `K2.open`, and `event` and `nth`: the step at which to die;
+without an event it lives until Ctrl-C.
 The step `commit_held` dies within the catalog's commit, which another connection holds up.
 """
 
@@ -26,7 +27,7 @@ class Killer:
     def __init__(self, home: str, *, event: str, nth: int) -> None:
         self._catalog = Path(home) / "catalog.db"
         self._is_held = event == "commit_held"
-        self._event = STEPS["files_written" if self._is_held else event]
+        self._event = STEPS.get("files_written" if self._is_held else event)
         self._left = nth
 
     def __call__(self, event: Event) -> None:
