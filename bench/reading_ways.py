@@ -16,7 +16,7 @@ from k2lib import K2
 from k2lib.iceberg.manifests import compare
 from k2lib.query.sql import bars_sql
 from k2lib.schema.calendar import UTC_ZONE
-from k2lib.schema.records import order_sql
+from k2lib.schema.order import order_sql
 
 LAST, BARS, COUNT, ALL_BARS = KINDS = (
     "last 1,000 of a symbol",

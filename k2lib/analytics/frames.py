@@ -6,7 +6,7 @@ from typing import Final
 import polars as pl
 
 from k2lib.errors import QueryError
-from k2lib.schema.records import INSTRUMENT_ORDER
+from k2lib.schema.order import INSTRUMENT_ORDER
 
 INSTRUMENT: Final = ("exchange", "symbol")
 # Where a frame lacks some of these, equal times stay in the order in which they were given.

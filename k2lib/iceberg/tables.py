@@ -18,9 +18,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from k2lib.errors import ConfigError
+from k2lib.schema.order import EVENT_ORDER
 from k2lib.schema.records import (
     DEAD_LETTER,
-    EVENT_ORDER,
     GAP,
     QUOTE,
     REFERENCE,

@@ -11,7 +11,7 @@ from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOr
 from k2lib.errors import NotFoundError, QueryError
 from k2lib.iceberg.manifests import compare, text_sql
 from k2lib.schema.calendar import zone
-from k2lib.schema.records import INSTRUMENT_ORDER
+from k2lib.schema.order import INSTRUMENT_ORDER
 
 BEFORE_ALL: Final = -(2**63)
 LISTED_AT_MOST: Final = 10

@@ -22,7 +22,7 @@ from k2lib.query.answer import CompleteTo, ReadResult
 from k2lib.query.request import InstrumentFilter, RowKey, TimeRange
 from k2lib.query.table_state import TableView
 from k2lib.schema.calendar import DAY, MICROSECOND, UTC_ZONE, ZONES
-from k2lib.schema.records import EVENT_ORDER, INSTRUMENT_ORDER, order_sql
+from k2lib.schema.order import EVENT_ORDER, INSTRUMENT_ORDER, order_sql
 
 Market = Literal["all", "on"]
 KEPT: Final = {"all": "true", "on": "vendor_data['venue'] IS DISTINCT FROM 'X'"}

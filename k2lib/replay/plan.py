@@ -24,7 +24,7 @@ from k2lib.replay.series import (
     of_tail,
     times_us,
 )
-from k2lib.schema.records import EVENT_ORDER
+from k2lib.schema.order import EVENT_ORDER
 
 TABLE_OF: Final = {"trades": "trades_v2", "quotes": "quotes_v2"}
 # Rows read at once of all runs together; of one run, at least and at most.

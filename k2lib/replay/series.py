@@ -15,7 +15,7 @@ from pyiceberg.io import FileIO
 
 from k2lib.query.request import InstrumentFilter
 from k2lib.query.table_state import EPOCH
-from k2lib.schema.records import EVENT_ORDER
+from k2lib.schema.order import EVENT_ORDER
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

@@ -1,11 +1,10 @@
 """The v2 schemas, read from `schemas/*.avsc`, and their Arrow and Iceberg counterparts."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 from pyiceberg.schema import Schema as IcebergSchema
@@ -215,25 +214,6 @@ def _iceberg_type(avro: AvroType, nested: Any) -> IcebergType:
             key, StringType(), value, _iceberg_type(avro["values"], nested), value_required=True
         )
     return _ICEBERG[kind]
-
-
-# The order of trades and quotes everywhere, nulls first; no two rows are equal in it.
-EVENT_ORDER: Final = (
-    "timestamp",
-    "exchange",
-    "symbol",
-    "source_sequence",
-    "platform_sequence",
-    "message_id",
-)
-# The same order among the rows of one instrument.
-INSTRUMENT_ORDER: Final = tuple(name for name in EVENT_ORDER if name not in ("exchange", "symbol"))
-
-
-def order_sql(columns: Sequence[str] = EVENT_ORDER, *, newest_first: bool = False) -> str:
-    """Return the terms of an ORDER BY: oldest and nulls first, or exactly the reverse."""
-    direction = "DESC NULLS LAST" if newest_first else "ASC NULLS FIRST"
-    return ", ".join(f"{name} {direction}" for name in columns)
 
 
 TRADE = load_schema("trade_v2")

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -54,7 +55,7 @@ async def open_socket(
         raise HostRefusedError(reason_of(exc)) from exc
 
 
-class WebSocketConnection:
+class WebSocketConnection(ABC):
     """An open socket whose frames go to an inbox; a `LiveConnection`.
 
     A venue subscribes in `subscribe`. It may say in `is_data` which frames are data, and handle
@@ -81,13 +82,13 @@ class WebSocketConnection:
         if not self.over.done():
             self.over.set_result(reason)
 
+    @abstractmethod
     async def subscribe(self, subscriptions: Sequence[StreamSubscription]) -> None:
         """Subscribe, and wait until the host agrees.
 
         Raises:
             HostRefusedError: the host says no, or nothing.
         """
-        raise NotImplementedError
 
     def is_data(self, frame: bytes) -> bool:
         """Say whether a frame is data, as all are without more; called for each."""
@@ -99,6 +100,7 @@ class WebSocketConnection:
 
     def on_end(self) -> None:
         """Take note that the socket ended."""
+        self.ended = True
 
     async def close(self) -> None:
         """Close the socket, without waiting long for the host's answer."""
@@ -136,7 +138,6 @@ class WebSocketConnection:
             self._end("failed")
 
     def _end(self, reason: str) -> None:
-        self.ended = True
         self.leave(reason)
         self.on_end()
 

@@ -18,7 +18,8 @@ from support.waiting import first, wait_until
 from k2lib import K2
 from k2lib.api.problems import WrongParameterError
 from k2lib.api.requests.cursor import decode_row_cursor, encode_cursor
-from k2lib.schema.records import EVENT_ORDER, TRADE
+from k2lib.schema.order import EVENT_ORDER
+from k2lib.schema.records import TRADE
 
 TRADES_TOPIC = "market.equities.trades.asx"
 PLACE = (None, 0, "ASX", "BHP", None, 0, "m1")

@@ -21,7 +21,7 @@ from k2lib.query.request import ReadRequest
 from k2lib.query.sql import Market, bars_sql
 from k2lib.query.statistics import read_bars
 from k2lib.schema.calendar import DAY, bar_length, zone
-from k2lib.schema.records import EVENT_ORDER
+from k2lib.schema.order import EVENT_ORDER
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SYDNEY = ZoneInfo("Australia/Sydney")

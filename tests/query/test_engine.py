@@ -20,7 +20,7 @@ from k2lib.iceberg.manifests import plan_files
 from k2lib.iceberg.tables import TABLES, load_table
 from k2lib.query.engine import Engine
 from k2lib.query.request import ReadRequest
-from k2lib.schema.records import EVENT_ORDER
+from k2lib.schema.order import EVENT_ORDER
 
 
 @pytest.fixture

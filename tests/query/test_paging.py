@@ -14,7 +14,7 @@ from support.lake_rows import append, at, catalog_in, rows_table, trade
 from k2lib.errors import QueryError
 from k2lib.query.engine import Engine
 from k2lib.query.request import ReadRequest, RowKey
-from k2lib.schema.records import EVENT_ORDER
+from k2lib.schema.order import EVENT_ORDER
 
 DUCKDB = duckdb.connect()
 DUCKDB.execute("SET TimeZone = 'UTC'")

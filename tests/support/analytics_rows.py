@@ -9,7 +9,7 @@ import polars as pl
 from hypothesis import strategies as st
 from support.lake_rows import at, quote, rows_table, trade
 
-from k2lib.schema.records import EVENT_ORDER
+from k2lib.schema.order import EVENT_ORDER
 
 Row = dict[str, Any]
 Rows = Sequence[Row]

@@ -12,7 +12,7 @@ import polars as pl
 
 from k2lib.api.problems import WrongParameterError
 from k2lib.query.request import RowKey
-from k2lib.schema.records import EVENT_ORDER
+from k2lib.schema.order import EVENT_ORDER
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)

@@ -28,7 +28,7 @@ from k2lib.query.request import (
     sort_keys,
 )
 from k2lib.query.table_state import TableView
-from k2lib.schema.records import EVENT_ORDER
+from k2lib.schema.order import EVENT_ORDER
 
 SORT_KEYS: Final = sort_keys(EVENT_ORDER)
 

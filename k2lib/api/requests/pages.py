@@ -39,7 +39,7 @@ from k2lib.api.responses.reply import ResultPage
 from k2lib.query.answer import ReadResult
 from k2lib.query.request import AsOf, ReadRequest
 from k2lib.query.statistics import read_bars
-from k2lib.schema.records import EVENT_ORDER
+from k2lib.schema.order import EVENT_ORDER
 
 TRADES: Final = "trades_v2"
 QUOTES: Final = "quotes_v2"

@@ -76,6 +76,7 @@ class BinanceConnection(WebSocketConnection):
 
     def on_end(self) -> None:
         """Let nobody wait for replies any longer."""
+        super().on_end()
         self._replied.set()
 
     async def _wait_for_replies(self) -> None:
