@@ -26,10 +26,10 @@ from typing import Any, Final
 import aiohttp
 import numpy as np
 
-from bench import lake_of
+from bench import generated_lake
 from bench.measure import cpu_s, load_average, machine
 from bench.reading import home_of
-from bench.reading_ways import BARS, LAST, N_LAST, ByHand, Question
+from bench.reading_engines import BARS, LAST, N_LAST, ByHand, Question
 
 ROWS: Final = 10_000_000
 SECONDS: Final = 60.0
@@ -78,10 +78,10 @@ def run(build: Path, *, seconds: float = SECONDS, rows: int = ROWS) -> list[str]
 def questions(rows: int) -> Iterator[Question]:
     """Yield questions for ever, the same ones in every run."""
     draw = random.Random(rows)
-    newest = lake_of.day_of(rows)
+    newest = generated_lake.last_day(rows)
     for number in itertools.count():
-        symbol = draw.choice(lake_of.SYMBOLS)
-        ago = timedelta(days=draw.randint(0, (newest - lake_of.FIRST_DAY).days))
+        symbol = draw.choice(generated_lake.SYMBOLS)
+        ago = timedelta(days=draw.randint(0, (newest - generated_lake.FIRST_DAY).days))
         yield Question(BARS, newest - ago, symbol) if number % 2 else Question(LAST, newest, symbol)
 
 

@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 import polars as pl
 from polars.testing import assert_frame_equal
 
-from bench import lake_of
+from bench import generated_lake
 from bench.measure import load_average, machine
-from bench.reading_ways import (
+from bench.reading_engines import (
     KINDS,
     OHLCV,
     ByHand,
@@ -59,7 +59,7 @@ def run(build: Path, *, rows: int = ROWS) -> list[str]:
     """Measure a lake and one with a tenth of its days, and return the report's lines."""
     lines, found = [machine(), f"before: {load_average()}"], []
     for size in (rows // TIMES, rows):
-        home, day = home_of(build, size), lake_of.day_of(size)
+        home, day = home_of(build, size), generated_lake.last_day(size)
         first, later = medians(first_answers(home, day)), medians(measure(home, day))
         found.append(later)
         lines += ["", f"{size:,} rows in {_days(size)} days; median ms", *_table(first, later)]
@@ -72,7 +72,7 @@ def home_of(build: Path, rows: int) -> Path:
     with K2.open(home=home) as k2:
         written = int(k2.sql("SELECT count(*) FROM lake.trades_v2")[0, 0])
     if written == 0:
-        lake_of.write(home, rows)
+        generated_lake.write(home, rows)
     elif written != rows:
         raise SystemExit(f"{home} has {written:,} rows, not {rows:,}: delete it and start again")
     return home
@@ -194,7 +194,7 @@ def _growth(few: Medians, many: Medians) -> Iterator[str]:
 
 
 def _days(rows: int) -> int:
-    return (lake_of.day_of(rows) - lake_of.FIRST_DAY).days + 1
+    return (generated_lake.last_day(rows) - generated_lake.FIRST_DAY).days + 1
 
 
 if __name__ == "__main__":

@@ -24,15 +24,15 @@ def run(build: Path, *, trades_per_day: int = 150_000, days: int = 6) -> list[st
 
 def _round(home: Path, sample: Path, bootstrap: str) -> dict[str, list[Figure]]:
     _empty(home, bootstrap)
-    loaded = in_child("bench.column_way", "load", str(sample), home=home)
+    loaded = in_child("bench.by_column", "load", str(sample), home=home)
     rows = loaded[0].rows
-    ours = loaded + in_child("bench.column_way", "sink", str(rows), home=home)
-    again = in_child("bench.column_way", "load", str(sample), home=home)
-    again += in_child("bench.column_way", "sink", str(rows), home=home)
+    ours = loaded + in_child("bench.by_column", "sink", str(rows), home=home)
+    again = in_child("bench.by_column", "load", str(sample), home=home)
+    again += in_child("bench.by_column", "sink", str(rows), home=home)
     stages = in_child("bench.stages", str(sample), home=home)
     _empty(home, bootstrap)
-    dicts = in_child("bench.dict_way", "load", str(sample), str(DICT_ROWS), home=home)
-    dicts += in_child("bench.dict_way", "sink", str(DICT_ROWS), home=home)
+    dicts = in_child("bench.by_record", "load", str(sample), str(DICT_ROWS), home=home)
+    dicts += in_child("bench.by_record", "sink", str(DICT_ROWS), home=home)
     return {"ours": ours, "again": again, "stages": stages, "dicts": dicts}
 
 

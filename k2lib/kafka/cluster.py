@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from confluent_kafka import KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaException, TopicCollection
+
+# Documented names of confluent_kafka.admin, which its stubs do not re-export.
+from confluent_kafka.admin import AdminClient, ClusterMetadata  # type: ignore[attr-defined]
 
 from k2lib.errors import ConfigError, TransientError
 
@@ -87,16 +89,27 @@ def _listens(address: str, timeout_s: float) -> bool:
         return False
 
 
-def list_topics(admin: AdminClient, *, timeout_s: float = TIMEOUT_S) -> list[str]:
-    """Return the names of all topics.
+def cluster_metadata(
+    client: AdminClient | Consumer, *, timeout_s: float = TIMEOUT_S
+) -> ClusterMetadata:
+    """Return the cluster id, and all topics with their partitions.
 
     Raises:
         TransientError: the cluster does not answer.
     """
     try:
-        return sorted(admin.list_topics(timeout=timeout_s).topics)
+        return client.list_topics(timeout=timeout_s)
     except KafkaException as exc:
         raise TransientError(f"Kafka does not answer: {exc.args[0].str()}") from exc
+
+
+def list_topics(admin: AdminClient, *, timeout_s: float = TIMEOUT_S) -> list[str]:
+    """Return the names of all topics, sorted.
+
+    Raises:
+        TransientError: the cluster does not answer.
+    """
+    return sorted(cluster_metadata(admin, timeout_s=timeout_s).topics)
 
 
 def log_ids(cluster: Cluster, admin: AdminClient, topics: Iterable[str]) -> dict[str, str]:
@@ -108,8 +121,8 @@ def log_ids(cluster: Cluster, admin: AdminClient, topics: Iterable[str]) -> dict
     names = list(topics)
     if cluster.embedded_log is not None or not names:
         return dict.fromkeys(names, cluster.embedded_log or "")
+    cluster_id = cluster_metadata(admin).cluster_id
     try:
-        cluster_id = admin.list_topics(timeout=TIMEOUT_S).cluster_id
         described = admin.describe_topics(TopicCollection(names), request_timeout=TIMEOUT_S)
         return {
             name: f"{cluster_id}/{topic.result().topic_id}" for name, topic in described.items()

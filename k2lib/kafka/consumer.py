@@ -16,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from k2lib.errors import TransientError
-from k2lib.kafka.cluster import TIMEOUT_S, Cluster, log_ids
+from k2lib.kafka.cluster import TIMEOUT_S, Cluster, cluster_metadata, log_ids
 from k2lib.lifecycle import Closing
 
 OPTIONS: Final = {
@@ -109,10 +109,7 @@ class TopicConsumer(Closing):
         Raises:
             TransientError: the cluster does not answer, or reports an error of such a topic.
         """
-        try:
-            metadata = self._client.list_topics(timeout=TIMEOUT_S)
-        except KafkaException as exc:
-            raise TransientError(f"Kafka does not answer: {exc.args[0].str()}") from exc
+        metadata = cluster_metadata(self._client)
         self._found_at = time.monotonic()
         return _partitions(metadata, matches)
 
@@ -264,9 +261,9 @@ class HighWatermarks:
         Raises:
             TransientError: the cluster does not answer.
         """
+        metadata = cluster_metadata(self._admin, timeout_s=self._timeout_s)
+        partitions = _partitions(metadata, matches)
         try:
-            metadata = self._admin.list_topics(timeout=self._timeout_s)
-            partitions = _partitions(metadata, matches)
             return self._latest(partitions) if partitions else {}
         except KafkaException as exc:
             raise TransientError(f"Kafka does not answer: {exc.args[0].str()}") from exc

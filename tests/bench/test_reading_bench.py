@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import hybrid, lake_of
+from bench import generated_lake, hybrid
 from bench.http import at_rate, path_of, serving
 from bench.reading import check_same, open_ways, questions
-from bench.reading_ways import BARS, KINDS, LAST, Question, ThroughK2
+from bench.reading_engines import BARS, KINDS, LAST, Question, ThroughK2
 from k2lib import K2
 from k2lib.query.files import FIRST_ROWS
 
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.slow
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a lake of many days, a file each."""
     home = tmp_path_factory.mktemp("lake")
-    lake_of.write(home, ROWS, rows_a_day=ROWS_A_DAY, rows_a_commit=ROWS_A_DAY)
+    generated_lake.write(home, ROWS, rows_a_day=ROWS_A_DAY, rows_a_commit=ROWS_A_DAY)
     return home
 
 
 def question_of(kind: str) -> Question:
     """Return the question of a kind about the last day."""
-    day = lake_of.day_of(ROWS, rows_a_day=ROWS_A_DAY)
+    day = generated_lake.last_day(ROWS, rows_a_day=ROWS_A_DAY)
     return next(one for one in questions(day) if one.kind == kind)
 
 
@@ -67,7 +67,7 @@ def test_generated_lake_has_every_trade_once(home: Path) -> None:
             "SELECT count(*), count(DISTINCT message_id), count(DISTINCT timestamp::DATE), "
             "count(DISTINCT symbol) FROM trades_v2"
         ).rows()
-    assert counted == (ROWS, ROWS, DAYS, len(lake_of.SYMBOLS))
+    assert counted == (ROWS, ROWS, DAYS, len(generated_lake.SYMBOLS))
 
 
 def test_the_server_answers_what_the_benchmark_asks(home: Path) -> None:

@@ -1,6 +1,6 @@
 """The way of k2lib, as two processes: files to Kafka, and Kafka to the lake.
 
-Run: python -m bench.column_way load FOLDER | python -m bench.column_way sink ROWS
+Run: python -m bench.by_column load FOLDER | python -m bench.by_column sink ROWS
 """
 
 import sys

@@ -11,7 +11,7 @@ import duckdb
 import polars as pl
 from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan
 
-from bench.lake_of import EXCHANGE
+from bench.generated_lake import EXCHANGE
 from k2lib import K2
 from k2lib.iceberg.manifests import compare
 from k2lib.query.sql import bars_sql

@@ -1,6 +1,6 @@
 """A lake of generated trades, as sink and maintenance leave it; written without Kafka.
 
-Run: python -m bench.lake_of HOME ROWS
+Run: python -m bench.generated_lake HOME ROWS
 """
 
 import sys
@@ -36,7 +36,7 @@ QUANTITIES: Final = pa.array([f"{n // 1000}.{n % 1000:03}" for n in range(1, 20_
 ORIGIN: Final = {"origin": "stream"}
 
 
-def day_of(rows: int, *, rows_a_day: int = ROWS_A_DAY) -> date:
+def last_day(rows: int, *, rows_a_day: int = ROWS_A_DAY) -> date:
     """Return the last day of a lake of so many rows."""
     return FIRST_DAY + timedelta(days=-(-rows // rows_a_day) - 1)
 

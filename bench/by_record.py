@@ -2,7 +2,7 @@
 
 This is what a reader of the clients' documentation writes: csv, Decimal, uuid5, AvroSerializer,
 produce, poll, AvroDeserializer, `pa.Table.from_pylist`, `table.append`.
-Run: python -m bench.dict_way load FOLDER ROWS | python -m bench.dict_way sink ROWS
+Run: python -m bench.by_record load FOLDER ROWS | python -m bench.by_record sink ROWS
 """
 
 import csv
@@ -30,7 +30,7 @@ from k2lib.kafka.topics import create_topics
 from k2lib.schema.records import TRADE
 from k2lib.settings import read_settings
 
-TOPIC = "market.equities.trades.dict_way"
+TOPIC = "market.equities.trades.by_record"
 BATCH = 50_000
 WAIT_S = 30.0
 SYDNEY = ZoneInfo("Australia/Sydney")
