@@ -17,8 +17,10 @@ from k2lib.lifecycle import Closing, interrupts_deferred
 from k2lib.load import LoadReport, load_files
 from k2lib.ops import services
 from k2lib.pipeline import Pipeline, Target
+from k2lib.query.dead_letters import letter_rows
 from k2lib.query.engine import Engine
 from k2lib.reads import Reads
+from k2lib.retry import RetryReport, retry_letters
 from k2lib.settings import Settings, read_settings
 from k2lib.venues import file_venue, live_venue
 from k2lib.venues.asx.reference import CorporateActions, read_corporate_actions
@@ -252,6 +254,31 @@ class K2(Reads, Closing):
             status = feed.status()
         self.pipeline.settle() if self._with_sinks else self.pipeline.flush()
         return status
+
+    def retry_dead_letters(
+        self,
+        message_id: str | None = None,
+        *,
+        reason: str | None = None,
+        source: str | None = None,
+    ) -> RetryReport:
+        """Produce the records of dead letters again that can be decoded now, and wait for the lake.
+
+        Each goes to its own topic, with its key and headers; none is in the lake twice.
+
+        Args:
+            message_id: of one dead letter; `reason` and `source` as of `dead_letters`: all of
+                those, and all there are without any.
+        Returns:
+            What became of each; what is no Kafka record, or cannot be decoded, has a reason.
+        Raises:
+            NotFoundError: no dead letter has that message_id.
+            DeliveryError, TransientError: Kafka or the lake did not take all of it.
+        """
+        letters = self.dead_letters(message_id, reason=reason, source=source)
+        return retry_letters(
+            letter_rows(letters), engine=self.engine, pipeline=lambda: self.pipeline
+        )
 
     def sink(
         self,

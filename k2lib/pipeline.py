@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
@@ -110,11 +110,21 @@ class Pipeline(Closing):
                 self._check_schema(topic, schema)
             for batch in rows.to_batches(max_chunksize=SLICE_ROWS):
                 messages = self._producer.encode(topic, batch, schema, key=key)
-                for part, size in _parts(messages, self._kafka.window_bytes):
-                    if self._has_sinks:
-                        self._pace(size)
-                    self._producer.send(topic, part)
-                    self._follow(topic)
+                self._send(topic, messages, self._producer.send)
+
+    def produce_again(
+        self, topic: str, messages: list[dict[str, Any]], schema: RecordSchema
+    ) -> None:
+        """Queue records as they once came: key, value and headers of each.
+
+        Raises:
+            DeliveryError, TransientError, SchemaError, LossError: as `produce`.
+        """
+        self._sinks.check()
+        with self._producing:
+            if topic not in self._topics:
+                self._check_schema(topic, schema)
+            self._send(topic, messages, self._producer.send_again)
 
     @property
     def log(self) -> KafkaSource:
@@ -179,6 +189,18 @@ class Pipeline(Closing):
             raise TransientError(f"{topic}: the catalog does not answer: {exc}") from exc
         if table is not None:
             check_schema(table, schema)
+
+    def _send(
+        self,
+        topic: str,
+        messages: list[dict[str, Any]],
+        send: Callable[[str, list[dict[str, Any]]], None],
+    ) -> None:
+        for part, size in _parts(messages, self._kafka.window_bytes):
+            if self._has_sinks:
+                self._pace(size)
+            send(topic, part)
+            self._follow(topic)
 
     def _follow(self, topic: str) -> None:
         if topic in self._topics:
@@ -260,13 +282,13 @@ def _table_name(tp: TopicPartition) -> str:
 
 
 def _parts(
-    messages: list[dict[str, bytes]], limit: int
-) -> Iterator[tuple[list[dict[str, bytes]], int]]:
+    messages: list[dict[str, Any]], limit: int
+) -> Iterator[tuple[list[dict[str, Any]], int]]:
     """Cut the messages into parts of at most `limit` bytes as the broker stores them."""
-    part: list[dict[str, bytes]] = []
+    part: list[dict[str, Any]] = []
     size = 0
     for message in messages:
-        record_size = len(message["key"]) + len(message["value"]) + RECORD_OVERHEAD_BYTES
+        record_size = len(message["key"] or b"") + len(message["value"]) + RECORD_OVERHEAD_BYTES
         if part and size + record_size > limit:
             yield part, size
             part, size = [], 0

@@ -12,6 +12,7 @@ from k2lib.errors import QueryError
 from k2lib.iceberg.tables import load_table
 from k2lib.query.answer import CompleteTo, Params
 from k2lib.query.dbapi import DbApiConnection
+from k2lib.query.dead_letters import read_dead_letters
 from k2lib.query.engine import Engine, check_table
 from k2lib.query.request import AsOf, ReadRequest, TimeBound, instrument_names
 from k2lib.query.sql import Market
@@ -308,6 +309,32 @@ class Reads:
             for venue, symbol in instrument_names(symbols)
         ]
         return replay(self.engine, requests, kinds=kinds, speed=speed)
+
+    def dead_letters(
+        self,
+        message_id: str | None = None,
+        *,
+        reason: str | None = None,
+        source: str | None = None,
+        last: int | None = None,
+    ) -> pl.DataFrame:
+        """Return the dead letters in the lake, the newest first.
+
+        Example: `k2.dead_letters(reason="undecodable", last=100)`.
+
+        Args:
+            message_id: only this one.
+            reason: only those of one reason, for example `overflow`.
+            source: only those of one file name without folders, or of one topic.
+            last: only so many of the newest.
+        Returns:
+            One row a dead letter, with the columns of the table `dead_letters`.
+        Raises:
+            NotFoundError: no dead letter has that message_id.
+            QueryError: there is no such reason, or an argument of a wrong type.
+            ClosedError: this home was closed.
+        """
+        return read_dead_letters(self.engine, message_id, reason=reason, source=source, last=last)
 
     def complete_to(self, table: str = "trades_v2") -> CompleteTo:
         """Say up to which offsets and event time a read of this moment is complete.

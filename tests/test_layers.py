@@ -32,14 +32,18 @@ MAY_IMPORT = {
     "replay": BASE | {"iceberg", "kafka", "query", "schema", "simulator"},
     "pipeline": BASE | DATA - {"query"},
     "load": BASE | DATA | {"pipeline"},
+    "retry": BASE | DATA | {"pipeline"},
     "feed": BASE | DATA | {"pipeline"},
     "ops": BASE | DATA,
     "reads": BASE | DATA | {"replay"},
-    "client": BASE | DATA | {"feed", "load", "ops", "pipeline", "reads"},
+    "client": BASE | DATA | {"feed", "load", "ops", "pipeline", "reads", "retry"},
     "api": BASE | DATA | {"client", "ops", "replay"},
     "notebook": BASE | DATA | {"client", "feed", "load", "ops", "pipeline", "simulator"},
     "k2lib": BASE | DATA | {"client"},
-    "cli": BASE | DATA | {"api", "client", "feed", "k2lib", "load", "notebook", "ops", "simulator"},
+    "cli": BASE
+    | DATA
+    | {"api", "client", "feed", "k2lib", "load", "notebook", "ops", "simulator"}
+    | {"retry"},
     "__main__": {"cli"},
 }
 QUIET = """

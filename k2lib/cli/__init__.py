@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import k2lib
+from k2lib.cli import dead_letters
 from k2lib.cli.api import api
 from k2lib.cli.home import down, maintain, reset, sink, sql, status, up
 from k2lib.cli.load import load_asx, load_binance_archive
@@ -42,12 +43,17 @@ def root(
 loads = typer.Typer(help="Load files.", no_args_is_help=True)
 streams = typer.Typer(help="Stream live trades.", no_args_is_help=True)
 simulations = typer.Typer(help="Make data that look like a venue's.", no_args_is_help=True)
+letters = typer.Typer(help="Records that were refused: list, show, retry.", no_args_is_help=True)
+app.add_typer(letters, name="dead-letters")
 app.add_typer(loads, name="load")
 app.add_typer(streams, name="stream")
 app.add_typer(simulations, name="simulate")
 
 loads.command("asx")(load_asx)
 loads.command("binance-archive")(load_binance_archive)
+letters.command("list")(dead_letters.list_letters)
+letters.command("show")(dead_letters.show)
+letters.command("retry")(dead_letters.retry)
 streams.command("binance")(stream_binance)
 simulations.command("asx")(simulate_asx)
 simulations.command("binance")(simulate_binance)

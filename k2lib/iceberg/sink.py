@@ -30,7 +30,13 @@ from k2lib.iceberg.offsets import OffsetRange
 from k2lib.iceberg.tables import TableSpec, ensure_table
 from k2lib.iceberg.writer import CATALOG_ERRORS, TableWriter
 from k2lib.kafka.cluster import Cluster
-from k2lib.kafka.consumer import MAX_RECORDS, ConsumerRecords, TopicConsumer, TopicPartition
+from k2lib.kafka.consumer import (
+    MAX_RECORDS,
+    ConsumerRecords,
+    TopicConsumer,
+    TopicPartition,
+    record_headers,
+)
 from k2lib.kafka.producer import BatchProducer
 from k2lib.kafka.registry import SchemaRegistry
 from k2lib.kafka.topics import DEAD_LETTERS, GAPS, topic_kind
@@ -330,5 +336,13 @@ class SinkSession:
 
 def _letter(records: ConsumerRecords, refused: UndecodableRecord) -> DeadLetter:
     tp, offset = records.position(refused.index)
-    raw = records.values[refused.index] or b""
-    return DeadLetter(tp.topic, f"{tp.partition}:{offset}", refused.reason, refused.detail, raw)
+    message = records.raw[refused.index]
+    return DeadLetter(
+        tp.topic,
+        f"{tp.partition}:{offset}",
+        refused.reason,
+        refused.detail,
+        message.value() or b"",
+        key=message.key(),
+        headers=record_headers(message),
+    )

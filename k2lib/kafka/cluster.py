@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ClusterMetadata  # type: ignore[attr-defined]
 
 from k2lib.errors import ConfigError, TransientError
+from k2lib.schema.codec import SchemaText
 
 TIMEOUT_S: Final = 10.0
 CONNECT_S: Final = 0.25
@@ -54,10 +55,10 @@ class Cluster:
 
 @dataclass(frozen=True)
 class KafkaSource:
-    """What a reader needs: a cluster, and the Avro texts of its schema ids."""
+    """What a reader needs: a cluster, and the Avro texts of its schema ids and GUIDs."""
 
     cluster: Cluster
-    schema_text: Callable[[int], str] = field(compare=False)
+    schema_text: SchemaText = field(compare=False)
 
 
 # Finds the cluster to read; raises TransientError, which says why, where there is none.

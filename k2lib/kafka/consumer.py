@@ -18,6 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from k2lib.errors import TransientError
 from k2lib.kafka.cluster import TIMEOUT_S, Cluster, cluster_metadata, log_ids
 from k2lib.lifecycle import Closing
+from k2lib.schema.codec import SCHEMA_ID_HEADER, framed
 
 OPTIONS: Final = {
     "group.id": "k2",
@@ -51,7 +52,9 @@ StartAt = Callable[[TopicPartition, int, int], int]
 class ConsumerRecords:
     """Records of one poll: their values in order, and the next offset of each partition.
 
-    `ends` has more partitions than `raw` where Kafka reported the end of one without a record.
+    A value is framed with its schema id, whether that came before it or in a record header; the
+    bytes as they came are those of `raw`. `ends` has more partitions than `raw` where Kafka
+    reported the end of one without a record.
     """
 
     values: list[bytes | None]
@@ -211,7 +214,7 @@ class TopicConsumer(Closing):
             TopicPartition(*tp): max(offset + 1, ends.get(TopicPartition(*tp), 0))
             for tp, offset in last.items()
         }
-        return ConsumerRecords([message.value() for message in messages], ends, messages)
+        return ConsumerRecords(_framed_values(messages), ends, messages)
 
     def lag(self) -> int:
         """Return how many records lie beyond the positions, by the watermarks fetched last."""
@@ -224,6 +227,19 @@ class TopicConsumer(Closing):
     def close(self) -> None:
         """Leave the cluster."""
         self._client.close()
+
+
+def record_headers(message: Message) -> dict[str, bytes]:
+    """Return a record's headers: of a name that repeats the last, as Kafka's `lastHeader`."""
+    return {name: value or b"" for name, value in message.headers() or ()}  # type: ignore[misc, str-unpack]
+
+
+def _framed_values(messages: list[Message]) -> list[bytes | None]:
+    values = [message.value() for message in messages]
+    if any([message.headers() for message in messages]):
+        ids = (record_headers(message).get(SCHEMA_ID_HEADER) for message in messages)
+        return [framed(*one) for one in zip(values, ids, strict=True)]
+    return values
 
 
 def _partitions(metadata: ClusterMetadata, matches: Callable[[str], bool]) -> list[TopicPartition]:

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +16,9 @@ from confluent_kafka import Producer
 from k2lib.errors import OwnerError, RecordError, TransientError
 from k2lib.kafka.cluster import TIMEOUT_S, Cluster, KafkaSource, is_reachable
 from k2lib.kafka.producer import OPTIONS
-from k2lib.kafka.registry import SchemaRegistry
+from k2lib.kafka.registry import SchemaRegistry, unknown_schema
 from k2lib.locks import Lock, lock_holder, try_lock, writer_lock
+from k2lib.schema.codec import SchemaId, SchemaText
 
 WINDOW_BYTES: Final = 1_500_000
 
@@ -67,7 +68,7 @@ class EmbeddedBroker:
                 "pid": os.getpid(),
                 "bootstrap": self.cluster.bootstrap,
                 "log": self.cluster.embedded_log,
-                "schemas": self.registry.texts(),
+                "schemas": {str(one): text for one, text in self.registry.texts().items()},
             }
             new = self._path.with_suffix(".new")
             new.write_text(json.dumps(description), encoding="utf-8")
@@ -122,14 +123,14 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _schema_texts(home: Path) -> Callable[[int], str]:
+def _schema_texts(home: Path) -> SchemaText:
     texts: dict[str, str] = {}
 
-    def text(schema_id: int) -> str:
+    def text(schema_id: SchemaId) -> str:
         if str(schema_id) not in texts:
             texts.update((_description(home) or {}).get("schemas", {}))
         if str(schema_id) not in texts:
-            raise RecordError(f"no schema has the id {schema_id}")
+            raise RecordError(unknown_schema(schema_id))
         return texts[str(schema_id)]
 
     return text

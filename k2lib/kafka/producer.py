@@ -1,6 +1,7 @@
 """The producer: Arrow batches become framed Avro messages, in order per key, none lost silently."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -68,6 +69,15 @@ class BatchProducer:
             messages = self._not_queued(messages)
             self._client.poll(0.05 if messages else 0)
 
+    def send_again(self, topic: str, messages: Sequence[dict[str, Any]]) -> None:
+        """Queue records as they came, with their keys and headers."""
+        self._create(topic)
+        for message in messages:
+            while len(self._client) > QUEUE_MESSAGES:
+                self._client.poll(0.05)
+            self._client.produce(topic, **message, on_delivery=self._on_failure)
+        self._client.poll(0)
+
     def flush(self, timeout_s: float = FLUSH_S) -> None:
         """Wait until Kafka has all that was produced.
 
@@ -95,10 +105,13 @@ class BatchProducer:
             raise DeliveryError(f"not delivered to Kafka: {reasons}. Load them again")
 
     def _prepare(self, topic: str, schema: RecordSchema) -> int:
+        self._create(topic)
+        return self.registry.register(topic, schema)
+
+    def _create(self, topic: str) -> None:
         if topic not in self._topics and self._cluster.embedded_log is None:
             create_topics(self._cluster.admin(), [topic])
         self._topics.add(topic)
-        return self.registry.register(topic, schema)
 
     def _on_failure(self, error: KafkaError | None, message: Message) -> None:
         self._failed[f"{message.topic()}: {error.str() if error else 'unknown'}"] += 1

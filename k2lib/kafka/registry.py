@@ -1,5 +1,6 @@
-"""The schema registry: schemas are registered once per topic, and their texts looked up by id."""
+"""The schema registry: schemas are registered once per topic, texts looked up by id or GUID."""
 
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -8,6 +9,7 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from k2lib.errors import RecordError, SchemaError, TransientError
+from k2lib.schema.codec import SchemaId
 from k2lib.schema.records import RecordSchema
 
 INCOMPATIBLE: Final = 409
@@ -25,7 +27,7 @@ class SchemaRegistry:
         self.url = url
         self._on_registered = on_registered
         self._client = SchemaRegistryClient.new_client({"url": url})
-        self._texts: dict[int, str] = {}
+        self._texts: dict[SchemaId, str] = {}
         self._ids: dict[str, int] = {}
 
     def register(self, topic: str, schema: RecordSchema) -> int:
@@ -36,17 +38,19 @@ class SchemaRegistry:
             TransientError: the registry does not answer.
         """
         if topic not in self._ids:
-            schema_id = self._register(f"{topic}-value", schema)
+            schema_id, guid = self._register(f"{topic}-value", schema)
             self._texts[schema_id] = schema.text
+            if guid is not None:
+                self._texts[uuid.UUID(guid)] = schema.text
             self._on_registered()
             self._ids[topic] = schema_id
         return self._ids[topic]
 
-    def text(self, schema_id: int) -> str:
-        """Return the Avro text of an id.
+    def text(self, schema_id: SchemaId) -> str:
+        """Return the Avro text of an id or a GUID.
 
         Raises:
-            RecordError: no schema has this id.
+            RecordError: the registry knows no such schema.
             TransientError: the registry does not answer.
         """
         if schema_id not in self._texts:
@@ -57,29 +61,46 @@ class SchemaRegistry:
         """Close the connections to the registry."""
         self._client.close()
 
-    def texts(self) -> Mapping[int, str]:
-        """Return the Avro texts used so far, by id."""
+    def texts(self) -> Mapping[SchemaId, str]:
+        """Return the Avro texts used so far, by id, and by GUID where the registry gives one."""
         return dict(self._texts)
 
-    def _register(self, subject: str, schema: RecordSchema) -> int:
+    def _register(self, subject: str, schema: RecordSchema) -> tuple[int, str | None]:
         try:
-            return self._client.register_schema(subject, Schema(schema.text, "AVRO"))
+            registered = self._client.register_schema_full_response(
+                subject, Schema(schema.text, "AVRO")
+            )
         except SchemaRegistryError as exc:
             if exc.http_status_code == INCOMPATIBLE:
                 raise SchemaError(f"{subject}: the registry refuses the schema: {exc}") from exc
             raise TransientError(f"{subject}: the registry at {self.url}: {exc}") from exc
         except httpx2.HTTPError as exc:
             raise TransientError(f"the registry at {self.url} does not answer: {exc}") from exc
+        if registered.schema_id is None:
+            raise TransientError(f"{subject}: the registry at {self.url} gives the schema no id")
+        return registered.schema_id, registered.guid
 
-    def _look_up(self, schema_id: int) -> str:
+    def _look_up(self, schema_id: SchemaId) -> str:
         try:
-            schema = self._client.get_schema(schema_id)
+            schema = self._schema(schema_id)
         except SchemaRegistryError as exc:
             if exc.http_status_code == NOT_FOUND:
-                raise RecordError(f"no schema has the id {schema_id}") from exc
+                raise RecordError(unknown_schema(schema_id)) from exc
             raise TransientError(f"the registry at {self.url}: {exc}") from exc
         except httpx2.HTTPError as exc:
             raise TransientError(f"the registry at {self.url} does not answer: {exc}") from exc
         if schema.schema_type != "AVRO" or schema.schema_str is None:
             raise RecordError(f"the schema {schema_id} is {schema.schema_type}, not AVRO")
         return schema.schema_str
+
+    def _schema(self, schema_id: SchemaId) -> Schema:
+        if isinstance(schema_id, uuid.UUID):
+            return self._client.get_schema_by_guid(str(schema_id))
+        return self._client.get_schema(schema_id)
+
+
+def unknown_schema(schema_id: SchemaId) -> str:
+    """Return why a record with this id or GUID cannot be decoded; not each registry has GUIDs."""
+    if isinstance(schema_id, uuid.UUID):
+        return f"no schema has the GUID {schema_id}, or the registry cannot look up GUIDs"
+    return f"no schema has the id {schema_id}"

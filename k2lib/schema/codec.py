@@ -1,7 +1,8 @@
 """Framed Avro by column: Arrow batches to Kafka messages and back, one record a message.
 
 A message is the magic byte 0, the schema id in four bytes, and the Avro body, as every
-Confluent-style client writes and reads it. Bodies are made and read by whole columns with
+Confluent-style client writes and reads it; one with the magic byte 1 and the schema's GUID, or with
+either in a record header, is read too. Bodies are made and read by whole columns with
 pyruhvro, which knows no `bytes`: its schema calls those fields strings (the same bytes on the
 wire), and decimals pass through as their big-endian bytes. It does not say where a body ends:
 the number read after each body shows that nothing else followed.
@@ -10,6 +11,7 @@ the number read after each body shows that nothing else followed.
 import io
 import json
 import struct
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -29,11 +31,16 @@ from k2lib.schema.records import AvroType, Field, RecordSchema
 
 HEADER_BYTES: Final = 5
 PREFIX: Final = itemgetter(slice(HEADER_BYTES))
+# Confluent's newer serializers carry what stands before the body in this record header instead.
+SCHEMA_ID_HEADER: Final = "__value_schema_id"
+GUID_MAGIC: Final = b"\1"
+PREFIX_BYTES: Final = {b"\0": HEADER_BYTES, GUID_MAGIC: 17}
 SINGLY: Final = 64
 DECIMAL_LIMIT: Final = 10**18
 LARGEST_DECIMAL_BYTES: Final = 8
 LARGEST: Final = {"decimal": Decimal("9999999999.99999999"), "int": 2**31 - 1}
 LONGEST_DETAIL: Final = 300
+MAP_OF_TEXTS: Final = pa.map_(pa.string(), pa.field("value", pa.string(), nullable=False))
 END: Final = b"K2 ended"
 END_NUMBER: Final = struct.unpack("<d", END)[0]
 END_FIELD: Final = {"name": "k2_end", "type": "double"}
@@ -45,6 +52,11 @@ CALENDAR: Final = {
     "timestamp-micros": (-62_135_596_800_000_000, 253_402_300_799_999_999),
     "date": (-719_162, 2_932_896),
 }
+
+
+# What a registry knows a schema by: its number there, or the GUID of its text anywhere.
+SchemaId = int | uuid.UUID
+SchemaText = Callable[[SchemaId], str]
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,19 @@ class UndecodableRecord:
 def header(schema_id: int) -> bytes:
     """Return the five bytes before every Avro body."""
     return struct.pack(">bI", 0, schema_id)
+
+
+def framed(value: bytes | None, schema_id: bytes | None) -> bytes | None:
+    """Return a record's value as a framed message.
+
+    Args:
+        schema_id: the record header `__value_schema_id`, if it has one: the value is all body then.
+    """
+    if value is None or schema_id is None:
+        return value
+    if len(schema_id) != PREFIX_BYTES.get(schema_id[:1]):
+        return b""
+    return schema_id + value
 
 
 def encode(batch: pa.RecordBatch, schema: RecordSchema, *, schema_id: int) -> list[bytes]:
@@ -87,12 +112,12 @@ def decode(
     messages: Sequence[bytes | None],
     schema: RecordSchema,
     *,
-    writer: Callable[[int], str],
+    writer: SchemaText,
 ) -> tuple[pa.Table, list[UndecodableRecord]]:
     """Decode framed messages to a table of `schema.arrow`, in order, without the undecodable ones.
 
     Args:
-        writer: gives the Avro text of a schema id; raises RecordError for an unknown id.
+        writer: gives the Avro text of a schema id or GUID; raises RecordError for an unknown one.
     """
     try:
         return _decode_columns(messages, schema, writer), []
@@ -107,12 +132,12 @@ def decode(
 
 
 def _decode_columns(
-    messages: Sequence[bytes | None], schema: RecordSchema, writer: Callable[[int], str]
+    messages: Sequence[bytes | None], schema: RecordSchema, writer: SchemaText
 ) -> pa.Table:
-    for prefix in set(map(PREFIX, messages)):  # type: ignore[arg-type]
+    prefixes, bodies = _split(messages)
+    for prefix in prefixes:
         if not _same_schema(writer(_schema_id(prefix)), schema.text):
             raise ValueError("written with an older schema")
-    bodies = [message[HEADER_BYTES:] + END for message in messages]  # type: ignore[index]
     wire = pyruhvro.deserialize_array(bodies, _wire_schema(schema.text, ended=True))
     if (wire.column(END_FIELD["name"]).to_numpy() != END_NUMBER).any():
         raise ValueError("bytes follow a record")
@@ -125,8 +150,22 @@ def _decode_columns(
     return table
 
 
+def _split(messages: Sequence[bytes | None]) -> tuple[set[bytes], list[bytes]]:
+    """Return what stands before the bodies, each once, and the bodies with their end mark."""
+    prefixes = set(map(PREFIX, messages))  # type: ignore[arg-type]
+    if not any(prefix[:1] == GUID_MAGIC for prefix in prefixes):
+        return prefixes, [message[HEADER_BYTES:] + END for message in messages]  # type: ignore[index]
+    parts = [_prefix_and_body(message or b"") for message in messages]
+    return {prefix for prefix, _ in parts}, [body + END for _, body in parts]
+
+
+def _prefix_and_body(message: bytes) -> tuple[bytes, bytes]:
+    size = PREFIX_BYTES.get(message[:1], HEADER_BYTES)
+    return message[:size], message[size:]
+
+
 def _decode_each(
-    messages: Sequence[bytes | None], schema: RecordSchema, writer: Callable[[int], str]
+    messages: Sequence[bytes | None], schema: RecordSchema, writer: SchemaText
 ) -> tuple[pa.Table, list[UndecodableRecord]]:
     """Decode message by message, slower: for few, with a bad or an older one among them."""
     records: list[dict[str, Any]] = []
@@ -145,7 +184,7 @@ def _decode_each(
 
 
 def decode_record(
-    message: bytes | None, schema: RecordSchema, *, writer: Callable[[int], str]
+    message: bytes | None, schema: RecordSchema, *, writer: SchemaText
 ) -> dict[str, Any]:
     """Decode one framed message, whatever schema it was written with, to a record of `schema`.
 
@@ -154,9 +193,10 @@ def decode_record(
     """
     if message is None:
         raise RecordError("the message has no value")
-    schema_id = _schema_id(message[:HEADER_BYTES])
+    prefix, after = _prefix_and_body(message)
+    schema_id = _schema_id(prefix)
     text = writer(schema_id)
-    body = io.BytesIO(message[HEADER_BYTES:])
+    body = io.BytesIO(after)
     try:
         record = fastavro.schemaless_reader(body, _parsed(text), _parsed(schema.text))
     except (*BROKEN, *UNFIT) as exc:
@@ -168,9 +208,14 @@ def decode_record(
     return record
 
 
-def _schema_id(prefix: bytes) -> int:
-    if len(prefix) < HEADER_BYTES or prefix[0] != 0:
-        raise RecordError("not a framed Avro message: it must begin with 0 and a schema id")
+def _schema_id(prefix: bytes) -> SchemaId:
+    if len(prefix) != PREFIX_BYTES.get(prefix[:1]):
+        raise RecordError(
+            f"not a framed Avro message: it, or its header {SCHEMA_ID_HEADER}, must begin with 0 "
+            "and a schema id, or 1 and a GUID"
+        )
+    if prefix[:1] == GUID_MAGIC:
+        return uuid.UUID(bytes=prefix[1:])
     return int(struct.unpack(">bI", prefix)[1])
 
 
@@ -195,6 +240,8 @@ def _bytes_as_string(avro: AvroType) -> AvroType:
     if isinstance(avro, list):
         return [_bytes_as_string(branch) for branch in avro]
     kind = avro["type"] if isinstance(avro, dict) else avro
+    if kind == "map":
+        return {**avro, "values": _bytes_as_string(avro["values"])}
     return "string" if kind == "bytes" else avro
 
 
@@ -216,21 +263,35 @@ def _as_wire(array: pa.Array, field: Field) -> pa.Array:
     if field.kind == "decimal":
         return _decimal_to_bytes(array)
     if field.kind == "bytes":
-        validity, offsets, data = array.cast(pa.binary()).buffers()
-        return pa.Array.from_buffers(
-            pa.string(), len(array), [validity, offsets, data], offset=array.offset
-        )
-    return array
+        return _relabelled(array.cast(pa.binary()), pa.string())
+    return _relabelled(array, MAP_OF_TEXTS) if _is_map_of_bytes(field) else array
 
 
 def _from_wire(array: pa.Array, field: Field, arrow_type: pa.DataType) -> pa.Array:
     if field.kind == "decimal":
         return _bytes_to_decimal(array, arrow_type)
-    if field.kind == "bytes":
-        return pa.Array.from_buffers(arrow_type, len(array), array.buffers(), offset=array.offset)
+    if field.kind == "bytes" or _is_map_of_bytes(field):
+        return _relabelled(array, arrow_type)
     if field.kind in CALENDAR and not _in_calendar(array, field.kind):
         raise ValueError("a time outside the years 1 to 9999")
     return array if array.type.equals(arrow_type) else array.cast(arrow_type)
+
+
+def _is_map_of_bytes(field: Field) -> bool:
+    return field.kind == "map" and field.avro["values"] == "bytes"
+
+
+def _relabelled(array: pa.Array, arrow_type: pa.DataType) -> pa.Array:
+    """Return bytes as texts or texts as bytes, also in a map: the same buffers, unchecked."""
+    children = []
+    if pa.types.is_map(arrow_type):
+        items = _relabelled(array.items, arrow_type.item_type)
+        fields = [arrow_type.key_field, arrow_type.item_field]
+        children = [pa.StructArray.from_arrays([array.keys, items], fields=fields)]
+    buffers = array.buffers()[: 2 if children else 3]
+    return pa.Array.from_buffers(
+        arrow_type, len(array), buffers, offset=array.offset, children=children or None
+    )
 
 
 def _in_calendar(array: pa.Array, kind: str) -> bool:

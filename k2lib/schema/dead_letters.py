@@ -1,7 +1,7 @@
 """Dead letters: records that can never pass, kept with their raw bytes."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -36,13 +36,18 @@ DeadLetterReason = Literal[
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One refused record: its position in the source, the reason, and its raw bytes."""
+    """One refused record: its position in the source, the reason, and its raw bytes.
+
+    Of a Kafka record also key and headers, so that it can be produced again; else both are None.
+    """
 
     source: str
     position: str
     reason: DeadLetterReason
     detail: str
     raw: bytes
+    key: bytes | None = None
+    headers: Mapping[str, bytes] | None = None
 
 
 def dead_letter_rows(letters: Sequence[DeadLetter], noticed: datetime) -> pa.Table:
@@ -59,6 +64,8 @@ def dead_letter_rows(letters: Sequence[DeadLetter], noticed: datetime) -> pa.Tab
             "detail": letter.detail,
             "raw": letter.raw[:RAW_BYTES],
             "raw_size": len(letter.raw),
+            "key": letter.key,
+            "headers": letter.headers,
         }
         for letter in letters
     ]

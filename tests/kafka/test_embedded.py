@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,9 @@ def test_readers_are_told_pid_address_and_schemas_while_the_owner_lives(home: Pa
         assert told["pid"] == os.getpid()
         assert told["bootstrap"] == k2.pipeline.cluster.bootstrap
         assert told["log"] == k2.pipeline.cluster.embedded_log
-        assert list(told["schemas"].values()) == [TRADE.text]
+        number, guid = told["schemas"]
+        assert (number, uuid.UUID(guid).version) == ("1", 4)
+        assert list(told["schemas"].values()) == [TRADE.text] * 2
     assert not (home / "run" / "embedded.json").exists()
 
 

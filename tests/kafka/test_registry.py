@@ -33,7 +33,10 @@ def registry(kafka: Kafka) -> SchemaRegistry:
 def test_a_schema_has_one_id_however_often_it_is_registered(registry: SchemaRegistry) -> None:
     first = registry.register(TOPIC, TRADE)
     assert registry.register(TOPIC, TRADE) == first
-    assert registry.texts() == {first: TRADE.text}
+    assert registry.texts()[first] == TRADE.text
+    guids = registry.texts().keys() - {first}
+    assert all(registry.text(guid) == TRADE.text for guid in guids)
+    assert [guid for guid in guids if isinstance(guid, int)] == []
 
 
 @pytest.mark.stack

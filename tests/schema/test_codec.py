@@ -3,7 +3,9 @@
 import io
 import json
 import random
+import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache
@@ -13,14 +15,27 @@ from typing import Any
 import fastavro
 import pyarrow as pa
 import pytest
-from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
-from confluent_kafka.schema_registry.avro import AvroDeserializer
+from confluent_kafka.schema_registry import (
+    Schema,
+    SchemaRegistryClient,
+    header_schema_id_serializer,
+)
+from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k2lib.errors import RecordError
-from k2lib.schema.codec import SINGLY, UndecodableRecord, decode, encode, header
+from k2lib.schema.codec import (
+    SCHEMA_ID_HEADER,
+    SINGLY,
+    SchemaId,
+    UndecodableRecord,
+    decode,
+    encode,
+    framed,
+    header,
+)
 from k2lib.schema.dead_letters import DeadLetter, dead_letter_rows
 from k2lib.schema.records import DEAD_LETTER, GAP, QUOTE, REFERENCE, TRADE, RecordSchema
 from k2lib.venues.asx.files import find_files, read_file
@@ -67,6 +82,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 def values_of(field: Any) -> st.SearchStrategy[Any]:
     symbols = st.sampled_from(field.avro["symbols"] if field.kind == "enum" else [""])
     values = VALUES.get(field.kind, symbols)
+    if field.kind == "map" and field.avro["values"] == "bytes":
+        values = st.dictionaries(texts, VALUES["bytes"], max_size=3)
     return st.none() | values if field.nullable else values
 
 
@@ -152,6 +169,7 @@ def sample(asx_sample: Path, reference: ReferenceData) -> list[tuple[RecordSchem
         for batch in read_file(file, reference.instrument(file.company_id), ingested=NOW)
     ]
     letters = [DeadLetter("7078.csv", f"line {n}", "not_utf8", "é", RAW[n:]) for n in range(256)]
+    letters += [replace(one, key=one.raw, headers={"a": one.raw}) for one in letters[:9]]
     return [
         *read,
         (REFERENCE, reference.rows(NOW)),
@@ -253,7 +271,13 @@ POISON: dict[str, tuple[bytes | None, str, str]] = {
     "header cut": (b"\0\0\0", "undecodable", "not a framed Avro message"),
     "header alone": (header(7), "undecodable", "EOFError"),
     "truncated": (message()[:-1], "undecodable", "EOFError"),
-    "wrong magic": (b"\x01" + message()[1:], "undecodable", "not a framed Avro message"),
+    "wrong magic": (b"\x02" + message()[1:], "undecodable", "not a framed Avro message"),
+    "GUID cut": (b"\x01" + bytes(15), "undecodable", "not a framed Avro message"),
+    "unknown GUID": (
+        b"\x01" + bytes(20),
+        "undecodable",
+        f"no schema has the id {uuid.UUID(int=0)}",
+    ),
     "text": (b"hello world", "undecodable", "not a framed Avro message"),
     "unknown id": (message(99), "undecodable", "no schema has the id 99"),
     "not UTF-8": (message().replace(b"BHP", b"B\xff\xfe"), "undecodable", "UnicodeDecodeError"),
@@ -278,7 +302,7 @@ POISON: dict[str, tuple[bytes | None, str, str]] = {
 }
 
 
-def only_seven(schema_id: int) -> str:
+def only_seven(schema_id: SchemaId) -> str:
     if schema_id != 7:
         raise RecordError(f"no schema has the id {schema_id}")
     return TRADE.text
@@ -342,6 +366,48 @@ def test_ids_of_one_schema_may_mix_in_a_batch() -> None:
     mixed = [message(7), message(8), message(7)]
     table, refused = decode(mixed, TRADE, writer=texts.__getitem__)
     assert (records(table), refused) == ([GOOD] * 3, [])
+
+
+GUID = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")
+BODY = message()[5:]
+
+
+@pytest.mark.parametrize("magic_and_id", [header(7), b"\1" + GUID.bytes], ids=["id", "GUID"])
+@pytest.mark.parametrize("n_bodies", [1, 3 * SINGLY])
+def test_a_schema_id_in_a_header_is_that_of_a_value_that_is_all_body(
+    magic_and_id: bytes, n_bodies: int
+) -> None:
+    texts: dict[SchemaId, str] = {7: TRADE.text, GUID: TRADE.text}
+    values = [framed(BODY, magic_and_id), message(), framed(message(), None)] * n_bodies
+    table, refused = decode(values, TRADE, writer=texts.__getitem__)
+    assert (records(table), refused) == ([GOOD] * len(values), [])
+
+
+def test_confluents_serializer_with_its_header_is_read() -> None:
+    client = SchemaRegistryClient.new_client({"url": "mock://"})
+    options = {"schema.id.serializer": header_schema_id_serializer}
+    write = AvroSerializer(client, TRADE.text, conf=options)
+    headers: dict[str, bytes] = {}
+    value = write(GOOD, SerializationContext("t", MessageField.VALUE, headers))
+    table, refused = decode(
+        [framed(value, headers[SCHEMA_ID_HEADER])],
+        TRADE,
+        writer=lambda guid: str(client.get_schema_by_guid(str(guid)).schema_str),
+    )
+    assert (records(table), refused) == ([GOOD], [])
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"\0", b"\0\0\0\7", header(7) + b"\0", b"\1" + bytes(15), b"7"]
+)
+def test_a_header_that_is_no_schema_id_is_the_records_fault(value: bytes) -> None:
+    _, refused = decoded([framed(BODY, value)])
+    assert "its header __value_schema_id" in refused[0].detail
+
+
+def test_a_record_without_a_value_has_none_whatever_its_header() -> None:
+    assert framed(None, header(7)) is None
 
 
 def mutated(message: bytes, draw: random.Random) -> bytes:

@@ -34,6 +34,8 @@ def test_a_letter_keeps_place_reason_and_bytes() -> None:
         "detail": "why",
         "raw": RAW,
         "raw_size": len(RAW),
+        "key": None,
+        "headers": None,
     }
 
 
@@ -62,6 +64,13 @@ def test_rows_stand_in_the_order_of_the_letters() -> None:
     letters = [letter(position=f"line {number}") for number in range(9, 0, -1)]
     rows = dead_letter_rows(letters, NOW)
     assert rows["position"].to_pylist() == [one.position for one in letters]
+
+
+def test_a_kafka_record_keeps_its_key_and_headers_and_its_id_is_as_before() -> None:
+    record = letter(key=b"\xff", headers={"a": b"\xfe", "b": b""})
+    kept = row(record)
+    assert (kept["key"], dict(kept["headers"])) == (b"\xff", {"a": b"\xfe", "b": b""})
+    assert kept["message_id"] == row(letter())["message_id"]
 
 
 def test_no_letters_are_no_rows() -> None:

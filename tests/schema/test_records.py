@@ -56,7 +56,7 @@ CONTRACT = {
         ingestion_timestamp timestamp-micros, vendor_data map<string>?""",
     "dead_letter": """
         message_id string, noticed timestamp-micros, source string, position string,
-        reason string, detail string, raw bytes, raw_size long""",
+        reason string, detail string, raw bytes, raw_size long, key bytes?, headers map<bytes>?""",
     "gap": """
         message_id string, gap_id string, revision int, noticed timestamp-micros,
         exchange string, symbol string, from_id long, to_id long,
