@@ -20,7 +20,7 @@ from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.query.engine import Engine
 from k2lib.query.request import ReadRequest
 from k2lib.replay import Replay, replay
-from k2lib.schema.codec import decimal_array
+from k2lib.schema.decimals import decimal_array
 from k2lib.schema.identity import message_ids
 from k2lib.schema.records import TRADE
 from k2lib.settings import Settings

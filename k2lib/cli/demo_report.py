@@ -26,14 +26,14 @@ DAYS: Final = 5
 TRADES_A_DAY: Final = 6_000
 # Lines are split at commas only: nothing of k2lib's own parser is used here.
 CSV_TURNOVER: Final = """
-    SELECT sum(try_cast(cells[3] AS DECIMAL(38, 8)) * try_cast(cells[4] AS DECIMAL(18, 8)))
+    SELECT sum(try_cast(cells[3] AS DECIMAL(18, 8)) * try_cast(cells[4] AS DECIMAL(19, 8)))
     FROM (SELECT string_split(line, ',') AS cells FROM read_csv(?, header = false, sep = chr(1),
         columns = {'line': 'VARCHAR'}, quote = '', encoding = 'latin-1', strict_mode = false))
 """
 IN_LAKE: Final = {
     "trades": """
         SELECT vendor_data['company_id'], count(*), count(DISTINCT message_id),
-            sum(price::DECIMAL(38, 8) * quantity) FROM lake.trades_v2 GROUP BY ALL""",
+            sum(price * quantity) FROM lake.trades_v2 GROUP BY ALL""",
     "quotes": """
         SELECT vendor_data['company_id'], count(*), count(DISTINCT message_id), NULL
         FROM lake.quotes_v2 GROUP BY ALL""",

@@ -23,6 +23,7 @@ from pyiceberg.table import Table
 from pyiceberg.types import NestedField, PrimitiveType
 
 from k2lib.errors import QueryError
+from k2lib.iceberg.tables import columns_as_read
 
 ALL_ROWS: Final = AlwaysTrue()
 LOCAL_PREFIXES: Final = ("file://", "file:")
@@ -224,7 +225,9 @@ def plan_paths(
 
 def table_sql(table: Table, *, files: Sequence[str]) -> str:
     """Return the SELECT over these files of a table, with the table's columns of today."""
-    return relation_sql(files, schema=table.schema().as_arrow(), evolved=len(table.schemas()) > 1)
+    schema = columns_as_read(table)
+    evolved = len(table.schemas()) > 1 or schema != table.schema().as_arrow()
+    return relation_sql(files, schema=schema, evolved=evolved)
 
 
 def relation_sql(files: Sequence[str], *, schema: pa.Schema, evolved: bool = False) -> str:

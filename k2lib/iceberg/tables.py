@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
 import yaml
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.catalog.sql import SqlCatalog
@@ -126,12 +127,29 @@ def check_schema(table: Table, schema: RecordSchema) -> None:
         check_compatible(schema.text, before, subject=f"table {table.name()[-1]}")
 
 
+def columns_as_read(table: Table) -> pa.Schema:
+    """Return the columns that a read of the table has, with their types.
+
+    A decimal that an older version made narrower is read as it will be after the next write.
+    """
+    spec = TABLES.get(table.name()[-1])
+    today = {} if spec is None else {column.name: column.type for column in spec.schema.arrow}
+    stored = table.schema().as_arrow()
+    return pa.schema([c.with_type(_wider(c.type, today.get(c.name, c.type))) for c in stored])
+
+
 def load_table(catalog: Catalog, name: str) -> Table | None:
     """Load the current state of a table; None where nothing was ever written to it."""
     try:
         return catalog.load_table((NAMESPACE, name))
     except NoSuchTableError:
         return None
+
+
+def _wider(stored: pa.DataType, today: pa.DataType) -> pa.DataType:
+    if not (pa.types.is_decimal(stored) and pa.types.is_decimal(today)):
+        return stored
+    return today if today.scale == stored.scale and today.precision > stored.precision else stored
 
 
 def _create_table(catalog: Catalog, spec: TableSpec) -> Table:

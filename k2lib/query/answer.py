@@ -132,5 +132,5 @@ def first_lines(exc: Exception) -> str:
     """Return what DuckDB says, without its picture of the place."""
     offsets = str(exc).partition("\n\n")[0]
     if "Overflow in multiplication of DECIMAL" in offsets:
-        return f"{offsets} For example price::DECIMAL(38, 8) * quantity"
+        return f"{offsets} For example price::DECIMAL(38, 8) * price"
     return offsets

@@ -38,19 +38,22 @@ def units_sql(name: str) -> str:
     return f"replace({name}::VARCHAR, '.', '')::HUGEINT"
 
 
-def quotient_sql(total: str, count: str) -> str:
+def quotient_sql(total: str, count: str, *, digits: int = 18) -> str:
     """Return the quotient of whole numbers, rounded half away from 0; null where it has none.
 
     A quotient of decimals is a float in DuckDB: the division is done in whole numbers instead.
 
     Args:
         total: has eight decimal places more than `count`, as the result then has.
+        digits: of the result.
     """
     count = f"nullif({count}, 0)"
     rounded = f"({total} + sign({total}) * ({count} // 2)) // {count}"
-    return f"({rounded} * 0.00000001::DECIMAL(9, 8))::DECIMAL(18, 8)"
+    return f"({rounded} * 0.00000001::DECIMAL(9, 8))::DECIMAL({digits}, 8)"
 
 
+# Another writer may have changed the type of a column: with these two the product is exact.
+TURNOVER: Final = "sum(price::DECIMAL(18, 8) * quantity::DECIMAL(19, 8))"
 # Of columns turnover and volume.
 VWAP: Final = quotient_sql(units_sql("turnover"), units_sql("volume"))
 
@@ -80,7 +83,7 @@ def folded_sql(trades: str, every: timedelta, *, zone_sql: str, market: Market =
         SELECT exchange, symbol, {_bar_sql(every, zone_sql)} AS bar,
             first(price ORDER BY {BY_EVENT_TIME}) AS open, max(price) AS high, min(price) AS low,
             last(price ORDER BY {BY_EVENT_TIME}) AS close, sum(quantity) AS volume,
-            count(*) AS trades, sum(price::DECIMAL(38, 8) * quantity) AS turnover
+            count(*) AS trades, {TURNOVER} AS turnover
         FROM ({trades}) WHERE {KEPT[market]} GROUP BY ALL"""
     return f"""
         SELECT exchange, symbol, {_start_sql(every, zone_sql)}, open, high, low, close, volume,

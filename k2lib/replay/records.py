@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from k2lib.schema.codec import unscaled_values
+from k2lib.schema.decimals import unscaled_values
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 PLACES: Final = 8

@@ -20,7 +20,7 @@ from k2lib.lifecycle import Closing
 from k2lib.replay.events import Batch
 from k2lib.replay.player import Replay
 from k2lib.replay.series import Int64s
-from k2lib.schema.codec import unscaled_values
+from k2lib.schema.decimals import unscaled_values
 from k2lib.simulator import (
     ExchangeLimits,
     FrameFormat,

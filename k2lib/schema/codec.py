@@ -14,7 +14,6 @@ import struct
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from functools import cache
 from operator import itemgetter
 from typing import Any, Final
@@ -27,6 +26,14 @@ import pyruhvro
 
 from k2lib.errors import RecordError
 from k2lib.schema.dead_letters import DeadLetterReason
+from k2lib.schema.decimals import (
+    EXACT,
+    decimal_array,
+    fits,
+    greatest_units,
+    type_text,
+    unscaled_values,
+)
 from k2lib.schema.records import AvroType, Field, RecordSchema
 
 HEADER_BYTES: Final = 5
@@ -36,9 +43,10 @@ SCHEMA_ID_HEADER: Final = "__value_schema_id"
 GUID_MAGIC: Final = b"\1"
 PREFIX_BYTES: Final = {b"\0": HEADER_BYTES, GUID_MAGIC: 17}
 SINGLY: Final = 64
-DECIMAL_LIMIT: Final = 10**18
 LARGEST_DECIMAL_BYTES: Final = 8
-LARGEST: Final = {"decimal": Decimal("9999999999.99999999"), "int": 2**31 - 1}
+LARGEST_INT: Final = 2**31 - 1
+# Parts of a schema that change neither the bytes of a record nor the values they stand for.
+NOT_ON_THE_WIRE: Final = ("aliases", "default", "doc", "order", "precision")
 LONGEST_DETAIL: Final = 300
 MAP_OF_TEXTS: Final = pa.map_(pa.string(), pa.field("value", pa.string(), nullable=False))
 END: Final = b"K2 ended"
@@ -90,12 +98,13 @@ def encode(batch: pa.RecordBatch, schema: RecordSchema, *, schema_id: int) -> li
     """Encode every row of a batch as one framed Avro message, in order.
 
     Raises:
-        RecordError: a null where none may be, or a text that is no symbol of its enum.
+        RecordError: a null where none may be, a text that is no symbol of its enum, or a decimal
+            that does not fit 64 bits.
     """
     for field in schema.fields:
         if _has_forbidden_null(batch.column(field.name), field):
             raise RecordError(f"{schema.name}: {field.name} is null in a row, and must not be")
-    arrays = [_as_wire(batch.column(field.name), field) for field in schema.fields]
+    arrays = [_as_wire(batch.column(field.name), field, schema) for field in schema.fields]
     fields = [
         pa.field(f.name, a.type, f.nullable) for f, a in zip(schema.fields, arrays, strict=True)
     ]
@@ -136,7 +145,7 @@ def _decode_columns(
 ) -> pa.Table:
     prefixes, bodies = _split(messages)
     for prefix in prefixes:
-        if not _same_schema(writer(_schema_id(prefix)), schema.text):
+        if not has_same_wire_format(writer(_schema_id(prefix)), schema):
             raise ValueError("written with an older schema")
     wire = pyruhvro.deserialize_array(bodies, _wire_schema(schema.text, ended=True))
     if (wire.column(END_FIELD["name"]).to_numpy() != END_NUMBER).any():
@@ -220,13 +229,39 @@ def _schema_id(prefix: bytes) -> SchemaId:
 
 
 @cache
-def _same_schema(first: str, second: str) -> bool:
-    return bool(json.loads(first) == json.loads(second))
+def has_same_wire_format(text: str, schema: RecordSchema) -> bool:
+    """Say whether records of an Avro text are read by column, as those of `schema` are.
+
+    Docs, defaults and the precision of decimals may differ: they change no byte of a record.
+
+    Raises:
+        ValueError: the text is no JSON.
+    """
+    return bool(_wire_form(json.loads(text)) == _wire_form(schema.parsed))
+
+
+def _wire_form(avro: AvroType) -> AvroType:
+    if isinstance(avro, list):
+        return [_wire_form(item) for item in avro]
+    if isinstance(avro, dict):
+        return {name: _wire_form(avro[name]) for name in avro if name not in NOT_ON_THE_WIRE}
+    return avro
 
 
 @cache
 def _parsed(text: str) -> Any:
-    return fastavro.parse_schema(json.loads(text))
+    return fastavro.parse_schema(_unrounded(json.loads(text)))
+
+
+def _unrounded(avro: AvroType) -> AvroType:
+    """fastavro rounds a decimal to the precision of its schema: what is too large must show."""
+    if isinstance(avro, list):
+        return [_unrounded(item) for item in avro]
+    if not isinstance(avro, dict):
+        return avro
+    inner = {name: _unrounded(value) for name, value in avro.items()}
+    is_decimal = (avro.get("type"), avro.get("logicalType")) == ("bytes", "decimal")
+    return inner | {"precision": EXACT.prec} if is_decimal else inner
 
 
 @cache
@@ -252,16 +287,23 @@ def _has_forbidden_null(array: pa.Array, field: Field) -> bool:
 
 
 def _overflow(record: Mapping[str, Any], schema: RecordSchema) -> str | None:
-    for field in (field for field in schema.fields if field.kind in LARGEST):
+    for field, arrow in zip(schema.fields, schema.arrow, strict=True):
         value = record[field.name]
-        if value is not None and abs(value) > LARGEST[field.kind]:
-            return f"{field.name} {value} does not fit {schema.arrow.field(field.name).type}"
+        if value is None:
+            continue
+        if field.kind == "decimal" and not fits(value, arrow.type):
+            return f"{field.name} {value} does not fit {type_text(arrow.type)}"
+        if field.kind == "int" and abs(value) > LARGEST_INT:
+            return f"{field.name} {value} does not fit {arrow.type}"
     return None
 
 
-def _as_wire(array: pa.Array, field: Field) -> pa.Array:
+def _as_wire(array: pa.Array, field: Field, schema: RecordSchema) -> pa.Array:
     if field.kind == "decimal":
-        return _decimal_to_bytes(array)
+        try:
+            return _decimal_to_bytes(array)
+        except RecordError as exc:
+            raise RecordError(f"{schema.name}: {field.name}: {exc}") from exc
     if field.kind == "bytes":
         return _relabelled(array.cast(pa.binary()), pa.string())
     return _relabelled(array, MAP_OF_TEXTS) if _is_map_of_bytes(field) else array
@@ -327,21 +369,6 @@ def _validity(array: pa.Array) -> pa.Buffer | None:
     return pa.array(array.is_valid().to_numpy(zero_copy_only=False)).buffers()[1]
 
 
-def unscaled_values(array: pa.Array) -> npt.NDArray[np.int64]:
-    """Return the integers behind a decimal128 column of at most 18 digits; nulls are any value."""
-    words = np.frombuffer(array.buffers()[1], dtype="<i8")
-    return words[::2][array.offset : array.offset + len(array)]
-
-
-def decimal_array(
-    unscaled: npt.NDArray[np.int64], *, validity: pa.Buffer | None = None, arrow_type: pa.DataType
-) -> pa.Array:
-    """Return the decimal128 column with these integers behind it."""
-    words = np.empty((len(unscaled), 2), "<i8")
-    words[:, 0], words[:, 1] = unscaled, unscaled >> 63
-    return pa.Array.from_buffers(arrow_type, len(unscaled), [validity, pa.py_buffer(words)])
-
-
 def _bytes_to_decimal(array: pa.Array, arrow_type: pa.DataType) -> pa.Array:
     _, offset_buffer, data_buffer = array.buffers()
     offsets = np.frombuffer(offset_buffer, np.int32)[array.offset : array.offset + len(array) + 1]
@@ -358,6 +385,7 @@ def _bytes_to_decimal(array: pa.Array, arrow_type: pa.DataType) -> pa.Array:
         taken = data[np.clip(ends - 1 - byte, 0, last)]
         out[:, LARGEST_DECIMAL_BYTES - 1 - byte] = np.where(size > byte, taken, fill)
     unscaled = out.view(">i8").ravel().astype(np.int64)
-    if (np.abs(unscaled[valid]) >= DECIMAL_LIMIT).any():
-        raise ValueError("a decimal of more than 18 digits")
+    limit = greatest_units(arrow_type)
+    if ((unscaled > limit) | (unscaled < -limit))[valid].any():
+        raise ValueError("a decimal that does not fit its type")
     return decimal_array(unscaled, validity=_validity(array), arrow_type=arrow_type)

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 from pyiceberg.schema import Schema as IcebergSchema
@@ -26,6 +26,8 @@ from pyiceberg.types import (
 from k2lib.errors import SchemaError
 
 AvroType = Any
+# Iceberg allows any widening: beyond this one `price * quantity` would not fit 38 digits.
+WIDENED: Final = {("decimal(18,8)", "decimal(19,8)")}
 _ARROW: dict[str, pa.DataType] = {
     "string": pa.string(),
     "enum": pa.string(),
@@ -151,7 +153,7 @@ def _mismatch(field: dict[str, Any], reader: dict[str, Any], *, writer: dict[str
 
     before = {f["name"]: _field(f) for f in writer["fields"]}.get(field["name"])
     now = _field(field)
-    if before and _full_kind(before) != _full_kind(now):
+    if before and _has_other_type(before, now):
         return f"its type changes from {_full_kind(before)} to {_full_kind(now)}"
     if before is None and not now.nullable and "default" in field:
         return "it must be nullable with default null: the rows stored before have no value"
@@ -182,6 +184,11 @@ def _kind(avro: AvroType) -> str:
     if isinstance(avro, str):
         return avro
     return str(avro.get("logicalType", avro["type"]))
+
+
+def _has_other_type(before: Field, now: Field) -> bool:
+    change = _full_kind(before), _full_kind(now)
+    return change[0] != change[1] and change not in WIDENED
 
 
 def _full_kind(field: Field) -> str:

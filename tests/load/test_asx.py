@@ -30,7 +30,7 @@ def stored_trades(k2: K2) -> dict[str, TradeFacts]:
     files = plan_paths(k2.table("trades_v2"))
     rows = duckdb.connect().execute(
         "select symbol, count(*), sum(price), sum(quantity),"
-        " sum(price::decimal(38, 8) * quantity::decimal(38, 0)), min(timestamp), max(timestamp)"
+        " sum(price * quantity), min(timestamp), max(timestamp)"
         f" from read_parquet({files}) group by symbol"
     )
     return {symbol: TradeFacts(*facts) for symbol, *facts in rows.fetchall()}

@@ -27,7 +27,11 @@ BAD_LINES = [
     (f"{AT},abc,3667,0,,", "bad_number", "price 'abc' is not a number"),
     (f"{AT},1.11,,0,,", "bad_number", "volume '' is not a number"),
     (f"{AT},-1.11,3667,0,,", "negative", "price -1.11 is negative"),
-    (f"{AT},1.11,10000000000,0,,", "overflow", "volume 10000000000 does not fit decimal(18,8)"),
+    (
+        f"{AT},1.11,92233720368.54775808,0,,",
+        "overflow",
+        "volume 92233720368.54775808 does not fit decimal(19,8) in 64 bits",
+    ),
     (f"{AT},1.123456789,1,0,,", "overflow", "price 1.123456789 does not fit decimal(18,8)"),
     (
         "02/30/2014,10:00:06.717,1.11,3667,0,,",

@@ -1,6 +1,7 @@
 """Loading Binance's archive: history in the lake once, beside what came live."""
 
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +125,38 @@ def test_a_broken_file_is_left_out_and_the_others_are_loaded(k2: K2, tmp_path: P
 
 def test_a_bad_line_goes_to_the_dead_letters(k2: K2, tmp_path: Path) -> None:
     good = csv_line(Fact())
-    write_archive(tmp_path / DAY, f"{good}\n{good.replace('0.00150000', '10000000000')}\n")
+    write_archive(tmp_path / DAY, f"{good}\n{good.replace('0.00150000', '92233720368.54775808')}\n")
     report = load(k2, tmp_path)
     assert (report.files[0].rows, report.files[0].dead_letters) == (1, 1)
     letters = k2.sql("select source, position, reason from lake.dead_letters")
     assert list(letters.iter_rows()) == [(DAY, "line 2", "overflow")]
+
+
+def test_trades_of_ten_billion_units_and_numbers_with_exponents_are_stored(
+    k2: K2, tmp_path: Path
+) -> None:
+    numbers = [
+        *(("1.2e-05", "100"), ("0.00001200", "1E6"), ("0.000012", "10000000000.00")),
+        *(
+            ("0.000012", "9999999999"),
+            ("1E-8", "92233720368.54775807"),
+            ("0.01", "4.6116860414E+10"),
+        ),
+    ]
+    trades = [
+        Fact(number, price=price, quantity=quantity, symbol="SHIBUSDT")
+        for number, (price, quantity) in enumerate(numbers)
+    ]
+    write(tmp_path, "SHIBUSDT-trades-2025-01-02.zip", trades)
+    (line,) = load(k2, tmp_path, assets=["SHIB/USDT"]).files
+    assert (line.rows, line.dead_letters) == (6, 0)
+    stored = k2.sql("select price, quantity from lake.trades_v2 order by source_sequence")
+    assert list(stored.iter_rows()) == [(Decimal(p), Decimal(q)) for p, q in numbers]
+    total = k2.sql("select sum(price * quantity), sum(quantity) from trades_v2").row(0)
+    assert total == (
+        sum(Decimal(p) * Decimal(q) for p, q in numbers),
+        sum(Decimal(q) for _, q in numbers),
+    )
 
 
 def test_a_file_without_a_sum_is_loaded_and_the_report_says_so(k2: K2, tmp_path: Path) -> None:

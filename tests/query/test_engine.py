@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +132,22 @@ def test_refused_sql_is_told_in_duckdbs_first_lines(engine: Engine) -> None:
 def test_product_too_large_for_its_type_is_answered_with_the_cast(
     catalog: Catalog, engine: Engine
 ) -> None:
-    append(catalog, [trade(1, quantity=Decimal(20_000))])
+    append(catalog, [trade(1, price=Decimal(20_000))])
     with pytest.raises(QueryError, match="For example price::DECIMAL"):
-        engine.sql("SELECT sum(price * quantity) FROM trades_v2")
-    turnover = engine.sql("SELECT sum(price::DECIMAL(38, 8) * quantity) FROM trades_v2").item()
-    assert turnover == Decimal(733_400)
+        engine.sql("SELECT sum(price * price) FROM trades_v2")
+    squares = engine.sql("SELECT sum(price::DECIMAL(38, 8) * price) FROM trades_v2").item()
+    assert squares == Decimal(400_000_000)
+
+
+def test_price_times_quantity_is_exact_as_typed(catalog: Catalog, engine: Engine) -> None:
+    most = {"price": Decimal("9999999999.99999999"), "quantity": Decimal("92233720368.54775807")}
+    append(catalog, [trade(1, **most), trade(2, quantity=Decimal(-1)), trade(3)])
+    turnover, vwap = engine.sql(
+        "SELECT sum(price * quantity), sum(price * quantity) / sum(quantity) FROM trades_v2"
+    ).row(0)
+    with localcontext(prec=38):
+        assert turnover == most["price"] * most["quantity"] + 99 * Decimal("36.67")
+    assert vwap == pytest.approx(9999999989.27, abs=1e-2)
 
 
 def test_a_failed_script_leaves_nothing_behind(engine: Engine) -> None:

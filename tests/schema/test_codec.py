@@ -24,6 +24,7 @@ from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerialize
 from confluent_kafka.serialization import MessageField, SerializationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.older_home import older
 
 from k2lib.errors import RecordError
 from k2lib.schema.codec import (
@@ -34,16 +35,18 @@ from k2lib.schema.codec import (
     decode,
     encode,
     framed,
+    has_same_wire_format,
     header,
 )
 from k2lib.schema.dead_letters import DeadLetter, dead_letter_rows
+from k2lib.schema.decimals import greatest
 from k2lib.schema.records import DEAD_LETTER, GAP, QUOTE, REFERENCE, TRADE, RecordSchema
 from k2lib.venues.asx.files import find_files, read_file
 from k2lib.venues.asx.reference import ReferenceData, read_reference
 
 STORED = (TRADE, QUOTE, REFERENCE, DEAD_LETTER, GAP)
 NOW = datetime(2026, 3, 10, 12, 30, 15, 123456, tzinfo=UTC)
-LARGEST = Decimal("9999999999.99999999")
+LARGEST = Decimal("92233720368.54775807")
 RAW = bytes(range(256))
 GOOD = {
     "message_id": "id",
@@ -73,7 +76,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "bytes": st.binary(max_size=40),
     "date": st.dates(),
     "timestamp-micros": st.datetimes(timezones=st.just(UTC)),
-    "decimal": st.decimals(-LARGEST, LARGEST, places=8),
     "array": st.lists(texts, max_size=3),
     "map": st.dictionaries(texts, texts, max_size=3),
 }
@@ -84,6 +86,9 @@ def values_of(field: Any) -> st.SearchStrategy[Any]:
     values = VALUES.get(field.kind, symbols)
     if field.kind == "map" and field.avro["values"] == "bytes":
         values = st.dictionaries(texts, VALUES["bytes"], max_size=3)
+    if field.kind == "decimal":
+        limit = greatest(pa.decimal128(field.avro["precision"], field.avro["scale"]))
+        values = st.decimals(-limit, limit, places=8)
     return st.none() | values if field.nullable else values
 
 
@@ -254,6 +259,8 @@ def test_nothing_in_is_nothing_out(schema: RecordSchema) -> None:
     ("changed", "message"),
     [
         ({"price": None}, "price is null"),
+        ({"quantity": LARGEST + Decimal("1E-8")}, "quantity: 92233720368.54775808 does not fit"),
+        ({"quantity": Decimal(-99_999_999_999)}, "quantity: -99999999999.00000000 does not fit"),
         ({"trade_conditions": ["0", None]}, "trade_conditions is null"),
         ({"vendor_data": {"venue": None}}, "vendor_data is null"),
         ({"side": "HOLD"}, "'HOLD'"),
@@ -292,12 +299,27 @@ POISON: dict[str, tuple[bytes | None, str, str]] = {
     "19 digits": (
         wire_trade("price", "bytes", (10**18).to_bytes(8, "big")),
         "overflow",
-        "price 10000000000.0000000 does not fit decimal128(18, 8)",
+        "price 10000000000.00000000 does not fit decimal(18,8)",
     ),
     "12 bytes": (
         wire_trade("price", "bytes", (-(10**27)).to_bytes(12, "big", signed=True)),
         "overflow",
-        "price -1.00000000000000000E+19 does not fit decimal128(18, 8)",
+        "price -10000000000000000000.00000000 does not fit decimal(18,8)",
+    ),
+    "one unit too many": (
+        wire_trade("quantity", "bytes", (2**63).to_bytes(9, "big")),
+        "overflow",
+        "quantity 92233720368.54775808 does not fit decimal(19,8) in 64 bits",
+    ),
+    "one unit too few": (
+        wire_trade("quantity", "bytes", (-(2**63)).to_bytes(8, "big", signed=True)),
+        "overflow",
+        "quantity -92233720368.54775808 does not fit decimal(19,8) in 64 bits",
+    ),
+    "as long as it likes": (
+        wire_trade("quantity", "bytes", b"\x7f" + bytes(400)),
+        "overflow",
+        "E+957 does not fit decimal(19,8) in 64 bits",
     ),
 }
 
@@ -359,6 +381,67 @@ def test_a_message_with_a_field_of_tomorrow_is_read_without_it() -> None:
     older = without(TRADE, "vendor_data")
     read, refused = decode([message()], older, writer=lambda schema_id: TRADE.text)
     assert (read.schema, refused) == (older.arrow, [])
+
+
+@pytest.mark.parametrize("schema", [TRADE, QUOTE], ids=lambda schema: schema.name)
+def test_messages_of_narrower_quantities_are_read_by_column(schema: RecordSchema) -> None:
+    before = older(schema)
+    assert before.text != schema.text
+    assert has_same_wire_format(before.text, schema)
+    row = SAMPLES[schema.name] | dict.fromkeys(
+        (field.name for field in schema.fields if "quantity" in field.name), Decimal("-0.5")
+    )
+    old, new = (header(n) + fastavro_body(row, one) for n, one in ((6, before), (7, schema)))
+    texts = {6: before.text, 7: schema.text}
+    assert old[5:] == new[5:]
+    table, refused = decode([old, new] * 50, schema, writer=texts.__getitem__)
+    assert (records(table), refused) == ([row] * 100, [])
+
+
+@pytest.mark.parametrize("name", ["type", "scale", "symbols", "order of fields", "name"])
+def test_what_has_other_bytes_or_values_is_not_read_by_column(name: str) -> None:
+    parsed = json.loads(TRADE.text)
+    fields = {field["name"]: field for field in parsed["fields"]}
+    match name:
+        case "type":
+            fields["symbol"]["type"] = "bytes"
+        case "scale":
+            fields["quantity"]["type"]["scale"] = 6
+        case "symbols":
+            fields["side"]["type"]["symbols"].reverse()
+        case "order of fields":
+            parsed["fields"].reverse()
+        case "name":
+            parsed["name"] = "Other"
+    assert not has_same_wire_format(json.dumps(parsed), TRADE)
+
+
+def test_docs_and_defaults_are_not_on_the_wire() -> None:
+    parsed = json.loads(QUOTE.text)
+    for field in parsed["fields"]:
+        field["doc"] = "In other words."
+        field.pop("default", None)
+    assert has_same_wire_format(json.dumps(parsed), QUOTE)
+
+
+@pytest.mark.parametrize(
+    ("scale", "value", "is_read"),
+    [(6, "300.000001", True), (9, "300.000000010", True), (9, "300.000000001", False)],
+)
+def test_a_decimal_of_another_scale_is_read_exactly_or_refused(
+    scale: int, value: str, is_read: bool
+) -> None:
+    avro = {"type": "bytes", "logicalType": "decimal", "precision": 20, "scale": scale}
+    parsed = json.loads(TRADE.text)
+    next(field for field in parsed["fields"] if field["name"] == "quantity")["type"] = avro
+    other = RecordSchema("other", json.dumps(parsed))
+    sent = header(6) + fastavro_body(GOOD | {"quantity": Decimal(value)}, other)
+    texts = {6: other.text, 7: TRADE.text}
+    table, refused = decode([message(), sent], TRADE, writer=texts.__getitem__)
+    if is_read:
+        assert (records(table)[1]["quantity"], refused) == (Decimal(value), [])
+    else:
+        assert (records(table), refused[0].reason) == ([GOOD], "overflow")
 
 
 def test_ids_of_one_schema_may_mix_in_a_batch() -> None:

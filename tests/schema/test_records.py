@@ -14,6 +14,7 @@ import pytest
 from pyiceberg.schema import Schema as IcebergSchema
 from pyiceberg.types import DecimalType, ListType, MapType, StringType, TimestamptzType
 from support.asx_facts import exchange_of
+from support.older_home import older
 from support.paths import CACHE
 
 from k2lib import K2
@@ -39,15 +40,15 @@ CONTRACT = {
     "trade_v2": """
         message_id string, trade_id string, symbol string, exchange string,
         asset_class enum(equities crypto futures options), timestamp timestamp-micros,
-        price decimal(18 8), quantity decimal(18 8), currency string,
+        price decimal(18 8), quantity decimal(19 8), currency string,
         side enum(BUY SELL SELL_SHORT UNKNOWN), trade_conditions array<string>,
         source_sequence long?, ingestion_timestamp timestamp-micros, platform_sequence long?,
         vendor_data map<string>?""",
     "quote_v2": """
         message_id string, quote_id string, symbol string, exchange string,
         asset_class enum(equities crypto futures options), timestamp timestamp-micros,
-        bid_price decimal(18 8)?, bid_quantity decimal(18 8)?, ask_price decimal(18 8)?,
-        ask_quantity decimal(18 8)?, currency string, source_sequence long?,
+        bid_price decimal(18 8)?, bid_quantity decimal(19 8)?, ask_price decimal(18 8)?,
+        ask_quantity decimal(19 8)?, currency string, source_sequence long?,
         ingestion_timestamp timestamp-micros, platform_sequence long?, vendor_data map<string>?""",
     "reference_v2": """
         message_id string, company_id string, symbol string, exchange string,
@@ -111,6 +112,10 @@ def set_type(name: str, avro: Any) -> Change:
     return lambda parsed: field_of(parsed, name).update(type=avro)
 
 
+def set_digits(name: str, precision: int, *, scale: int = 8) -> Change:
+    return lambda parsed: field_of(parsed, name)["type"].update(precision=precision, scale=scale)
+
+
 def a_trade(message_id: str, *, schema: RecordSchema = TRADE) -> pa.Table:
     """Return one row; fields that may be null are."""
     now = datetime(2014, 3, 10, tzinfo=UTC)
@@ -165,6 +170,7 @@ def test_avro_tools_accepts_the_file(path: Path) -> None:
 def test_arrow_types_are_native() -> None:
     trade, reference = TRADE.arrow, REFERENCE.arrow
     assert trade.field("price").type == pa.decimal128(18, 8)
+    assert trade.field("quantity").type == pa.decimal128(19, 8)
     assert trade.field("timestamp").type == pa.timestamp("us", tz="UTC")
     assert pa.types.is_list(trade.field("trade_conditions").type)
     assert pa.types.is_map(trade.field("vendor_data").type)
@@ -180,7 +186,7 @@ def test_arrow_keeps_order_and_nullability(schema: RecordSchema) -> None:
 
 def test_iceberg_types_are_native() -> None:
     types = {field.name: field.field_type for field in TRADE.iceberg.fields}
-    assert types["price"] == DecimalType(18, 8)
+    assert (types["price"], types["quantity"]) == (DecimalType(18, 8), DecimalType(19, 8))
     assert types["timestamp"] == TimestamptzType()
     conditions, vendor_data = types["trade_conditions"], types["vendor_data"]
     assert isinstance(conditions, ListType) and conditions.element_type == StringType()
@@ -218,12 +224,16 @@ def test_a_stored_schema_reads_itself(schema: RecordSchema) -> None:
             "missing enum symbols, {'SELL_SHORT'}",
         ),
         (set_type("symbol", "long"), "symbol", "its type changes from string to long"),
-        (set_type("quantity", "string"), "quantity", "from decimal(18,8) to string"),
+        (set_type("quantity", "string"), "quantity", "from decimal(19,8) to string"),
         (
             lambda parsed: field_of(parsed, "price")["type"].update(scale=6),
             "price",
             "from decimal(18,8) to decimal(18,6)",
         ),
+        (set_digits("quantity", 18), "quantity", "from decimal(19,8) to decimal(18,8)"),
+        (set_digits("quantity", 20), "quantity", "from decimal(19,8) to decimal(20,8)"),
+        (set_digits("price", 20), "price", "from decimal(18,8) to decimal(20,8)"),
+        (set_digits("price", 19, scale=9), "price", "from decimal(18,8) to decimal(19,9)"),
         (
             lambda parsed: field_of(parsed, "timestamp")["type"].update(
                 logicalType="timestamp-millis"
@@ -276,6 +286,13 @@ def test_every_refused_field_is_named() -> None:
 )
 def test_a_compatible_change_passes(change: Change) -> None:
     check_compatible(changed(TRADE, change).text, TRADE.text, subject="trades")
+
+
+@pytest.mark.parametrize("schema", [TRADE, QUOTE], ids=lambda schema: schema.name)
+def test_a_decimal_may_grow_from_18_to_19_digits_and_not_shrink(schema: RecordSchema) -> None:
+    check_compatible(schema.text, older(schema).text, subject="trades")
+    with pytest.raises(SchemaError, match=r"quantity: .* from decimal\(19,8\) to decimal\(18,8\)"):
+        check_compatible(older(schema).text, schema.text, subject="trades")
 
 
 def test_a_new_field_reads_as_null_in_the_rows_before(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ COLUMNS = {
     "date": "VARCHAR",
     "time": "VARCHAR",
     "price": "DECIMAL(18, 8)",
-    "quantity": "DECIMAL(18, 8)",
+    "quantity": "DECIMAL(19, 8)",
     "qualifiers": "VARCHAR",
     "venue": "VARCHAR",
     "buyer": "VARCHAR",
@@ -61,7 +61,7 @@ def figures(folder: Path, *, by: str, where: str = "true") -> list[dict[str, Any
         f"""SELECT {by}, first(price ORDER BY timestamp, line) AS open, max(price) AS high,
             min(price) AS low, last(price ORDER BY timestamp, line) AS close,
             sum(quantity) AS volume, count(*) AS trades, sum(price) AS prices,
-            sum(price::DECIMAL(38, 8) * quantity) AS turnover,
+            sum(price * quantity) AS turnover,
             min(timestamp) AS first, max(timestamp) AS last
         FROM ({trade_lines(folder)}) WHERE {where} GROUP BY ALL ORDER BY ALL"""
     )

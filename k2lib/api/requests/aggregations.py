@@ -21,6 +21,7 @@ from k2lib.errors import QueryError
 from k2lib.query.request import InstrumentFilter, TimeBound, time_range
 from k2lib.query.sql import (
     BY_EVENT_TIME,
+    TURNOVER,
     VWAP,
     ZONE_OF_ROW,
     interval_us_sql,
@@ -42,7 +43,7 @@ BASE_METRICS: Final = {
     "min_quantity": "min(quantity)",
     "max_quantity": "max(quantity)",
     "volume": "sum(quantity)",
-    "turnover": "sum(price::DECIMAL(38, 8) * quantity)",
+    "turnover": TURNOVER,
     "open": f"first(price ORDER BY {BY_EVENT_TIME})",
     "close": f"last(price ORDER BY {BY_EVENT_TIME})",
     "first": "min(timestamp)",
@@ -165,7 +166,7 @@ def _metric(name: str) -> str:
         case "avg_price":
             return quotient_sql(units_sql("sum_price"), '"count"')
         case "avg_quantity":
-            return quotient_sql(units_sql("sum_quantity"), '"count"')
+            return quotient_sql(units_sql("sum_quantity"), '"count"', digits=19)
     return _quoted(name)
 
 

@@ -30,7 +30,7 @@ AS_OF: Final = r"^[A-Za-z0-9_.:+-]{1,64}$"
 EVERY: Final = r"^[1-9][0-9]{0,5}[smhd]$"
 CURSOR: Final = r"^[A-Za-z0-9_-]{1,1024}$"
 DATE: Final = r"^(19[7-9][0-9]|2[01][0-9]{2})-[0-9]{2}-[0-9]{2}$"
-AMOUNT: Final = r"^[0-9]{1,10}(\.[0-9]{1,8})?$"
+AMOUNT: Final = r"^[0-9]{1,11}(\.[0-9]{1,8})?$"
 
 _DATE_ONLY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 _DIGITS: Final = re.compile(r"[0-9]+")
@@ -121,7 +121,7 @@ def read_amount(value: object) -> Decimal:
         ValueError: not an amount.
     """
     if not isinstance(value, str) or re.fullmatch(AMOUNT, value) is None:
-        raise ValueError('give text with at most 10 digits and 8 decimals, for example "36.67"')
+        raise ValueError('give text with at most 11 digits and 8 decimals, for example "36.67"')
     return Decimal(value)
 
 

@@ -15,6 +15,15 @@ import polars as pl
 import pyarrow as pa
 
 from k2lib.schema.dead_letters import DeadLetterReason
+from k2lib.schema.decimals import (
+    NUMBER,
+    PRICE,
+    QUANTITY,
+    READABLE,
+    greatest_units,
+    text_fits,
+    type_text,
+)
 from k2lib.schema.identity import message_ids
 from k2lib.schema.records import QUOTE, TRADE, RecordSchema
 from k2lib.venues.base import Instrument
@@ -58,12 +67,13 @@ COLUMNS: Final = {
     "quotes": ("date", "time", "bid", "ask", "bid_volume", "ask_volume"),
 }
 SCHEMAS: Final = {"trades": TRADE, "quotes": QUOTE}
-NUMBERS: Final = ("price", "volume", "bid", "ask", "bid_volume", "ask_volume")
+NUMBERS: Final = {
+    **dict.fromkeys(("price", "bid", "ask"), PRICE),
+    **dict.fromkeys(("volume", "bid_volume", "ask_volume"), QUANTITY),
+}
 # [0-9], because \d means the digits of all scripts.
 DATE: Final = r"^[0-9]{2}/[0-9]{2}/(19|20)[0-9]{2}$"
 TIME: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}$"
-FITS: Final = r"^0*[0-9]{1,10}(\.[0-9]{1,8}0*)?$"
-NUMBER: Final = r"[0-9]+(\.[0-9]+)?"
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,9 @@ def _typed(kind: str) -> list[pl.Expr]:
     return [
         sydney.dt.convert_time_zone("UTC").alias("timestamp"),
         *(
-            pl.col(name).cast(pl.Decimal(18, 8), strict=False).alias(f"{name}_value")
+            pl.col(name)
+            .cast(pl.Decimal(QUANTITY.precision, QUANTITY.scale), strict=False)
+            .alias(f"{name}_value")
             for name in COLUMNS[kind]
             if name in NUMBERS
         ),
@@ -122,11 +134,16 @@ def _is_good(kind: str, *, pipes: bool) -> pl.Expr:
         pl.col("timestamp").is_not_null(),
         pl.col("date").str.contains(DATE),
         pl.col("time").str.contains(TIME),
-        *(pl.col(name).str.contains(FITS) for name in names if name in NUMBERS),
+        *(_is_number(name) for name in names if name in NUMBERS),
     ]
     if pipes:
         checks += [~pl.col(name).str.contains("|", literal=True) for name in names]
     return pl.all_horizontal(checks)
+
+
+def _is_number(name: str) -> pl.Expr:
+    within = pl.col(f"{name}_value").to_physical() <= greatest_units(NUMBERS[name])
+    return pl.col(name).str.contains(READABLE) & within.fill_null(False)
 
 
 def _why(row: Mapping[str, str]) -> tuple[DeadLetterReason, str]:
@@ -137,7 +154,7 @@ def _why(row: Mapping[str, str]) -> tuple[DeadLetterReason, str]:
     if not re.fullmatch(TIME, row["time"]):
         return "bad_time", f"time {row['time']!r} is not HH:MM:SS.mmm"
     for name in NUMBERS:
-        if name in row and not re.fullmatch(FITS, row[name]):
+        if name in row and not text_fits(row[name], NUMBERS[name]):
             return _why_number(name, row[name])
     return "bad_date", f"{row['date']!r} {row['time']} is not a time in Sydney (MM/DD/YYYY)"
 
@@ -146,7 +163,7 @@ def _why_number(name: str, text: str) -> tuple[DeadLetterReason, str]:
     if re.fullmatch(f"-{NUMBER}", text):
         return "negative", f"{name} {text} is negative"
     if re.fullmatch(NUMBER, text):
-        return "overflow", f"{name} {text} does not fit decimal(18,8)"
+        return "overflow", f"{name} {text} does not fit {type_text(NUMBERS[name])}"
     return "bad_number", f"{name} {text!r} is not a number"
 
 
@@ -157,8 +174,8 @@ def _trades(typed: pl.DataFrame, instrument: Instrument) -> dict[str, pa.Array]:
     return {
         "message_id": ids,
         "trade_id": _prefixed(f"{instrument.exchange}-", ids),
-        "price": _arrow(typed["price_value"]),
-        "quantity": _arrow(typed["volume_value"]),
+        "price": _arrow(typed["price_value"], PRICE),
+        "quantity": _arrow(typed["volume_value"], QUANTITY),
         "side": _constant("UNKNOWN", len(ids)),
         "trade_conditions": _single_lists(qualifiers),
         "vendor_data": vendor_map(
@@ -182,10 +199,10 @@ def _quotes(typed: pl.DataFrame, instrument: Instrument) -> dict[str, pa.Array]:
     return {
         "message_id": ids,
         "quote_id": _prefixed(f"{instrument.exchange}-Q-", ids),
-        "bid_price": _arrow(typed["bid_value"]),
-        "bid_quantity": _arrow(typed["bid_volume_value"]),
-        "ask_price": _arrow(typed["ask_value"]),
-        "ask_quantity": _arrow(typed["ask_volume_value"]),
+        "bid_price": _arrow(typed["bid_value"], PRICE),
+        "bid_quantity": _arrow(typed["bid_volume_value"], QUANTITY),
+        "ask_price": _arrow(typed["ask_value"], PRICE),
+        "ask_quantity": _arrow(typed["ask_volume_value"], QUANTITY),
         "vendor_data": vendor_map(vendor, len(ids)),
     }
 
@@ -264,8 +281,8 @@ def _place_in_millisecond(timestamps: pl.Series) -> npt.NDArray[np.int64]:
     return numbers
 
 
-def _arrow(decimals: pl.Series) -> pa.Array:
-    return decimals.to_arrow().cast(pa.decimal128(18, 8))
+def _arrow(decimals: pl.Series, kind: pa.Decimal128Type) -> pa.Array:
+    return decimals.to_arrow().cast(kind)
 
 
 def _strings(texts: pl.Series) -> pa.Array:

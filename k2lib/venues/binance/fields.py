@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -14,7 +15,15 @@ import pyarrow.compute as pc
 
 from k2lib.errors import RecordError
 from k2lib.schema.dead_letters import DeadLetterReason
-from k2lib.schema.records import TRADE
+from k2lib.schema.decimals import (
+    NUMBER,
+    QUANTITY,
+    READABLE,
+    greatest_units,
+    text_fits,
+    type_text,
+)
+from k2lib.schema.records import QUOTE, TRADE
 
 T = TypeVar("T")
 # What msgspec raises on bytes that are no JSON, or no such JSON.
@@ -107,11 +116,14 @@ def texts(values: Iterable[str]) -> pa.Array:
     return pa.array(values, pa.string())
 
 
-DECIMAL: Final = pa.decimal128(18, 8)
-# [0-9], because \d means the digits of all scripts.
-NUMBER: Final = r"[0-9]+(\.[0-9]+)?"
+TYPES: Final[dict[str, pa.Decimal128Type]] = {
+    field.name: field.type
+    for field in (*QUOTE.arrow, *TRADE.arrow)
+    if pa.types.is_decimal(field.type)
+}
 PLAIN: Final = f"^{NUMBER}$"
-FITS: Final = r"^0*[0-9]{1,10}(\.[0-9]{1,8}0*)?$"
+# As other programs write 0.00000001 or 10000000000; one of 4 digits fits no type.
+EXPONENT: Final = f"^{NUMBER}[eE][+-]?[0-9]{{1,3}}$"
 # Arrow keeps 38 digits, and of a longer text it makes another number without a word.
 SAFE_LENGTH: Final = 32
 
@@ -119,18 +131,26 @@ SAFE_LENGTH: Final = 32
 def to_decimals(
     written: Mapping[str, pa.StringArray],
 ) -> tuple[dict[str, pa.Array], npt.NDArray[np.bool_]]:
-    """Return exact decimals, 0 where a text does not fit, and which rows fit in all columns."""
+    """Return exact decimals, 0 where a text does not fit, and which rows fit in all columns.
+
+    Args:
+        written: the texts of columns of `schemas.TRADE` or `schemas.QUOTE`.
+    """
+    kinds = [TYPES[name] for name in written]
     together = pa.concat_arrays(written.values())
-    values, fits = _cast(together)
     n_rows = len(together) // len(written)
-    columns = {name: values.slice(i * n_rows, n_rows) for i, name in enumerate(written)}
-    return columns, np.logical_and.reduce(fits.reshape(len(written), n_rows))
-
-
-def units(decimals: pa.Array) -> npt.NDArray[np.int64]:
-    """Return the scaled integers: 18 digits lie in the low half of each value."""
-    both = np.frombuffer(decimals.buffers()[1], np.int64).reshape(-1, 2)
-    return both[decimals.offset : decimals.offset + len(decimals), 0]
+    values, readable = _cast(together)
+    # No text has a sign, and 19 digits take 64 bits: the upper half of each value is 0.
+    words = np.frombuffer(values.buffers()[1], np.uint64).reshape(len(kinds), n_rows, 2)
+    limits = np.array([[greatest_units(kind)] for kind in kinds], np.uint64)
+    fit = readable.reshape(len(kinds), n_rows) & (words[:, :, 0] <= limits)
+    if not fit.all():
+        words = words * fit[:, :, None]
+    columns = {
+        name: pa.Array.from_buffers(kind, n_rows, [None, pa.py_buffer(column)])
+        for name, kind, column in zip(written, kinds, words, strict=True)
+    }
+    return columns, np.logical_and.reduce(fit)
 
 
 def why_number(
@@ -139,9 +159,10 @@ def why_number(
     """Say why a row is refused: reason and detail of the first number that does not fit."""
     for name, column in written.items():
         text = column[index].as_py()
-        if not re.fullmatch(FITS, text):
+        plain = _without_exponent(text)
+        if not text_fits(plain, TYPES[name]):
             return _why_text(name, text)
-        if not may_be_zero and not text.strip("0."):
+        if not may_be_zero and not Decimal(plain):
             return "not_positive", f"{name} {text} is not positive"
     raise AssertionError("a number that fits was refused")
 
@@ -150,13 +171,18 @@ def _cast(written: pa.StringArray) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     # Arrow refuses a whole column for one number that does not fit; Polars rounds instead.
     if _are_plain(written):
         try:
-            return written.cast(DECIMAL), np.ones(len(written), np.bool_)
+            return written.cast(QUANTITY), np.ones(len(written), np.bool_)
         except pa.ArrowInvalid:
             pass
-    column = pl.Series("text", written)
-    fits = column.str.contains(FITS)
-    readable = pl.select(pl.when(fits).then(column).otherwise(pl.lit("0"))).to_series()
-    return readable.cast(pl.Decimal(18, 8)).to_arrow().cast(DECIMAL), fits.to_numpy()
+    column = pl.Series("text", map(_without_exponent, written.to_pylist()), pl.String)
+    readable = column.str.contains(READABLE)
+    texts = pl.select(pl.when(readable).then(column).otherwise(pl.lit("0"))).to_series()
+    values = texts.cast(pl.Decimal(QUANTITY.precision, QUANTITY.scale))
+    return values.to_arrow().cast(QUANTITY), readable.to_numpy()
+
+
+def _without_exponent(text: str) -> str:
+    return f"{Decimal(text):f}" if re.fullmatch(EXPONENT, text) else text
 
 
 def _are_plain(written: pa.StringArray) -> bool:
@@ -167,10 +193,11 @@ def _are_plain(written: pa.StringArray) -> bool:
 
 
 def _why_text(name: str, text: str) -> tuple[DeadLetterReason, str]:
-    if re.fullmatch(f"-{NUMBER}", text):
+    number = f"{NUMBER}([eE][+-]?[0-9]+)?"
+    if re.fullmatch(f"-{number}", text):
         return "negative", f"{name} {text} is negative"
-    if re.fullmatch(NUMBER, text):
-        return "overflow", f"{name} {text} does not fit decimal(18,8)"
+    if re.fullmatch(number, text):
+        return "overflow", f"{name} {text} does not fit {type_text(TYPES[name])}"
     return "bad_number", f"{name} {text!r} is not a number"
 
 

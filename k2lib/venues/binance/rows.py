@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2lib.schema.dead_letters import DeadLetterReason
+from k2lib.schema.decimals import unscaled_values
 from k2lib.schema.identity import message_id, message_ids
 from k2lib.schema.records import QUOTE, TRADE, RecordSchema
 from k2lib.venues.base import Instrument
-from k2lib.venues.binance.fields import Coded, text_maps, texts, to_decimals, units, why_number
+from k2lib.venues.binance.fields import Coded, text_maps, texts, to_decimals, why_number
 
 Unit = Literal["us", "ms"]
 Ints = npt.NDArray[np.int64]
@@ -102,7 +103,7 @@ def trade_rows(
         return CheckedRows(NO_TRADES, [])
     written = {"price": trades.prices, "quantity": trades.quantities}
     numbers, fits = to_decimals(written)
-    positive = [units(values) > 0 for values in numbers.values()]
+    positive = [unscaled_values(values) > 0 for values in numbers.values()]
     in_time = _in_time(trades.times, unit, latest_us)
     ids = pa.array(trades.ids).cast(pa.string())
     maker = trades.buyer_is_maker.astype(np.int64)
@@ -176,7 +177,9 @@ def _common(
 
 
 def _side(numbers: Mapping[str, pa.Array], price: str, quantity: str) -> dict[str, pa.Array]:
-    there = pa.array((units(numbers[price]) > 0) & (units(numbers[quantity]) > 0))
+    there = pa.array(
+        (unscaled_values(numbers[price]) > 0) & (unscaled_values(numbers[quantity]) > 0)
+    )
     return {name: pc.if_else(there, numbers[name], None) for name in (price, quantity)}
 
 

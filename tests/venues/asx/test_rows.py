@@ -244,7 +244,10 @@ def test_no_lines_are_no_rows(kind: str) -> None:
     assert result.rows.schema == {"trades": TRADE, "quotes": QUOTE}[kind].arrow
 
 
-@pytest.mark.parametrize("text", ["9999999999.99999999", "0.00000001", "0", "1.500000000", "001"])
+@pytest.mark.parametrize(
+    "text",
+    ["9999999999.99999999", "0.00000001", "0", "1.500000000", "001", "0" * 40 + "1.5" + "0" * 40],
+)
 def test_a_number_that_fits_is_exact(text: str) -> None:
     trade = row(f"03/10/2014,10:00:06.717,{text},{text},0,,")
     assert (trade["price"], trade["quantity"]) == (Decimal(text), Decimal(text))
@@ -264,12 +267,28 @@ def test_a_number_that_fits_is_exact(text: str) -> None:
         ('"1"', "bad_number", "price '\"1\"' is not a number"),
         ("-1.5", "negative", "price -1.5 is negative"),
         ("10000000000", "overflow", "price 10000000000 does not fit decimal(18,8)"),
+        ("99999999999", "overflow", "price 99999999999 does not fit decimal(18,8)"),
+        ("1" + "0" * 40, "overflow", f"price 1{'0' * 40} does not fit decimal(18,8)"),
         ("1.123456789", "overflow", "price 1.123456789 does not fit decimal(18,8)"),
     ],
 )
 def test_a_number_that_does_not_fit_is_refused(price: str, reason: str, detail: str) -> None:
     line = f"03/10/2014,10:00:06.717,{price},3667,0,,"
     assert bad(line) == BadLine(1, line.encode(), reason, detail)
+
+
+def test_the_greatest_quantity_is_read_and_one_unit_more_is_refused() -> None:
+    most, more = "92233720368.54775807", "92233720368.54775808"
+    trade = row(f"03/10/2014,10:00:06.717,1.11,{most},0,,")
+    sides = row(f"03/10/2014,10:00:06.717,1.11,1.18,{most},{most}", "quotes")
+    assert {trade["quantity"], sides["bid_quantity"], sides["ask_quantity"]} == {Decimal(most)}
+    refused = bad(f"03/10/2014,10:00:06.717,1.11,{more},0,,")
+    assert (refused.reason, refused.detail) == (
+        "overflow",
+        f"volume {more} does not fit decimal(19,8) in 64 bits",
+    )
+    quote = bad(f"03/10/2014,10:00:06.717,1.11,1.18,5,{more}", "quotes")
+    assert (quote.reason, quote.detail.partition(" ")[0]) == ("overflow", "ask_volume")
 
 
 @pytest.mark.parametrize("name", ["bid", "ask", "bid_volume", "ask_volume"])

@@ -261,7 +261,13 @@ def test_a_malformed_field_is_named() -> None:
     [
         ("abc", "bad_number", "'abc' is not a number"),
         ("", "bad_number", "'' is not a number"),
-        ("1e3", "bad_number", "'1e3' is not a number"),
+        ("1e", "bad_number", "'1e' is not a number"),
+        ("e3", "bad_number", "'e3' is not a number"),
+        ("1e3.5", "bad_number", "'1e3.5' is not a number"),
+        ("inf", "bad_number", "'inf' is not a number"),
+        ("NaN", "bad_number", "'NaN' is not a number"),
+        ("-1E+3", "negative", "-1E+3 is negative"),
+        ("0E-8", "not_positive", "0E-8 is not positive"),
         ("+1", "bad_number", "'+1' is not a number"),
         ("1.", "bad_number", "'1.' is not a number"),
         (".5", "bad_number", "'.5' is not a number"),
@@ -269,25 +275,42 @@ def test_a_malformed_field_is_named() -> None:
         ("1\n", "bad_number", "'1\\n' is not a number"),
         ("-1.5", "negative", "-1.5 is negative"),
         ("0.00000000", "not_positive", "0.00000000 is not positive"),
-        ("10000000000", "overflow", "10000000000 does not fit decimal(18,8)"),
-        ("1.123456789", "overflow", "1.123456789 does not fit decimal(18,8)"),
-        (f"{2**128 + 1}", "overflow", f"{2**128 + 1} does not fit decimal(18,8)"),
-        ("1" + "0" * 39, "overflow", f"1{'0' * 39} does not fit decimal(18,8)"),
-        ("0." + "0" * 39 + "1", "overflow", f"0.{'0' * 39}1 does not fit decimal(18,8)"),
+        ("92233720368.54775808", "overflow", "92233720368.54775808 does not fit {}"),
+        ("1.123456789", "overflow", "1.123456789 does not fit {}"),
+        ("1E-9", "overflow", "1E-9 does not fit {}"),
+        ("1e11", "overflow", "1e11 does not fit {}"),
+        ("1e999999999999999999999", "overflow", "1e999999999999999999999 does not fit {}"),
+        (f"{2**64}", "overflow", f"{2**64} does not fit {{}}"),
+        (f"{2**128 + 1}", "overflow", f"{2**128 + 1} does not fit {{}}"),
+        ("1" + "0" * 39, "overflow", f"1{'0' * 39} does not fit {{}}"),
+        ("0." + "0" * 39 + "1", "overflow", f"0.{'0' * 39}1 does not fit {{}}"),
     ],
 )
-@pytest.mark.parametrize("name", ["price", "quantity"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("price", "decimal(18,8)"), ("quantity", "decimal(19,8) in 64 bits")]
+)
 def test_a_number_that_does_not_fit_is_refused(
-    name: str, number: str, reason: str, told: str
+    name: str, kind: str, number: str, reason: str, told: str
 ) -> None:
     frame = stream_frame(replace(Fact(), **{name: number}))
-    assert refused(frame) == (reason, f"{name} {told}")
+    assert refused(frame) == (reason, f"{name} {told.format(kind)}")
+
+
+def test_a_price_has_ten_digits_where_a_quantity_has_eleven() -> None:
+    number = "10000000000"
+    assert trade(stream_frame(Fact(quantity=number)))["quantity"] == Decimal(number)
+    assert refused(stream_frame(Fact(price=number, quantity=number))) == (
+        "overflow",
+        f"price {number} does not fit decimal(18,8)",
+    )
+    beside = parsed(stream_frame(Fact(price=number)), stream_frame(Fact(trade_id=1)))
+    assert beside.trades["source_sequence"].to_pylist() == [1]
 
 
 @pytest.mark.parametrize(
     "number",
     [
-        *("9999999999.99999999", "0.00000001", "1.5000000000", "001"),
+        *("9999999999.99999999", "0.00000001", "1.5000000000", "001", "1e3", "1.2E-05", "1e+9"),
         *("1.5" + "0" * 60, "0" * 100 + "1.5", "0" * 100 + "1.5" + "0" * 100),
     ],
 )
@@ -308,6 +331,13 @@ def test_a_number_is_the_same_alone_and_beside_one_that_is_refused(number: str) 
 def test_every_price_of_a_quote_is_exact(price: Decimal) -> None:
     row = quote(QUOTE_FRAME.replace(b"25.36520000", f"{price:f}".encode()))
     assert row["ask_price"] == (price or None)
+
+
+@given(st.decimals(min_value=0, max_value=Decimal("92233720368.54775807"), places=8))
+def test_every_quantity_of_a_quote_is_exact(quantity: Decimal) -> None:
+    for text in (f"{quantity:f}", f"{quantity:E}"):
+        row = quote(QUOTE_FRAME.replace(b"31.21000000", text.encode()))
+        assert row["bid_quantity"] == (quantity or None)
 
 
 def test_a_quote_with_a_number_that_does_not_fit_is_refused() -> None:

@@ -149,7 +149,7 @@ def test_an_empty_page_is_no_rows() -> None:
 
 
 def test_a_trade_that_does_not_fit_is_a_dead_letter_and_its_id_came() -> None:
-    result = page(rest_body([Fact(1), Fact(2, quantity="10000000000"), Fact(3)]))
+    result = page(rest_body([Fact(1), Fact(2, quantity="92233720368.54775808"), Fact(3)]))
     (letter,) = result.refused
     assert (letter.reason, letter.position) == ("overflow", f"{RECEIVED_US}:1")
     assert json.loads(letter.raw)["id"] == 2
