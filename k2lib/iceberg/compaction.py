@@ -5,10 +5,11 @@ of a partition is full, its files become one file of a higher tier, so a row is 
 tier, whatever the size of the table.
 """
 
-import tempfile
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from pyiceberg.table import Table
 from pyiceberg.typedef import Record
 
 from k2lib.errors import TransientError
+from k2lib.iceberg.commit_times import Clock, system_clock
 from k2lib.iceberg.manifests import (
     ManifestCache,
     duckdb_path,
@@ -96,10 +98,17 @@ class CompactionCandidates:
 
 
 def compact(
-    table: Table, groups: Sequence[Sequence[DataFile]], *, order: Sequence[str]
+    table: Table,
+    groups: Sequence[Sequence[DataFile]],
+    *,
+    order: Sequence[str],
+    spill: Path,
+    now: Clock = system_clock,
 ) -> CompactionResult:
     """Replace each group by one file sorted by `order`, nulls first, in one snapshot on the head.
 
+    Args:
+        spill: a folder for what does not fit in memory, of this call alone; removed at its end.
     Raises:
         CommitFailedException: another writer committed meanwhile; nothing has changed.
         TransientError: the files could not be merged; nothing has changed.
@@ -107,8 +116,11 @@ def compact(
     merged = [file for group in groups for file in group]
     if not merged:
         return CompactionResult()
-    written = _written(table, groups, order=order)
-    transaction = QuickTransaction(table)
+    try:
+        written = _written(table, groups, order=order, spill=spill)
+    finally:
+        remove_folder(spill)
+    transaction = QuickTransaction(table, now=now)
     properties = {**offset_properties(table), CAUSE_PROPERTY: "compaction"}
     with transaction.update_snapshot(snapshot_properties=properties).overwrite() as update:
         for file in merged:
@@ -130,18 +142,25 @@ def _up_to_target(files: Sequence[DataFile]) -> list[DataFile]:
     return group
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder for temporary files, if it is there."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def _written(
-    table: Table, groups: Sequence[Sequence[DataFile]], *, order: Sequence[str]
+    table: Table, groups: Sequence[Sequence[DataFile]], *, order: Sequence[str], spill: Path
 ) -> list[DataFile]:
     try:
-        return [_merge(table, group, order=order) for group in groups]
+        return [_merge(table, group, order=order, spill=spill) for group in groups]
     except duckdb.Error as exc:
         raise TransientError(f"{'.'.join(table.name())}: files were not merged: {exc}") from exc
 
 
-def _merge(table: Table, group: Sequence[DataFile], *, order: Sequence[str]) -> DataFile:
+def _merge(
+    table: Table, group: Sequence[DataFile], *, order: Sequence[str], spill: Path
+) -> DataFile:
     folder = group[0].file_path.rpartition("/")[0]
-    rows = _sorted_rows(table, group, order=order)
+    rows = _sorted_rows(table, group, order=order, spill=spill)
     merged = write_file(table, f"{folder}/{uuid4()}.parquet", rows, group[0].partition)
     _check_rows(table, group, written=merged.record_count)
     return merged
@@ -157,17 +176,17 @@ def _check_rows(table: Table, group: Sequence[DataFile], *, written: int) -> Non
 
 
 def _sorted_rows(
-    table: Table, group: Sequence[DataFile], *, order: Sequence[str]
+    table: Table, group: Sequence[DataFile], *, order: Sequence[str], spill: Path
 ) -> Iterator[pa.Table]:
     """DuckDB sorts, because its sort goes to disk beyond the limit."""
     schema = schema_to_pyarrow(table.schema())
     keys = ", ".join(f'"{name}" ASC NULLS FIRST' for name in order)
-    with tempfile.TemporaryDirectory(prefix="k2-compaction-") as folder, _duckdb(folder) as duck:
+    with _duckdb(spill) as duck:
         small_files = table_sql(table, files=[duckdb_path(file.file_path) for file in group])
         rows = duck.sql(f"SELECT * FROM ({small_files}) ORDER BY {keys}")
         for batch in rows.to_arrow_reader(_ROW_GROUP_ROWS):
             yield pa.Table.from_batches([batch]).cast(schema)
 
 
-def _duckdb(folder: str) -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": folder})
+def _duckdb(spill: Path) -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": str(spill)})

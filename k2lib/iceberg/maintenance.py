@@ -12,12 +12,14 @@ from pyiceberg.table.update.snapshot import ExpireSnapshots
 
 from k2lib.errors import StaleWriterError
 from k2lib.events import MaintenanceDone, OnEvent, log_event
+from k2lib.iceberg.commit_times import committed_at, main_line, sequence
 from k2lib.iceberg.compaction import (
     FAN_IN,
     CompactionCandidates,
     CompactionResult,
     compact,
     plan_compaction,
+    remove_folder,
     total,
 )
 from k2lib.iceberg.offsets import offset_lineage
@@ -45,7 +47,8 @@ def snapshots_to_keep(
     """Return the ids to keep: the last ones, one an hour for a day, one a UTC day for 30 days.
 
     Args:
-        commits: every snapshot of the table, in the order of the commits.
+        commits: every snapshot of the table, in the order of the commits; their times may step
+            back, as a clock can.
         now: aware, as the commits' times are.
         pinned: ids kept for other reasons: the current one, what a user tagged.
     """
@@ -56,7 +59,11 @@ def snapshots_to_keep(
 
 
 def day_tags(commits: Sequence[SnapshotTime], now: datetime) -> dict[str, int]:
-    """Return the tags due: `day-2026-03-14` on the newest snapshot of each day that is over."""
+    """Return the tags due: `day-2026-03-14` on the last snapshot of each day that is over.
+
+    Args:
+        commits: the line of the current snapshot, in the order of the commits.
+    """
     today = now.astimezone(UTC).date()
     return {
         f"{_DAY_TAG}{day.isoformat()}": commit.id
@@ -122,7 +129,8 @@ class Maintenance:
 
         Args:
             spec: the table.
-            state: a file for this table, which keeps since when files have been unreferenced.
+            state: a file for this table, which keeps since when files have been unreferenced;
+                temporary files of compaction lie beside it.
             now: the time, aware.
             on_event: gets a `MaintenanceDone` after every round that changed something.
         """
@@ -131,6 +139,8 @@ class Maintenance:
         self._on_event = on_event
         self._candidates = CompactionCandidates()
         self._cleaner = OrphanFileCleaner(state)
+        self._spill = state.with_name(f"compaction-{spec.name}")
+        remove_folder(self._spill)  # of a process that was killed
         self._commits = 0
         self._cleaned_at: datetime | None = None
 
@@ -178,7 +188,7 @@ class Maintenance:
     def _merge(self, table: Table, *, fan_in: int) -> CompactionResult:
         groups = plan_compaction(self._candidates.read(table), fan_in=fan_in)
         try:
-            return compact(table, groups, order=self._spec.order)
+            return compact(table, groups, order=self._spec.order, spill=self._spill, now=self._now)
         except CommitFailedException as exc:
             raise self._stale(table) from exc
 
@@ -231,15 +241,18 @@ def _summary(
 
 
 def set_day_tags(table: Table, now: datetime) -> tuple[str, ...]:
-    """Tag the newest snapshot of each day that is over, and drop the tags of 30 days ago.
+    """Tag the last snapshot of each day that is over, and drop the tags of 30 days ago.
+
+    A tag moves where a clock that was ahead had it set before the day was over.
 
     Returns:
         The names of the tags that were set.
     """
     commits = snapshot_times(table)
+    line = [SnapshotTime(one.snapshot_id, committed_at(one)) for one in main_line(table)]
     refs = {name: ref.snapshot_id for name, ref in table.refs().items()}
-    due = day_tags(commits, now)
-    new = {name: snapshot for name, snapshot in due.items() if name not in refs}
+    due = day_tags(line, now)
+    new = {name: snapshot for name, snapshot in due.items() if refs.get(name) != snapshot}
     old = outdated_tags(refs, commits, now)
     if new or old:
         changes = table.manage_snapshots()
@@ -266,8 +279,7 @@ def expire(table: Table, now: datetime, *, unneeded: int) -> int:
 
 def snapshot_times(table: Table) -> list[SnapshotTime]:
     """Return the table's snapshots in the order in which they were committed."""
-    snapshots = sorted(table.snapshots(), key=lambda snapshot: snapshot.sequence_number or 0)
     return [
-        SnapshotTime(s.snapshot_id, datetime.fromtimestamp(s.timestamp_ms / 1000, tz=UTC))
-        for s in snapshots
+        SnapshotTime(one.snapshot_id, committed_at(one))
+        for one in sorted(table.snapshots(), key=sequence)
     ]

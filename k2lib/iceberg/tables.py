@@ -8,17 +8,19 @@ from typing import Final
 
 import pyarrow as pa
 import yaml
-from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.catalog import Catalog, CatalogType, infer_catalog_type, load_catalog
 from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
 from pyiceberg.table import Table
 from pyiceberg.table.sorting import SortField, SortOrder
 from pyiceberg.transforms import DayTransform, IdentityTransform
+from pyiceberg.typedef import RecursiveDict
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from k2lib.errors import ConfigError
+from k2lib.iceberg.sql_catalog import SharedSqlCatalog
 from k2lib.schema.order import EVENT_ORDER
 from k2lib.schema.records import (
     DEAD_LETTER,
@@ -96,13 +98,15 @@ def open_catalog(settings: Settings) -> Catalog:
         options |= {"type": "sql", "uri": f"sqlite:///{home / 'catalog.db'}?timeout={LOCKED_S}"}
     warehouse = settings.warehouse or options.get("warehouse") or f"file://{home / 'warehouse'}"
     try:
-        return load_catalog(CATALOG, **{**options, "warehouse": warehouse, **_s3_options(settings)})
+        return _load({**options, "warehouse": warehouse, **_s3_options(settings)})
     except (ValueError, SQLAlchemyError, OSError) as exc:
         raise ConfigError(f"no catalog at {options['uri']} (K2_CATALOG_URI): {exc}") from exc
 
 
 def ensure_table(catalog: Catalog, spec: TableSpec) -> Table:
     """Load the table, made or brought to the schema of today where needed.
+
+    Several processes may do so at once.
 
     Raises:
         SchemaError: the schema of today cannot read what the table's last one wrote.
@@ -113,7 +117,10 @@ def ensure_table(catalog: Catalog, spec: TableSpec) -> Table:
             table = catalog.load_table((NAMESPACE, spec.name))
         except NoSuchTableError:
             return _create_table(catalog, spec)
-        return _evolve_table(table, spec)
+        try:
+            return _evolve_table(table, spec)
+        except CommitFailedException:  # another process was faster, and has perhaps done it
+            return _evolve_table(catalog.load_table(table.name()), spec)
 
 
 def check_schema(table: Table, schema: RecordSchema) -> None:
@@ -150,6 +157,19 @@ def _wider(stored: pa.DataType, today: pa.DataType) -> pa.DataType:
     if not (pa.types.is_decimal(stored) and pa.types.is_decimal(today)):
         return stored
     return today if today.scale == stored.scale and today.precision > stored.precision else stored
+
+
+def _load(options: Mapping[str, str]) -> Catalog:
+    if "py-catalog-impl" not in options and _kind_of(options) == CatalogType.SQL:
+        return SharedSqlCatalog(CATALOG, **options)
+    return load_catalog(CATALOG, **options)
+
+
+def _kind_of(options: Mapping[str, str]) -> CatalogType | None:
+    if "type" in options:
+        return CatalogType(options["type"].lower())
+    properties: RecursiveDict = {**options}
+    return infer_catalog_type(CATALOG, properties)
 
 
 def _create_table(catalog: Catalog, spec: TableSpec) -> Table:

@@ -20,11 +20,13 @@ from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.update import TableRequirement, TableUpdate
 from pyiceberg.typedef import Record
 from sqlalchemy.exc import SQLAlchemyError
 
 from k2lib.errors import ConfigError, StaleWriterError, TransientError
 from k2lib.events import CommitBegun, CommitDone, FilesWritten, OnEvent
+from k2lib.iceberg.commit_times import Clock, not_before, system_clock
 from k2lib.iceberg.deduplication import Deduplicator
 from k2lib.iceberg.offsets import (
     OFFSETS_PROPERTY,
@@ -39,16 +41,20 @@ from k2lib.kafka.consumer import TopicPartition
 
 
 class QuickTransaction(Transaction):
-    """A pyiceberg transaction that computes its metadata once per staged change.
+    """A pyiceberg transaction whose snapshots are never dated before the table's last commit.
 
+    It also computes its metadata once per staged change.
     `Transaction.table_metadata` copies all metadata deeply at each access, some twenty times a
     commit, which is most of the time a commit takes. Nothing changes the copy, so one serves.
     Only `Transaction._updates` says whether a change was staged: there is no public way.
     """
 
-    def __init__(self, table: Table, *, autocommit: bool = False) -> None:
+    def __init__(
+        self, table: Table, *, autocommit: bool = False, now: Clock = system_clock
+    ) -> None:
         """Begin on the current state of the table."""
         super().__init__(table, autocommit)
+        self._now = now
         self._computed: tuple[object, TableMetadata] | None = None
 
     @property
@@ -57,6 +63,14 @@ class QuickTransaction(Transaction):
         if self._computed is None or self._computed[0] is not self._updates:
             self._computed = (self._updates, super().table_metadata)
         return self._computed[1]
+
+    def _stage(
+        self,
+        updates: tuple[TableUpdate, ...],
+        requirements: tuple[TableRequirement, ...] = (),
+    ) -> Transaction:
+        dated = not_before(updates, self.table_metadata, self._now())
+        return super()._stage(dated, requirements)
 
 
 DAY_US: Final = 24 * 3600 * 1_000_000
@@ -145,7 +159,9 @@ RETRIES: Final = "commit.retry.num-retries"
 class TableWriter:
     """Appends to one table, whose offsets it read last at its start or its last commit."""
 
-    def __init__(self, table: Table, spec: TableSpec, *, on_event: OnEvent) -> None:
+    def __init__(
+        self, table: Table, spec: TableSpec, *, on_event: OnEvent, now: Clock = system_clock
+    ) -> None:
         """Check the table.
 
         Raises:
@@ -158,6 +174,7 @@ class TableWriter:
         self.table = table
         self._spec = spec
         self._on_event = on_event
+        self._now = now
         self._deduplicator = Deduplicator(table, spec)
         self._offsets = read_offsets(table)
 
@@ -206,7 +223,7 @@ class TableWriter:
 
     def _commit(self, rows: pa.Table, offsets: str) -> None:
         table, began = self._spec.name, time.monotonic()
-        transaction = QuickTransaction(self.table)
+        transaction = QuickTransaction(self.table, now=self._now)
         files = write_files(self.table, self._spec, rows) if rows.num_rows else []
         self._on_event(FilesWritten(table, len(files)))
         summary = {OFFSETS_PROPERTY: offsets}

@@ -1,7 +1,7 @@
 """Time travel: which snapshots a table keeps, and which one a question means."""
 
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import polars as pl
@@ -10,10 +10,18 @@ from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot
 
 from k2lib.errors import NotFoundError, QueryError
+from k2lib.iceberg.commit_times import (
+    Clock,
+    committed_at,
+    main_line,
+    sequence,
+    system_clock,
+)
 from k2lib.iceberg.offsets import OFFSETS_PROPERTY, snapshot_cause, snapshot_properties
 from k2lib.query.request import LISTED_AT_MOST, AsOf, check_as_of
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# A question is answered a little later than it was asked.
+JUST_NOW: Final = timedelta(minutes=1)
 COLUMNS: Final[Mapping[str, pl.DataType | type[pl.DataType]]] = {
     "snapshot_id": pl.Int64,
     "parent_id": pl.Int64,
@@ -36,15 +44,17 @@ def snapshots(table: Table) -> pl.DataFrame:
         One row a snapshot: `cause` is `append` or what maintenance did, `offsets` the JSON text
         of the Kafka offsets up to which it holds the topics, null where it does not say.
     """
-    kept = sorted(table.metadata.snapshots, key=_age, reverse=True)
+    kept = sorted(table.metadata.snapshots, key=sequence, reverse=True)
     return pl.DataFrame([_snapshot_row(one, table) for one in kept], schema=COLUMNS)
 
 
-def resolve(table: Table, as_of: AsOf) -> int:
+def resolve(table: Table, as_of: AsOf, *, now: Clock = system_clock) -> int:
     """Find the snapshot that is meant by an id, a tag, or a moment.
 
-    A moment means the newest kept snapshot at or before it, which is the answer only where
-    nothing in between has been dropped: where it is current, or the next kept one's parent.
+    A moment means the last kept snapshot, in the order of the commits, that is dated at or before
+    it, which is the answer only where nothing in between has been dropped: where it is current,
+    or the next kept one's parent. Now means the current one, though a clock that was ahead has
+    dated it later.
 
     Raises:
         NotFoundError: no such snapshot is kept; the message names what is.
@@ -52,7 +62,7 @@ def resolve(table: Table, as_of: AsOf) -> int:
     """
     check_as_of(as_of)
     if isinstance(as_of, datetime):
-        return _at(table, as_of)
+        return _at(table, as_of, now=now())
     if isinstance(as_of, str):
         return _tagged(table, as_of)
     if table.snapshot_by_id(as_of) is None:
@@ -60,37 +70,31 @@ def resolve(table: Table, as_of: AsOf) -> int:
     return as_of
 
 
-def main_line(table: Table) -> list[Snapshot]:
-    """Return the kept snapshots that the current one was built on, itself included, oldest first.
-
-    Parents alone do not tell, because dropping a snapshot cuts the line; the table's own log of
-    what was current does: going back to a snapshot disowns those that came after it.
-    """
-    line: list[Snapshot] = []
-    for entry in table.history():
-        entered = table.snapshot_by_id(entry.snapshot_id)
-        if entered is not None:
-            line = [one for one in line if _age(one) < _age(entered)] + [entered]
-    return line
-
-
-def _at(table: Table, moment: datetime) -> int:
+def _at(table: Table, moment: datetime, *, now: datetime) -> int:
     if moment.tzinfo is None:
         raise QueryError(f"as_of={moment.isoformat()}: give the time zone, for example tzinfo=UTC")
     line = main_line(table)
-    before = [one for one in line if _committed(one) <= moment]
-    after = [one for one in line if _committed(one) > moment]
-    if not before:
+    n_before = max((i for i, one in enumerate(line, 1) if committed_at(one) <= moment), default=0)
+    later = line[n_before:]
+    if line and (not later or _is_now(moment, later, now)):
+        return line[-1].snapshot_id
+    if not n_before:
         raise NotFoundError(
             f"as_of={moment.isoformat()}: {_name(table)} keeps nothing that old; {_kept(table)}"
         )
-    if after and after[0].parent_snapshot_id != before[-1].snapshot_id:
+    last = line[n_before - 1]
+    if later[0].parent_snapshot_id != last.snapshot_id:
         raise NotFoundError(
             f"as_of={moment.isoformat()}: the snapshots of {_name(table)} around that time are no "
-            f"longer kept; ask for the one before, {_short(before[-1])}, "
-            f"or the one after, {_short(after[0])}"
+            f"longer kept; ask for the one before, {_short(last)}, "
+            f"or the one after, {_short(later[0])}"
         )
-    return before[-1].snapshot_id
+    return last.snapshot_id
+
+
+def _is_now(moment: datetime, later: Sequence[Snapshot], now: datetime) -> bool:
+    """Say whether a moment is now, and what is dated later was so by a clock that was ahead."""
+    return now - moment <= JUST_NOW and all(committed_at(one) > now for one in later)
 
 
 def _tagged(table: Table, tag: str) -> int:
@@ -119,7 +123,7 @@ def _snapshot_row(one: Snapshot, table: Table) -> dict[str, Any]:
     return {
         "snapshot_id": one.snapshot_id,
         "parent_id": one.parent_snapshot_id,
-        "committed": _committed(one),
+        "committed": committed_at(one),
         "operation": summary.operation.value if summary else None,
         "cause": snapshot_cause(one) or "append",
         **{name: None if value is None else int(value) for name, value in numbers.items()},
@@ -129,7 +133,7 @@ def _snapshot_row(one: Snapshot, table: Table) -> dict[str, Any]:
 
 
 def _kept(table: Table) -> str:
-    kept = sorted(table.metadata.snapshots, key=_age, reverse=True)
+    kept = sorted(table.metadata.snapshots, key=sequence, reverse=True)
     if not kept:
         return "it has no snapshots yet"
     more = f" and {len(kept) - LISTED_AT_MOST} more" if len(kept) > LISTED_AT_MOST else ""
@@ -137,15 +141,7 @@ def _kept(table: Table) -> str:
 
 
 def _short(one: Snapshot) -> str:
-    return f"{one.snapshot_id} ({_committed(one).isoformat()})"
-
-
-def _committed(one: Snapshot) -> datetime:
-    return EPOCH + timedelta(milliseconds=one.timestamp_ms)
-
-
-def _age(one: Snapshot) -> tuple[int, int]:
-    return one.sequence_number or 0, one.timestamp_ms
+    return f"{one.snapshot_id} ({committed_at(one).isoformat()})"
 
 
 def _name(table: Table) -> str:

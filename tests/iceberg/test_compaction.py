@@ -13,6 +13,7 @@ from pyiceberg.types import StringType
 from support.lake_rows import append, catalog_in, gap, rows_table, trade
 from support.lake_upkeep import (
     TRADES,
+    Clock,
     commit,
     commit_each,
     ids,
@@ -31,6 +32,7 @@ from k2lib.iceberg.compaction import (
     plan_compaction,
     tier,
 )
+from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.offsets import read_offsets
 from k2lib.iceberg.tables import TABLES, ensure_table
 
@@ -49,9 +51,12 @@ def _files(count: int, **sizes: int) -> list[DataFile]:
 
 
 def _compact(table: Table) -> CompactionResult:
-    return compact(
-        table, plan_compaction(CompactionCandidates().read(table), fan_in=2), order=TRADES.order
-    )
+    groups = plan_compaction(CompactionCandidates().read(table), fan_in=2)
+    return compact(table, groups, order=TRADES.order, spill=_spill(table))
+
+
+def _spill(table: Table) -> Path:
+    return local(table.location()) / "spill"
 
 
 def _rows(table: Table) -> list[dict[str, Any]]:
@@ -127,9 +132,8 @@ def test_a_table_without_partitions_is_compacted(tmp_path: Path) -> None:
     catalog = catalog_in(tmp_path)
     for revision in range(8):
         table = append(catalog, [gap("g1", revision)], "gaps")
-    merge = compact(
-        table, plan_compaction(CompactionCandidates().read(table)), order=TABLES["gaps"].order
-    )
+    groups = plan_compaction(CompactionCandidates().read(table))
+    merge = compact(table, groups, order=TABLES["gaps"].order, spill=_spill(table))
     assert merge == CompactionResult(8, 1, 8)
     assert sorted(row["revision"] for row in _rows(table)) == list(range(8))
 
@@ -175,3 +179,14 @@ def test_nothing_to_merge_is_no_snapshot(tmp_path: Path) -> None:
     before = table.metadata.current_snapshot_id
     assert _compact(table) == CompactionResult()
     assert table.metadata.current_snapshot_id == before
+
+
+def test_temporary_files_lie_in_the_home_and_those_of_a_killed_process_go(tmp_path: Path) -> None:
+    left = tmp_path / "compaction-trades_v2" / "duckdb_temp_storage_DEFAULT-0.tmp"
+    left.parent.mkdir()
+    left.write_bytes(b"sorted rows")
+    table = commit_each(trades_table(tmp_path), range(8))
+    maintenance = Maintenance(TRADES, state=tmp_path / "state.json", now=Clock())
+    assert not left.parent.exists()
+    assert maintenance.run_now(table).files_merged == 8
+    assert not left.parent.exists()

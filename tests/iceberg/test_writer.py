@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.lake_rows import catalog_in, rows_table, trade
-from support.lake_upkeep import PARTITION, ids, message_ids
+from support.lake_upkeep import LOGS, PARTITION, ids, message_ids
 
 from k2lib.errors import ConfigError, StaleWriterError, TransientError
 from k2lib.events import CommitBegun, CommitDone, Event, FilesWritten
@@ -16,7 +16,6 @@ from k2lib.kafka.consumer import TopicPartition
 from k2lib.settings import Settings
 
 TRADES = TABLES["trades_v2"]
-LOGS = {PARTITION.topic: "log/1"}
 OTHER = TopicPartition(PARTITION.topic, 1)
 FORGETFUL = "py-catalog-impl: support.forgetful_catalog.ForgetfulCatalog\n"
 

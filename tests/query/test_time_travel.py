@@ -8,11 +8,13 @@ import polars as pl
 import pytest
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
-from support.lake_rows import NOON, append, catalog_in, trade
+from support.lake_rows import NOON, append, catalog_in, rows_table, trade
 
 from k2lib.errors import QueryError
+from k2lib.iceberg.commit_times import main_line
 from k2lib.iceberg.tables import TABLES, ensure_table
-from k2lib.query.time_travel import main_line, resolve, snapshots
+from k2lib.iceberg.writer import QuickTransaction
+from k2lib.query.time_travel import resolve, snapshots
 
 
 @pytest.fixture
@@ -114,6 +116,42 @@ def test_snapshots_left_by_a_rollback_are_not_what_a_moment_means(table: Table) 
     table.append(table.scan().to_arrow())
     assert resolve(table, moment(last)) == second.snapshot_id
     assert resolve(table, third.snapshot_id) == third.snapshot_id
+
+
+@pytest.fixture
+def stepped(tmp_path: Path) -> tuple[Table, list[datetime]]:
+    """A table of five commits, the third by a clock that was an hour ahead; their real times."""
+    real = [NOON + timedelta(minutes=number) for number in range(5)]
+    table = ensure_table(catalog_in(tmp_path), TABLES["trades_v2"])
+    for number, at in enumerate(real):
+        clock = at + timedelta(hours=number == 2)
+        transaction = QuickTransaction(table, now=lambda clock=clock: clock)
+        transaction.append(rows_table([trade(number)]))
+        transaction.commit_transaction()
+    return table, real
+
+
+def test_time_travel_goes_by_lineage_where_times_step_back(
+    stepped: tuple[Table, list[datetime]],
+) -> None:
+    table, real = stepped
+    line = [one.snapshot_id for one in main_line(table)]
+    for number in (0, 1, 3, 4):
+        assert resolve(table, real[number]) == line[number]
+    assert resolve(table, real[2]) == line[1]
+    assert resolve(table, datetime.now(UTC)) == line[4]
+    assert snapshots(table)["snapshot_id"].to_list() == line[::-1]
+
+
+def test_now_is_the_current_snapshot_though_a_clock_dated_it_later(
+    stepped: tuple[Table, list[datetime]],
+) -> None:
+    table, real = stepped
+    third = main_line(table)[2].snapshot_id
+    table.manage_snapshots().rollback_to_snapshot(third).commit()
+    now = real[2] + timedelta(seconds=20)
+    assert resolve(table, now - timedelta(seconds=1), now=lambda: now) == third
+    assert resolve(table, real[1], now=lambda: real[1] + timedelta(minutes=5)) != third
 
 
 def test_many_snapshots_are_named_in_short(tmp_path: Path) -> None:

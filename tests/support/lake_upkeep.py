@@ -12,6 +12,7 @@ from k2lib.kafka.consumer import TopicPartition
 
 TRADES = TABLES["trades_v2"]
 PARTITION = TopicPartition("market.equities.trades.asx", 0)
+LOGS = {PARTITION.topic: "log/1"}
 
 
 class Clock:
