@@ -18,7 +18,13 @@ from k2lib.iceberg.tables import TABLES, check_schema, load_table
 from k2lib.iceberg.writer import CATALOG_ERRORS
 from k2lib.kafka.cluster import Cluster, KafkaSource, log_ids
 from k2lib.kafka.connect import RECORD_OVERHEAD_BYTES, open_kafka
-from k2lib.kafka.consumer import ConsumerRecords, TopicConsumer, TopicPartition
+from k2lib.kafka.consumer import (
+    ConsumerRecords,
+    TopicConsumer,
+    TopicPartition,
+    believed_watermarks,
+)
+from k2lib.kafka.known_ends import KnownEnds
 from k2lib.kafka.producer import FLUSH_S, SLICE_ROWS, BatchProducer
 from k2lib.kafka.registry import SchemaRegistry
 from k2lib.kafka.topics import DEAD_LETTERS, topic_kind
@@ -80,6 +86,7 @@ class Pipeline(Closing):
             self.cluster, self._kafka.registry, client=self._kafka.client
         )
         self._watch = TopicConsumer(self.cluster)
+        self._known_ends = KnownEnds(settings.home / "run")
         self._admin = self.cluster.admin()
         self._topics: set[str] = set()
         self._window: Ends = {}
@@ -172,9 +179,14 @@ class Pipeline(Closing):
     def close(self) -> None:
         """Wait for the tables as `settle` does, then end sinks, producer and broker."""
         try:
-            self.settle() if self._has_sinks else self.flush()
+            self.settle() if self._has_sinks else self._leave()
         finally:
             self._end()
+
+    def _leave(self) -> None:
+        """Note how far the log goes: sinks that come later miss what a deleted topic took."""
+        self.flush()
+        self._high_watermarks()
 
     def _end(self) -> None:
         self._sinks.stop()
@@ -226,7 +238,9 @@ class Pipeline(Closing):
     def _high_watermarks(self) -> Ends:
         partitions = [tp for topic in sorted(self._topics) for tp in self._watch.partitions(topic)]
         watermarks = {tp: self._watch.watermarks(tp) for tp in partitions}
-        return {tp: high for tp, (low, high) in watermarks.items() if low < high}
+        ends = {tp: high for tp, (low, high) in watermarks.items() if low < high}
+        self._known_ends.note(log_ids(self.cluster, self._admin, self._topics), ends)
+        return ends
 
     def _wait(self, ends: Ends, stalled_s: float) -> None:
         self._sinks.hurry(True)
@@ -331,9 +345,10 @@ def unread(
         offsets = {} if table is None else read_offsets(table)
         starts: dict[TopicPartition, int] = {}
         ends: dict[TopicPartition, int] = {}
-        for tp in partitions:
-            low, high = consumer.watermarks(tp)
-            end = end_of(offsets, log, tp)
+        positions = {tp: end_of(offsets, log, tp) for tp in partitions}
+        watermarks = believed_watermarks(positions, consumer.watermarks)
+        for tp, (low, high) in watermarks.items():
+            end = positions[tp]
             start = low if end is None else end
             if start < high:
                 starts[tp], ends[tp] = start, high

@@ -13,11 +13,11 @@ from typing import Final
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot, ancestors_of
 
+from k2lib.kafka.cluster import EMBEDDED
 from k2lib.kafka.consumer import TopicPartition
 
 OFFSETS_PROPERTY: Final = "k2.offsets"
 CAUSE_PROPERTY: Final = "k2.cause"
-EMBEDDED: Final = "embedded-"
 
 OffsetRange = tuple[int, int]
 Offsets = dict[str, dict[TopicPartition, OffsetRange]]

@@ -37,6 +37,7 @@ from k2lib.kafka.consumer import (
     TopicPartition,
     record_headers,
 )
+from k2lib.kafka.known_ends import KnownEnds
 from k2lib.kafka.producer import BatchProducer
 from k2lib.kafka.registry import SchemaRegistry
 from k2lib.kafka.topics import DEAD_LETTERS, GAPS, topic_kind
@@ -123,7 +124,7 @@ class Sink:
 
     def _session(self, stop: threading.Event) -> None:
         table = ensure_table(self._catalog, self.spec)
-        writer = TableWriter(table, self.spec, on_event=self._on_event)
+        writer = TableWriter(table, self.spec, on_event=self._on_event, now=self._now)
         state = self._run_folder / f"unreferenced-{self.spec.name}.json"
         maintenance = Maintenance(self.spec, state=state, now=self._now, on_event=self._on_event)
         with TopicConsumer(self._cluster) as consumer:
@@ -133,6 +134,7 @@ class Sink:
                 consumer,
                 cluster=self._cluster,
                 registry=self._registry,
+                known_ends=KnownEnds(self._run_folder),
                 accept_loss=self._accept_loss,
                 on_event=self._on_event,
             )
@@ -208,6 +210,7 @@ class SinkSession:
         *,
         cluster: Cluster,
         registry: SchemaRegistry,
+        known_ends: KnownEnds,
         accept_loss: bool,
         on_event: OnEvent,
     ) -> None:
@@ -218,6 +221,7 @@ class SinkSession:
         self._consumer = consumer
         self._cluster = cluster
         self._registry = registry
+        self._known_ends = known_ends
         self._accept_loss = accept_loss
         self._on_event = on_event
         self._log_ids: dict[str, str] = {}
@@ -231,7 +235,8 @@ class SinkSession:
         """Find the topics that feed the table, and start new partitions at the table's offsets.
 
         Raises:
-            LossError: the log no longer has, or does not yet have, the offset to start at.
+            LossError: the log no longer has, or does not yet have, the offset to start at; or a
+                topic was deleted with records that the table has not read.
             TransientError: a topic was deleted and created again: start again, at its first offset.
         """
         partitions = self._consumer.find_partitions(
@@ -239,8 +244,18 @@ class SinkSession:
         )
         found = self._consumer.log_ids(partitions)
         self._check_log_ids(found)
+        for topic, log in found.items():
+            if topic not in self._log_ids:
+                self._check_former_logs(topic, log)
         self._log_ids |= found
-        self._consumer.follow(partitions, self._start_at)
+        ends: dict[TopicPartition, int] = {}
+
+        def start_at(tp: TopicPartition, low: int, high: int) -> int:
+            ends[tp] = high
+            return self._start_at(tp, low, high)
+
+        self._consumer.follow(partitions, start_at, position_of=self._position_of)
+        self._known_ends.note(self._log_ids, self._consumer.ends() | ends)
 
     def read(self, timeout_s: float, *, limit: int) -> int:
         """Read and decode the records that have arrived; return how many they were."""
@@ -289,6 +304,19 @@ class SinkSession:
                     f"{topic} was deleted and made again: it is now {found[topic]}"
                 )
 
+    def _check_former_logs(self, topic: str, log: str) -> None:
+        """Account for what earlier topics of this name had and the table has not read."""
+        former_logs = self._known_ends.of_former_logs(topic, log)
+        for former, ends in former_logs.items():
+            for tp, end in sorted(ends.items()):
+                position = self._writer.end_of(former, tp) or 0
+                if position < end:
+                    self._record_loss(tp, position, end, why="went with the deleted topic")
+        self._known_ends.forget(former_logs)
+
+    def _position_of(self, tp: TopicPartition) -> int | None:
+        return self._writer.end_of(self._log_ids[tp.topic], tp)
+
     def _decode(self, records: ConsumerRecords) -> None:
         rows, refused = decode(records.values, self._spec.schema, writer=self._registry.text)
         self.pending.rows.append(rows)
@@ -302,7 +330,7 @@ class SinkSession:
 
     def _start_at(self, tp: TopicPartition, low: int, high: int) -> int:
         """Return where the table ends; in a log that is new to it, the first offset there is."""
-        end = self._writer.end_of(self._log_ids[tp.topic], tp)
+        end = self._position_of(tp)
         if end is None:
             return low
         if end > high:
@@ -311,18 +339,18 @@ class SinkSession:
                 f"up to {end} of this log: the log was cut. Restore it, or begin a new topic"
             )
         if end < low:
-            self._record_loss(tp, end, low)
+            self._record_loss(tp, end, low, why="left the log")
             self.pending.read[tp] = (low, low)
         return max(end, low)
 
-    def _record_loss(self, tp: TopicPartition, end: int, low: int) -> None:
+    def _record_loss(self, tp: TopicPartition, start: int, end: int, *, why: str) -> None:
         if not self._accept_loss:
             raise LossError(
-                f"{tp.topic} partition {tp.partition}: offsets {end} to {low - 1} left the "
-                "log before the table read them. `k2 sink --accept-loss` records that and goes on"
+                f"{tp.topic} partition {tp.partition}: offsets {start} to {end - 1} {why} before "
+                f"{self._spec.name} read them. `k2 sink --accept-loss` records that and goes on"
             )
-        position = f"{tp.partition}:{end}-{low - 1}"
-        detail = f"{low - end} records left the log before {self._spec.name} read them"
+        position = f"{tp.partition}:{start}-{end - 1}"
+        detail = f"{end - start} records {why} before {self._spec.name} read them"
         self._produce_letters([DeadLetter(tp.topic, position, "lost", detail, b"")])
 
     def _produce_letters(self, letters: list[DeadLetter]) -> None:

@@ -21,6 +21,9 @@ TIMEOUT_S: Final = 10.0
 CONNECT_S: Final = 0.25
 KAFKA_PORT: Final = 9092
 
+# The log ids of embedded brokers begin with this; such a log dies with its process.
+EMBEDDED: Final = "embedded-"
+
 
 @dataclass(frozen=True)
 class Cluster:

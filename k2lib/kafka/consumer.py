@@ -44,8 +44,43 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
-# Takes a partition, its first offset and the offset of the next record; returns where to start.
+# The first offset kept, and the offset of the next record.
+Watermarks = tuple[int, int]
+# Takes a partition and its watermarks; returns where to start.
 StartAt = Callable[[TopicPartition, int, int], int]
+# Returns the offset to read on from, None where a partition was never read.
+PositionOf = Callable[[TopicPartition], int | None]
+
+ASK_AGAIN_S: Final = 0.5
+DOUBTS: Final = 4
+
+
+def believed_watermarks(
+    positions: Mapping[TopicPartition, int | None],
+    ask: Callable[[TopicPartition], Watermarks],
+    *,
+    wait: Callable[[float], None] = time.sleep,
+) -> dict[TopicPartition, Watermarks]:
+    """Ask for watermarks, and several times before one is believed by which records are lost.
+
+    A broker that has just started can say that a log begins at its end.
+
+    Args:
+        positions: the offset to read on from; None where the first one is to be read.
+        ask: returns the watermarks of a partition, as the broker says now.
+    """
+    watermarks = {tp: ask(tp) for tp in positions}
+    for _ in range(DOUBTS):
+        doubtful = [tp for tp, some in watermarks.items() if _would_lose(positions[tp], *some)]
+        if not doubtful:
+            break
+        wait(ASK_AGAIN_S)
+        watermarks |= {tp: ask(tp) for tp in doubtful}
+    return watermarks
+
+
+def _would_lose(position: int | None, low: int, high: int) -> bool:
+    return not low <= (position or 0) <= high
 
 
 @dataclass(frozen=True)
@@ -154,14 +189,26 @@ class TopicConsumer(Closing):
                     raise TransientError(f"{tp.topic}: no watermarks: {error.str()}") from exc
             time.sleep(RETRY_S)
 
-    def follow(self, partitions: Collection[TopicPartition], start_at: StartAt) -> None:
+    def follow(
+        self,
+        partitions: Collection[TopicPartition],
+        start_at: StartAt,
+        *,
+        position_of: PositionOf | None = None,
+    ) -> None:
         """Read these partitions too; each one that is new from the offset `start_at` returns.
 
+        Args:
+            position_of: where to read on, for readers that may skip nothing: watermarks that do
+                not allow it are asked for again before `start_at` gets them.
         Raises:
             TransientError: Kafka does not answer, and nothing has changed.
         """
         new = [tp for tp in partitions if tp not in self._positions]
-        watermarks = {tp: self.watermarks(tp) for tp in new}
+        if position_of is None:
+            watermarks = {tp: self.watermarks(tp) for tp in new}
+        else:
+            watermarks = believed_watermarks({tp: position_of(tp) for tp in new}, self.watermarks)
         starts = {tp: start_at(tp, low, high) for tp, (low, high) in watermarks.items()}
         if starts:
             self.assign({**self._positions, **starts})
@@ -216,13 +263,17 @@ class TopicConsumer(Closing):
         }
         return ConsumerRecords(_framed_values(messages), ends, messages)
 
-    def lag(self) -> int:
-        """Return how many records lie beyond the positions, by the watermarks fetched last."""
-        highs = {
+    def ends(self) -> dict[TopicPartition, int]:
+        """Return the high watermarks that were fetched last; no less than the positions."""
+        cached = {
             tp: self._client.get_watermark_offsets(confluent_kafka.TopicPartition(*tp), cached=True)
             for tp in self._positions
         }
-        return sum(max(0, highs[tp][1] - end) for tp, end in self._positions.items())
+        return {tp: max(cached[tp][1], end) for tp, end in self._positions.items()}
+
+    def lag(self) -> int:
+        """Return how many records lie beyond the positions, by the watermarks fetched last."""
+        return sum(self.ends().values()) - sum(self._positions.values())
 
     def close(self) -> None:
         """Leave the cluster."""

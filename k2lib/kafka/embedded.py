@@ -14,7 +14,7 @@ from typing import Any, Final
 from confluent_kafka import Producer
 
 from k2lib.errors import OwnerError, RecordError, TransientError
-from k2lib.kafka.cluster import TIMEOUT_S, Cluster, KafkaSource, is_reachable
+from k2lib.kafka.cluster import EMBEDDED, TIMEOUT_S, Cluster, KafkaSource, is_reachable
 from k2lib.kafka.producer import OPTIONS
 from k2lib.kafka.registry import SchemaRegistry, unknown_schema
 from k2lib.locks import Lock, lock_holder, try_lock, writer_lock
@@ -44,7 +44,7 @@ class EmbeddedBroker:
         brokers = client.list_topics(timeout=TIMEOUT_S).brokers.values()
         self.client: Producer | None = client
         address = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
-        self.cluster = Cluster(address, embedded_log=f"embedded-{uuid.uuid4()}")
+        self.cluster = Cluster(address, embedded_log=f"{EMBEDDED}{uuid.uuid4()}")
         self._writing = threading.Lock()
         self.registry = SchemaRegistry(
             f"mock://{uuid.uuid4()}", on_registered=self._write_description

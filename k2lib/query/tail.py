@@ -11,6 +11,7 @@ from confluent_kafka import KafkaException
 from pyiceberg.table import Table
 
 from k2lib.errors import K2Error, TransientError
+from k2lib.iceberg.offsets import end_of
 from k2lib.iceberg.tables import TABLES, TableSpec
 from k2lib.iceberg.writer import CATALOG_ERRORS
 from k2lib.kafka.cluster import FindLog, KafkaSource, is_reachable, no_log
@@ -280,7 +281,10 @@ class Tail(Closing):
                 buffer.follow(tp, logs[tp.topic], low, high)
                 return buffer.reached[tp].end
 
-        consumer.follow(partitions, start_at)
+        def position_of(tp: TopicPartition) -> int | None:
+            return end_of(buffer.state.offsets, logs[tp.topic], tp)
+
+        consumer.follow(partitions, start_at, position_of=position_of)
         with self._changed:
             self._changed.notify_all()
 

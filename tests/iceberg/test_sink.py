@@ -308,6 +308,31 @@ def test_what_was_read_of_a_topic_made_anew_lands_as_the_former_logs(
     assert seen(settings).column() == message_ids(260)
 
 
+@pytest.mark.stack
+def test_records_that_went_with_a_deleted_topic_are_named(
+    real_kafka: Kafka, settings: Settings
+) -> None:
+    produce(real_kafka, many_trades(100, symbols=ONE))
+    commit_one(real_kafka, settings, 60)
+    make_anew(real_kafka, 50, first=200)
+    for _ in range(2):
+        with running_sink(real_kafka, settings) as running:
+            wait_until(lambda: running.errors)
+        assert isinstance(running.errors[0], LossError)
+        assert "offsets 60 to 99 went with the deleted topic" in str(running.errors[0])
+    assert seen(settings).column() == message_ids(60)
+    with running_sink(real_kafka, settings, accept_loss=True) as running:
+        running.wait(lambda: running.added() == 50)
+    with running_sink(real_kafka, settings) as running:
+        produce(real_kafka, many_trades(10, first=250))
+        running.wait(lambda: running.added() == 10)
+    assert seen(settings).column() == message_ids(60) + message_ids(60, first=200)
+    commit_one(real_kafka, settings, 1, table="dead_letters")
+    letters = seen(settings, "dead_letters")
+    assert [one.partition(":")[2] for one in letters.column("position")] == ["60-99"]
+    assert letters.column("reason") == ["lost"]
+
+
 def test_after_a_rollback_the_sink_reads_again_and_the_table_is_exact(
     kafka: Kafka, settings: Settings
 ) -> None:

@@ -13,7 +13,13 @@ from support.waiting import wait_until
 from k2lib.errors import TransientError
 from k2lib.kafka.cluster import list_topics
 from k2lib.kafka.connect import Kafka
-from k2lib.kafka.consumer import ConsumerRecords, TopicConsumer, TopicPartition
+from k2lib.kafka.consumer import (
+    ConsumerRecords,
+    TopicConsumer,
+    TopicPartition,
+    Watermarks,
+    believed_watermarks,
+)
 
 ONE = ("AAA",)
 
@@ -125,6 +131,48 @@ def test_an_offset_past_the_end_is_an_error(kafka: Kafka, consumer: TopicConsume
     consumer.assign({tp: 11})
     with pytest.raises(TransientError, match=f"{TRADES_TOPIC} partition {tp.partition}"):
         wait_until(lambda: consumer.read(0.2).values)
+
+
+def answers(*script: Watermarks, position: int | None) -> tuple[Watermarks, int]:
+    """Ask a broker that answers so, in the end always the same; return what is believed."""
+    told, waits = list(script), list[float]()
+    tp = TopicPartition(TRADES_TOPIC, 0)
+    found = believed_watermarks(
+        {tp: position},
+        lambda _: told.pop(0) if len(told) > 1 else told[0],
+        wait=waits.append,
+    )
+    return found[tp], len(waits)
+
+
+@pytest.mark.parametrize("position", [None, 0, 40, 100])
+def test_watermarks_that_lose_nothing_are_believed_at_once(position: int | None) -> None:
+    assert answers((0, 100), position=position) == ((0, 100), 0)
+
+
+@pytest.mark.parametrize("position", [None, 0, 40])
+def test_a_broker_that_says_at_first_that_a_log_begins_at_its_end_is_asked_again(
+    position: int | None,
+) -> None:
+    assert answers((100, 100), (0, 100), position=position) == ((0, 100), 1)
+    assert answers((100, 100), (100, 100), (0, 100), position=position) == ((0, 100), 2)
+
+
+def test_a_broker_that_says_at_first_that_a_log_ends_too_early_is_asked_again() -> None:
+    assert answers((0, 0), (0, 100), position=40) == ((0, 100), 1)
+
+
+def test_a_loss_is_believed_once_the_broker_insists() -> None:
+    assert answers((50, 100), position=40) == ((50, 100), 4)
+    assert answers((0, 30), position=40) == ((0, 30), 4)
+
+
+def test_a_reader_that_may_skip_nothing_has_a_loss_confirmed(
+    kafka: Kafka, consumer: TopicConsumer
+) -> None:
+    tp = only_partition(kafka, 100)
+    consumer.follow([tp], lambda _, low, high: high, position_of=lambda _: 40)
+    assert consumer.positions == {tp: 100}
 
 
 @pytest.mark.stack

@@ -143,7 +143,7 @@ class LiveReader(Closing):
         if source != self._source:
             self._begin(source)
         with TopicConsumer(source.cluster, low_latency=True) as consumer:
-            consumer.follow(self._positions, self._resume_at)
+            consumer.follow(self._positions, self._resume_at, position_of=self._positions.get)
             try:
                 self._read(consumer, source)
             finally:

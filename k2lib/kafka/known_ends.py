@@ -1,0 +1,76 @@
+"""How far each log was seen to go, kept in a home: so it can be said what a deleted topic took."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from k2lib.kafka.cluster import EMBEDDED
+from k2lib.kafka.consumer import TopicPartition
+from k2lib.locks import locked
+
+# Ends by log id and topic, and then partition.
+Ends = dict[str, dict[str, dict[str, int]]]
+
+
+class KnownEnds:
+    """A file of the highest offsets seen of each log; several processes may write it."""
+
+    def __init__(self, run_folder: Path) -> None:
+        """Begin; nothing is written before there is an end to note."""
+        self._path = run_folder / "known-ends.json"
+        self._noted: dict[tuple[str, TopicPartition], int] = {}
+
+    def note(self, logs: Mapping[str, str], ends: Mapping[TopicPartition, int]) -> None:
+        """Keep the ends that are higher than what is known.
+
+        Args:
+            logs: the log id of each topic.
+        """
+        new = {
+            (logs[tp.topic], tp): end
+            for tp, end in ends.items()
+            if not logs[tp.topic].startswith(EMBEDDED)
+            and end > self._noted.get((logs[tp.topic], tp), 0)
+        }
+        if not new:
+            return
+        with locked(self._lock):
+            known = self._read()
+            for (log, tp), end in new.items():
+                partitions = known.setdefault(log, {}).setdefault(tp.topic, {})
+                partitions[str(tp.partition)] = max(end, partitions.get(str(tp.partition), 0))
+            self._write(known)
+        self._noted |= new
+
+    def of_former_logs(self, topic: str, log: str) -> dict[str, dict[TopicPartition, int]]:
+        """Return the ends of the logs that a topic had before this one, in the same cluster."""
+        cluster = log.rpartition("/")[0]
+        return {
+            former: {TopicPartition(topic, int(one)): end for one, end in topics[topic].items()}
+            for former, topics in self._read().items()
+            if topic in topics and former != log and former.rpartition("/")[0] == cluster
+        }
+
+    def forget(self, logs: Iterable[str]) -> None:
+        """Drop what is known of these logs."""
+        gone = set(logs)
+        if gone:
+            with locked(self._lock):
+                known = self._read()
+                self._write({log: topics for log, topics in known.items() if log not in gone})
+
+    @property
+    def _lock(self) -> Path:
+        return self._path.with_suffix(".lock")
+
+    def _read(self) -> Ends:
+        try:
+            known: Ends = json.loads(self._path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        return known
+
+    def _write(self, known: Ends) -> None:
+        part = self._path.with_suffix(".part")
+        part.write_text(json.dumps(known), encoding="utf-8")
+        part.replace(self._path)
