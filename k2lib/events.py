@@ -218,6 +218,13 @@ class FeedLagMeasured(FeedEvent):
 
 
 @dataclass(frozen=True)
+class ClockMeasured(FeedEvent):
+    """Once a second: frames came `behind_s` seconds before the venue sent them, by our clock."""
+
+    behind_s: float
+
+
+@dataclass(frozen=True)
 class QueueMeasured(FeedEvent):
     """Once a second: frames in the inbox, its limit, and seconds that sockets waited for room."""
 

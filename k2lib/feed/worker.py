@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from k2lib.errors import DeliveryError, TransientError, reason_of
 from k2lib.events import (
+    ClockMeasured,
     FeedLagMeasured,
     FeedPaused,
     FeedResumed,
@@ -90,6 +91,7 @@ class FeedWorker:
         self._status_path = status_path
         self._stop = stop
         self._on_event = on_event
+        self._behind_s: float | None = None
         self._trades = topic_name(venue.asset_class, "trades", venue.exchange)
         self._quotes = topic_name(venue.asset_class, "quotes", venue.exchange)
         self._book = self._read_book()
@@ -122,6 +124,9 @@ class FeedWorker:
             latest_us=time.time_ns() // 1000 + AHEAD_US,
             source=self._trades,
         )
+        if parsed.sent_us is not None:
+            received_us = arrived.received_us[len(arrived.received_us) // 2]
+            self._behind_s = (parsed.sent_us - received_us) / 1e6
         host = arrived.hosts[-1]
         if parsed.trades.num_rows:
             self._produce_trades(parsed.trades, host)
@@ -224,6 +229,8 @@ class FeedWorker:
     def _beat(self) -> None:
         """Once a second: learn whether Kafka refused anything, and tell where the feed stands."""
         self._pipeline.check()
+        if self._behind_s is not None:
+            self._on_event(ClockMeasured(self._exchange, self._behind_s))
         self._tell_status()
 
     def _tell_status(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from k2lib.events import (
     BatchDone,
     BreakerChanged,
+    ClockMeasured,
     ConnectionLost,
     ConnectionOpened,
     ConnectionRotated,
@@ -47,6 +48,7 @@ HOST_BANNED: Final = "host_banned"
 GAP_NOT_FILLED: Final = "gap_not_filled"
 GAP_UNFILLABLE: Final = "gap_unfillable"
 FEED_LAG: Final = "feed_lag"
+CLOCK_BEHIND: Final = "clock_behind"
 FEED_DOWN: Final = "feed_down"
 DEAD_LETTERS: Final = "dead_letters"
 SINK_PAUSED: Final = "sink_paused"
@@ -59,13 +61,21 @@ ALERT_NAMES: Final = (
     GAP_NOT_FILLED,
     GAP_UNFILLABLE,
     FEED_LAG,
+    CLOCK_BEHIND,
     FEED_DOWN,
     DEAD_LETTERS,
     SINK_PAUSED,
     FEED_PAUSED,
     REDIS_GONE,
 )
-ENDS_WITH_THE_FEED: Final = (STREAM_STALE, BREAKER_OPEN, HOST_BANNED, FEED_LAG, FEED_PAUSED)
+ENDS_WITH_THE_FEED: Final = (
+    STREAM_STALE,
+    BREAKER_OPEN,
+    HOST_BANNED,
+    FEED_LAG,
+    CLOCK_BEHIND,
+    FEED_PAUSED,
+)
 UNFILLED: Final = {
     "covered": "the host gives them only merged, and they are recorded so; "
     "they are filled once a host gives single trades, or load the day from the archive",
@@ -178,7 +188,8 @@ class AlertLimits:
     """Thresholds of alerts.
 
     Args:
-        lag_s, lag_for_s: a symbol behind the venue by more than `lag_s`, for `lag_for_s`.
+        lag_s, lag_for_s: a symbol behind the venue by more than `lag_s`, for `lag_for_s`; or this
+            machine's clock.
         gap_open_s: a gap noticed and not closed for so long.
         quiet_s: an alert of a single occurrence is resolved after so long without another.
     """
@@ -252,6 +263,8 @@ class Alerts:
                     self._alerts.resolve((STREAM_STALE, symbol), f"{symbol} arrives again")
             case FeedLagMeasured():
                 self._lag_measured(event)
+            case ClockMeasured():
+                self._clock_measured(event)
             case FramesRefused(reason=reason, count=count):
                 self._add_dead_letters("feed", count, f"malformed frames, {reason}")
 
@@ -275,6 +288,18 @@ class Alerts:
             self._alerts.fire_later(key, limits.lag_for_s, text)
         else:
             self._alerts.resolve(key, f"{symbol} is {lag_s:.1f} s behind the venue")
+
+    def _clock_measured(self, event: ClockMeasured) -> None:
+        key, limits = (CLOCK_BEHIND, event.exchange), self._limits
+        if event.behind_s > limits.lag_s:
+            text = (
+                f"this machine's clock is {event.behind_s:.1f} s behind that of {event.exchange}. "
+                "Trades are stored with the venue's time; lag, ages and ingestion times are wrong "
+                "by that: set the clock"
+            )
+            self._alerts.fire_later(key, limits.lag_for_s, text)
+        else:
+            self._alerts.resolve(key, "this machine's clock is right again")
 
     def _on_host(self, event: Event) -> None:
         match event:

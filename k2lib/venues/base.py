@@ -97,12 +97,14 @@ class ParsedFrames:
     """What a batch of frames holds, in order of arrival; a frame is in one of the three.
 
     `trades` are rows of `schemas.TRADE`: `source_sequence` counts the trades of each symbol, so
-    that a missing number is a missing trade. `quotes` are rows of `schemas.QUOTE`.
+    that a missing number is a missing trade. `quotes` are rows of `schemas.QUOTE`. `sent_us` is
+    the time by the venue's clock when it sent them, µs since the epoch, where frames tell it.
     """
 
     trades: pa.Table
     quotes: pa.Table
     refused: list[DeadLetter]
+    sent_us: int | None = None
 
 
 @dataclass(frozen=True)
@@ -312,7 +314,7 @@ class LiveVenue(Protocol):
         Args:
             received_us: receipt of each frame, µs since the epoch.
             instruments: by symbol; a frame of another symbol is refused.
-            latest_us: no trade is later.
+            latest_us: no trade is later by our clock; what the venue's own says goes before.
             source: name of the frames' source in dead letters.
         """
 

@@ -19,7 +19,7 @@ from support.waiting import wait_until
 
 from k2lib import K2
 from k2lib.errors import ConfigError, TransientError
-from k2lib.events import Event, GapClosed, GapNoticed
+from k2lib.events import Event, FramesRefused, GapClosed, GapNoticed
 from k2lib.simulator import OfflineExchange
 from k2lib.venues.binance.venue import binance
 
@@ -44,6 +44,25 @@ def test_a_trade_of_the_stream_is_a_row_with_every_field(k2: K2) -> None:
     assert row[3] == f"BINANCE_SIM-{row[5]}"
     assert row[4] == ("SELL" if row[12] == "true" else "BUY")
     assert row[6:12] == (None, True, True, "BTC", "USDT", "stream")
+
+
+@pytest.mark.slow
+def test_a_clock_an_hour_behind_loses_no_trade_and_is_named(tmp_path: Path) -> None:
+    events: list[Event] = []
+    home, clock = tmp_path / "home", Clock(time.time, behind_s=-3600.0)
+    with OfflineExchange(SYMBOLS, rate=50.0, clock=clock) as exchange:
+        with (
+            K2.open(home=home, on_event=events.append, commit_interval_s=0.2) as k2,
+            k2.feed(SYMBOLS, venue=venue_of(exchange), options=CALM),
+        ):
+            first = last_ids(exchange)
+            wait_until(lambda: "clock_behind" in [one.name for one in k2.watch.alerts.firing])
+            last = wait_for_lake(k2, exchange)
+            [alert] = k2.watch.alerts.firing
+        assert_all_there(home, exchange, first=first, last=last)
+    assert (alert.name, alert.subject) == ("clock_behind", "BINANCE_SIM")
+    assert "this machine's clock is 3" in alert.summary
+    assert not [event for event in events if isinstance(event, FramesRefused)]
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from support.webhook_receiver import Receiver
 from k2lib.events import (
     BatchDone,
     BreakerChanged,
+    ClockMeasured,
     ConnectionOpened,
     DeadLettersSent,
     Event,
@@ -78,6 +79,12 @@ def lag(watched: Watched, lag_s: float, *, seconds: int) -> None:
         watched.after(1)
 
 
+def clock(watched: Watched, behind_s: float, *, seconds: int) -> None:
+    for _ in range(seconds):
+        watched.on(ClockMeasured, behind_s=behind_s)
+        watched.after(1)
+
+
 def stale(watched: Watched) -> None:
     watched.on(StreamStale, **BTC, kind="trade", silent_s=31.0)
 
@@ -111,6 +118,10 @@ RULES: dict[tuple[str, str], tuple[Callable[[Watched], None], Callable[[Watched]
         lambda w: lag(w, 5.1, seconds=6),
         lambda w: lag(w, 0.1, seconds=1),
     ),
+    ("clock_behind", "BINANCE_SIM"): (
+        lambda w: clock(w, 3600.0, seconds=6),
+        lambda w: clock(w, -0.1, seconds=1),
+    ),
     ("feed_down", ""): (
         lambda w: w.on(FeedFailed, reason="let in nowhere"),
         lambda w: w.on(FeedStarted, symbols=("BTCUSDT",)),
@@ -136,6 +147,12 @@ RULES: dict[tuple[str, str], tuple[Callable[[Watched], None], Callable[[Watched]
 
 def test_every_alert_has_a_rule_here() -> None:
     assert [name for name, _ in RULES] == list(ALERT_NAMES)
+
+
+def test_a_clock_that_is_behind_is_named_with_its_offset(watched: Watched) -> None:
+    clock(watched, 3600.25, seconds=6)
+    [alert] = watched.alerts.firing
+    assert "this machine's clock is 3600.2 s behind that of BINANCE_SIM" in alert.summary
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule[0])

@@ -130,6 +130,7 @@ def _facts(missing: MissingTrades) -> dict[str, Any]:
     return {
         "instrument": missing.instrument,
         "received_us": now_us,
-        "latest_us": now_us + A_DAY_US,
+        # The venue's own time on the other side of the hole, where our clock is behind.
+        "latest_us": max(now_us, missing.before_us or 0) + A_DAY_US,
         "source": missing.source,
     }

@@ -26,7 +26,10 @@ from k2lib.venues.binance.fields import (
     texts,
 )
 from k2lib.venues.binance.rows import (
+    EARLIEST_US,
+    LATEST_SHOWN_US,
     NO_QUOTES,
+    PER_UNIT_US,
     CheckedRows,
     Ints,
     RawQuotes,
@@ -39,6 +42,8 @@ from k2lib.venues.binance.rows import (
 
 ZEROS: Final = {"us": "", "ms": "000"}
 COMBINED: Final = b'{"stream"'
+# The frames of a batch were not all sent at the same moment.
+AHEAD_US: Final = 60 * 1_000_000
 BOOLEANS: Final = {True: "true", False: "false", None: ""}
 
 
@@ -112,11 +117,15 @@ def parse_frames(
         received_us: receipt of each frame, µs since the epoch.
         instruments: by symbol, all of one exchange; a frame of another symbol is refused.
         unit: of the times in the frames.
-        latest_us: no trade is later.
+        latest_us: no trade is later by our clock. Where the frames were sent later than that,
+            the venue's clock is right: no frame comes before it was sent.
         source: name of the frames' source in dead letters.
     """
     trades, quotes, refusals = _sort(frames, {name: code for code, name in enumerate(instruments)})
     listed, stamps = list(instruments.values()), np.array(received_us, np.int64)
+    sent_us = _sent_us(trades, unit)
+    if sent_us is not None and sent_us > latest_us:
+        latest_us = sent_us + AHEAD_US
     traded = trade_rows(
         _trade_columns(trades, stamps, unit), listed, unit=unit, latest_us=latest_us
     )
@@ -134,7 +143,15 @@ def parse_frames(
         )
         for one in sorted(refusals, key=lambda one: one.index)
     ]
-    return ParsedFrames(traded.table, quoted.table, letters)
+    return ParsedFrames(traded.table, quoted.table, letters, sent_us)
+
+
+def _sent_us(trades: _Sorted, unit: Unit) -> int | None:
+    """Return the venue's time in most of the frames, so that one malformed frame means nothing."""
+    if not trades.events:
+        return None
+    sent_us = int(np.median([one.E for one in trades.events])) * PER_UNIT_US[unit]
+    return sent_us if EARLIEST_US <= sent_us < LATEST_SHOWN_US else None
 
 
 def _sort(

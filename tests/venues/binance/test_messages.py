@@ -372,6 +372,30 @@ def test_a_time_out_of_range_is_refused(time: int, unit: Unit, told: str) -> Non
     assert refused(stream_frame(Fact(), T=time), unit=unit) == ("bad_time", told)
 
 
+HOUR_US = 3_600_000_000
+
+
+def test_a_clock_an_hour_behind_refuses_no_trade() -> None:
+    now_us = LATEST_US + HOUR_US
+    frame = stream_frame(Fact(), T=now_us, E=now_us + 100)
+    result = parsed(frame)
+    assert result.trades["timestamp"].cast(pa.int64()).to_pylist() == [now_us]
+    assert result.sent_us == now_us + 100
+
+
+def test_the_venues_time_is_that_of_most_frames() -> None:
+    late = stream_frame(Fact(), T=LATEST_US + HOUR_US, E=LATEST_US + HOUR_US)
+    result = parsed(TRADE_FRAME, late, TRADE_FRAME)
+    assert [letter.raw for letter in result.refused] == [late]
+    assert result.sent_us == 1_735_800_000_000_823
+
+
+def test_a_time_that_no_clock_shows_is_not_the_venues() -> None:
+    frame = stream_frame(Fact(), T=2**62, E=2**62)
+    assert refused(frame)[0] == "bad_time"
+    assert parsed(frame).sent_us is None
+
+
 @pytest.mark.parametrize("time", [1_483_228_800_000_000, LATEST_US])
 def test_the_ends_of_the_range_are_times(time: int) -> None:
     row = trade(stream_frame(Fact(), T=time))
