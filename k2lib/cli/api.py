@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from k2lib.cli.shared import AsJson, open_k2, sigterm_ends_it
+from k2lib.cli.shared import AsJson, open_k2
 from k2lib.errors import K2Error
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ def api(
     from k2lib.api.server import ApiServer
 
     with (
-        sigterm_ends_it(),
         contextlib.suppress(KeyboardInterrupt),
         open_k2() as k2,
         _logging_requests(not quiet),

@@ -33,11 +33,13 @@ def sink(
         bool, typer.Option("--accept-loss", help="Record lost ranges as dead letters; go on.")
     ] = False,
 ) -> None:
-    """Feed the tables from Kafka until Ctrl-C."""
-    from k2lib.cli.terminal import print_commit
+    """Feed the tables from Kafka until Ctrl-C; then commit what was read, and say what was done."""
+    from k2lib.cli.terminal import SinkPrinter
 
+    printer = SinkPrinter()
     with open_k2() as k2:
-        k2.sink(tables, accept_loss=accept_loss, on_event=print_commit)
+        k2.sink(tables, accept_loss=accept_loss, on_event=printer.on_event)
+    typer.echo(printer.summary())
 
 
 def up(as_json: AsJson = False) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from k2lib.cli.shared import BOTH, AsJson, Seconds, Symbols, print_json, sigterm_ends_it
+from k2lib.cli.shared import BOTH, AsJson, Seconds, Symbols, print_json
 from k2lib.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,20 +67,17 @@ def simulate_binance(
     """Run an exchange that speaks as Binance does, with faults on demand, until Ctrl-C."""
     from k2lib.simulator import OfflineExchange
 
-    with (
-        sigterm_ends_it(),
-        OfflineExchange(
-            [name.strip().upper() for name in symbols.split(",")],
-            rate=rate,
-            seed=seed,
-            port=port,
-            hosts=hosts,
-            first_id=first_id,
-            life_s=life_s,
-            ping_s=ping_s,
-            script=() if script is None else read_script(script),
-        ) as exchange,
-    ):
+    with OfflineExchange(
+        [name.strip().upper() for name in symbols.split(",")],
+        rate=rate,
+        seed=seed,
+        port=port,
+        hosts=hosts,
+        first_id=first_id,
+        life_s=life_s,
+        ping_s=ping_s,
+        script=() if script is None else read_script(script),
+    ) as exchange:
         urls = addresses(exchange)
         typer.echo(json.dumps(urls) if as_json else addresses_text(urls))
         with contextlib.suppress(KeyboardInterrupt):

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from k2lib.cli.shared import (
-    BOTH,
-    FAILED,
-    AsJson,
-    Seconds,
-    Symbols,
-    print_json,
-    sigterm_ends_it,
-)
+from k2lib.cli.shared import BOTH, FAILED, AsJson, Seconds, Symbols, print_json
 from k2lib.cli.simulate import rate_of_home
 from k2lib.errors import ConfigError, K2Error, TransientError
 
@@ -48,7 +40,7 @@ def stream_binance(
     names = [name.strip().upper() for name in symbols.split(",") if name.strip()]
     # The feed's own events report retries.
     logging.getLogger("stamina").addHandler(logging.NullHandler())
-    with sigterm_ends_it(), contextlib.ExitStack() as parts:
+    with contextlib.ExitStack() as parts:
         with _in_one_line(hint=not offline):
             from k2lib.settings import read_settings
 
@@ -87,7 +79,7 @@ def watch(seconds: Seconds = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(next(statuses).to_json())
         return
-    with sigterm_ends_it(), contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt):
         show_statuses(statuses, console=out(), now=_now)
         if (reason := why_ended(read_status(path))) is not None:
             typer.echo(f"the stream is over: {reason}")

@@ -1,5 +1,7 @@
 """Terminal output of the commands: progress on standard error, reports on standard output."""
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -110,11 +112,31 @@ def print_load(report: LoadReport) -> None:
         err().print("interrupted: what is listed is in the lake; load again for the rest")
 
 
-def print_commit(event: Event) -> None:
-    """Print a line for every commit of a sink, and for every pause."""
-    if isinstance(event, BatchDone | SinkPaused):
-        text = ", ".join(f"{name} {value}" for name, value in event.to_json().items())
-        out().print(f"{datetime.now(UTC):%H:%M:%S} {event.name}: {text}", highlight=False)
+class SinkPrinter:
+    """Prints a line for every commit of a sink and for every pause, and adds up what was done."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._totals: Counter[str] = Counter()
+        self._tables: set[str] = set()
+
+    def on_event(self, event: Event) -> None:
+        """Print the event, if it is one of those; called from the thread of each sink."""
+        if isinstance(event, BatchDone):
+            with self._lock:
+                self._tables.add(event.table)
+                self._totals.update(commits=1, rows=event.added, letters=event.dead_letters)
+        if isinstance(event, BatchDone | SinkPaused):
+            text = ", ".join(f"{name} {value}" for name, value in event.to_json().items())
+            out().print(f"{datetime.now(UTC):%H:%M:%S} {event.name}: {text}", highlight=False)
+
+    def summary(self) -> str:
+        """Say in one line what was done."""
+        done = self._totals
+        return (
+            f"ended: {done['rows']:,} rows added to {len(self._tables)} tables in "
+            f"{done['commits']:,} commits, {done['letters']:,} dead letters"
+        )
 
 
 def print_services(status: ServicesStatus) -> None:
