@@ -24,7 +24,15 @@ def sql(
 
     chosen = as_format("json" if as_json else form)
     with open_k2() as k2:
-        write(k2.sql(query), chosen, output=output, stdout=sys.stdout.buffer)
+        result = k2.engine.run_sql(query)
+        write(result.frame, chosen, output=output, stdout=sys.stdout.buffer)
+    for complete_to in result.complete_to.values():
+        for gap in complete_to.gaps:
+            typer.echo(
+                f"open gap: {gap.exchange} {gap.symbol} trades {gap.from_id} to {gap.to_id} are "
+                "missing and asked for",
+                err=True,
+            )
 
 
 def sink(

@@ -16,6 +16,27 @@ EndsByLog = Mapping[str, Mapping[TopicPartition, int]]
 
 
 @dataclass(frozen=True)
+class OpenGap:
+    """Trades that are missing and not explained yet.
+
+    Attributes:
+        after, before: event times of the trades around it, None where there is none yet.
+    """
+
+    exchange: str
+    symbol: str
+    from_id: int
+    to_id: int
+    after: datetime | None = None
+    before: datetime | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it in what JSON can say, times as ISO 8601."""
+        times = {"after": self.after, "before": self.before}
+        return vars(self) | {name: at and at.isoformat() for name, at in times.items()}
+
+
+@dataclass(frozen=True)
 class CompleteTo:
     """What an answer rests on.
 
@@ -32,6 +53,7 @@ class CompleteTo:
             did not say.
         reason: why the answer is not complete, or why it is of the lake only; None where it is
             as it was asked for.
+        gaps: of trades: the gaps that are open now, and may have trades among those of the answer.
     """
 
     table: str
@@ -43,6 +65,7 @@ class CompleteTo:
     tail_rows: int = 0
     behind: int | None = 0
     reason: str | None = None
+    gaps: tuple[OpenGap, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it in what JSON can say, times as ISO 8601."""
@@ -55,6 +78,7 @@ class CompleteTo:
             "tail_rows": self.tail_rows,
             "behind": self.behind,
             "reason": self.reason,
+            "gaps": [gap.to_json() for gap in self.gaps],
         }
 
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
 import duckdb
@@ -18,11 +19,13 @@ from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile
 from k2lib.iceberg.tables import TABLES, TableCache
 from k2lib.kafka.cluster import FindLog, no_log
 from k2lib.lifecycle import Closing
-from k2lib.query.answer import Params, ReadResult, check_sql, fetch_frame, first_lines
+from k2lib.query.answer import CompleteTo, Params, ReadResult, check_sql, fetch_frame, first_lines
 from k2lib.query.files import FilePlanner, from_newest, from_oldest, has_first, has_last
 from k2lib.query.guard import Guard
+from k2lib.query.open_gaps import OpenGaps, within
 from k2lib.query.request import (
     AsOf,
+    InstrumentFilter,
     ReadRequest,
     TimeBound,
     TimeRange,
@@ -63,6 +66,9 @@ SETTINGS: Final = (
 # files long deleted: up to DuckDB's memory limit, in a server that runs for weeks.
 KEEP_FOOTERS: Final = "SET SESSION parquet_metadata_cache = true"
 BY_TIME: Final = ("trades_v2", "quotes_v2")
+# Venues count trades alone, so of no other table it is known what is missing.
+WITH_GAPS: Final = "trades_v2"
+GAPS: Final = "gaps"
 
 
 class Engine(Closing):
@@ -93,6 +99,7 @@ class Engine(Closing):
             self._connection.execute(statement)
         self._views = SqlViews(self._connection, plans)
         self._planner = FilePlanner(plans, fetch=self.fetch)
+        self._gaps = OpenGaps(self.rows, self._rows_of, self.fetch)
 
     def close(self) -> None:
         """Let go of Kafka, and of the memory that queries took."""
@@ -160,7 +167,11 @@ class Engine(Closing):
             frame = fetch_frame(cursor, text, params)
             cursor.commit()
         views.remember(text, hybrid)
-        return ReadResult(frame, {name: shown.complete_to for name, shown in table_views.items()})
+        complete_to = {
+            name: _inside(shown.complete_to, start=span.start, end=span.end)
+            for name, shown in table_views.items()
+        }
+        return ReadResult(frame, complete_to)
 
     def _show_here(
         self, cursor: DuckDBPyConnection, name: str, view: TableView, span: TimeRange
@@ -184,9 +195,20 @@ class Engine(Closing):
         self.check_open()
         check_table(name)
         check_as_of(as_of)
+        view = self._view(name, as_of=as_of, tail=tail)
+        if name != WITH_GAPS:
+            return view
+        gaps = self._tails.at_hand(GAPS) if tail and as_of is None else self._tails.of_lake(GAPS)
+        found = self._gaps.of(gaps, view)
+        return replace(view, complete_to=replace(view.complete_to, gaps=found))
+
+    def _view(self, name: str, *, as_of: AsOf | None, tail: bool) -> TableView:
         if as_of is not None:
             return self._tails.of_lake(name, resolve=lambda table: resolve(table, as_of))
         return self._tails.view(name) if tail else self._tails.of_lake(name)
+
+    def _rows_of(self, view: TableView, instrument: InstrumentFilter) -> TableRows:
+        return self.rows(view, row_filter=instrument.row_filter)
 
     def read(self, table: str, request: ReadRequest) -> ReadResult:
         """Return the rows of one instrument, in the order of events, and how complete they are.
@@ -200,9 +222,9 @@ class Engine(Closing):
         """
         selection = self.select(table, request)
         if request.last is not None:
-            return selection.result(self._last(selection, request.last))
+            return _among(selection.result(self._last(selection, request.last)), newest=True)
         if request.first is not None:
-            return selection.result(self._first(selection, request.first))
+            return _among(selection.result(self._first(selection, request.first)), newest=False)
         return selection.result(self._in_order(selection))
 
     def select(self, table: str, request: ReadRequest) -> Selection:
@@ -224,7 +246,7 @@ class Engine(Closing):
         return Selection(
             parts,
             rows,
-            view.complete_to,
+            _of(view.complete_to, chosen),
             exchange=chosen.exchange,
             columns=columns_of(view),
             files=files,
@@ -314,6 +336,34 @@ class Engine(Closing):
 
 def _tail_sql(view: TableView, rows: pa.Table, where: str = "") -> list[str]:
     return [f"SELECT {tail_columns(view)} FROM tail_rows{where}"] if rows.num_rows else []
+
+
+def _inside(complete_to: CompleteTo, *, start: datetime | None, end: datetime | None) -> CompleteTo:
+    """Return it with only those gaps that may have trades in `[start, end)`."""
+    if not complete_to.gaps:
+        return complete_to
+    return replace(complete_to, gaps=within(complete_to.gaps, start=start, end=end))
+
+
+def _of(complete_to: CompleteTo, chosen: InstrumentFilter) -> CompleteTo:
+    """Return it with only the gaps of one instrument in its span."""
+    if not complete_to.gaps:
+        return complete_to
+    instrument = (chosen.exchange, chosen.symbol)
+    gaps = (gap for gap in complete_to.gaps if (gap.exchange, gap.symbol) == instrument)
+    return replace(complete_to, gaps=within(gaps, start=chosen.start, end=chosen.end))
+
+
+def _among(result: ReadResult, *, newest: bool) -> ReadResult:
+    """Leave out the gaps that lie before the newest rows, or behind the oldest."""
+    times = result.frame.get_column("timestamp", default=pl.Series(dtype=pl.Datetime("us", "UTC")))
+    if times.is_empty():
+        return result
+    start, end = (times[0], None) if newest else (None, times[-1])
+    complete_to = {
+        name: _inside(one, start=start, end=end) for name, one in result.complete_to.items()
+    }
+    return ReadResult(result.frame, complete_to)
 
 
 def check_table(name: str) -> None:

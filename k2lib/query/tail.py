@@ -112,6 +112,17 @@ class Tail(Closing):
                 if time.monotonic() > deadline:
                     return self._of_lake(state, "the table went back to an older snapshot")
 
+    def at_hand(self) -> TableView | None:
+        """Return the table with what was read so far; Kafka is not asked. None before that."""
+        self._last_used_s = time.monotonic()
+        with self._changed:
+            buffer = self._buffer
+            if buffer is None or not buffer.advance(TableState.of(self._load())):
+                return None
+            complete_to = CompleteTo(self._spec.name, buffer.state.snapshot_id, behind=None)
+            state = buffer.state
+            return TableView(state.table, state.snapshot_id, buffer.rows(), complete_to)
+
     def stop(self) -> None:
         """Tell the thread to end."""
         self._stop.set()
@@ -332,6 +343,14 @@ class TailPool(Closing):
         except TransientError as exc:
             return self.of_lake(name, reason=str(exc))
         return tail.view()
+
+    def at_hand(self, name: str) -> TableView:
+        """Return a table with what was read of Kafka so far; nobody is waited for."""
+        try:
+            view = self._tail(name).at_hand()
+        except TransientError:
+            view = None
+        return self.of_lake(name) if view is None else view
 
     def of_lake(
         self,

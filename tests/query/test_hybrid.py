@@ -233,3 +233,60 @@ def test_places_of_offsets_are_partitions_of_topics(slow_k2: K2) -> None:
     send(slow_k2, 1)
     (ends,) = slow_k2.complete_to().offsets.values()
     assert all(isinstance(place, TopicPartition) for place in ends)
+
+
+def open_gap(k2: K2, gap_id: str, low: int, high: int, **changed: object) -> None:
+    """Record a gap as a feed does that notices it an hour later."""
+    ids = {"from_id": low, "to_id": high, "exchange": "ASX", "symbol": "BHP"}
+    row = gap(gap_id, 1, **{"noticed": at(3600), **ids, **changed})
+    k2.pipeline.produce(GAPS, rows_table([row], "gaps"), GAP)
+    k2.pipeline.flush()
+
+
+def gaps_in(told: CompleteTo) -> list[tuple[int, int]]:
+    return [(one.from_id, one.to_id) for one in told.gaps]
+
+
+def read(k2: K2, **request: object) -> CompleteTo:
+    found = k2.engine.read("trades_v2", ReadRequest("BHP", **request))  # type: ignore[arg-type]
+    return found.complete_to["trades_v2"]
+
+
+@pytest.fixture
+def holed(slow_k2: K2) -> K2:
+    """A home with trades 0 to 9, of which 3, 4 and 8 are missing and noticed."""
+    for number in (0, 1, 2, 5, 6, 7, 9):
+        send(slow_k2, number, source_sequence=number)
+    open_gap(slow_k2, "first", 3, 4)
+    open_gap(slow_k2, "second", 8, 8)
+    open_gap(slow_k2, "other", 3, 4, symbol="RIO")
+    wait_until(lambda: len(slow_k2.complete_to().gaps) == 3)
+    return slow_k2
+
+
+def test_an_answer_names_the_open_gaps_among_its_rows(holed: K2) -> None:
+    assert gaps_in(read(holed)) == [(3, 4), (8, 8)]
+    assert gaps_in(read(holed, end=at(4))) == [(3, 4)]
+    assert gaps_in(read(holed, start=at(6))) == [(8, 8)]
+    assert gaps_in(read(holed, start=at(6), end=at(7))) == []
+    assert gaps_in(read(holed, last=2)) == [(8, 8)]
+    assert gaps_in(read(holed, first=2)) == []
+    [first, _] = read(holed).gaps
+    assert (first.after, first.before) == (at(2), at(5))
+
+
+def test_sql_names_the_open_gaps_of_the_table_in_its_span(holed: K2) -> None:
+    whole_table = holed.engine.run_sql("SELECT count(*) FROM trades_v2").complete_to["trades_v2"]
+    assert gaps_in(whole_table) == [(3, 4), (8, 8), (3, 4)]
+    part = holed.engine.run_sql("FROM trades_v2", start=at(6)).complete_to["trades_v2"]
+    assert gaps_in(part) == [(8, 8), (3, 4)]
+    assert "gaps" in part.to_json()
+
+
+def test_a_gap_that_is_closed_is_named_no_longer(holed: K2) -> None:
+    closed = {"state": "filled", "filled": 2, "from_id": 3, "to_id": 4}
+    ours = {"exchange": "ASX", "symbol": "BHP", "noticed": at(3700)}
+    holed.pipeline.produce(GAPS, rows_table([gap("first", 2, **closed, **ours)], "gaps"), GAP)
+    holed.pipeline.settle()
+    wait_until(lambda: gaps_in(read(holed)) == [(8, 8)])
+    assert gaps_in(read(holed, tail=False)) == [(8, 8)]

@@ -5,6 +5,7 @@ JSON and CSV are written by column, Parquet and Arrow have their native types.
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final, Literal, TypeVar, get_args
 
 import msgspec
@@ -28,6 +29,8 @@ BINARY_TYPES: Final = (MEDIA_TYPES["parquet"], MEDIA_TYPES["arrow"])
 # Werkzeug's time for a header grows with the square of its length: 5 s for 60 KB of blanks.
 MAX_ACCEPT: Final = 1000
 MAX_SHOWN: Final = 200
+# Proxies refuse long headers.
+MAX_GAPS: Final = 10
 # They have more digits than a JavaScript number: JSON has them as text.
 LONG_IDS: Final = ("snapshot_id", "parent_id")
 CompleteToJson = Mapping[str, Mapping[str, Any]]
@@ -90,16 +93,25 @@ def complete_to_json(complete_to: Mapping[str, CompleteTo]) -> dict[str, dict[st
 
 
 def complete_to_header(complete_to: CompleteToJson) -> str:
-    """Return `complete_to` as the value of a header."""
-    return json.dumps(complete_to, separators=(",", ":"))
+    """Return `complete_to` as the value of a header, with at most ten gaps a table."""
+    shown = {
+        table: {**document, "gaps": document["gaps"][:MAX_GAPS]}
+        for table, document in complete_to.items()
+    }
+    return json.dumps(shown, separators=(",", ":"))
 
 
 def _table_json(one: CompleteTo) -> dict[str, Any]:
     plain = one.to_json()
     plain["snapshot_id"] = None if one.snapshot_id is None else str(one.snapshot_id)
-    if one.time is not None:
-        plain["time"] = f"{one.time:%Y-%m-%dT%H:%M:%S.%f}Z"
+    plain["time"] = _time(one.time)
+    for gap, document in zip(one.gaps, plain["gaps"], strict=True):
+        document |= {"after": _time(gap.after), "before": _time(gap.before)}
     return plain
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z"
 
 
 def _long_ids(frame: pl.DataFrame) -> list[pl.Expr]:

@@ -208,6 +208,17 @@ class GroupRow(_Model):
 Row = TypeVar("Row")
 
 
+class OpenGapDocument(_Model):
+    """Trades that are missing and not explained yet."""
+
+    exchange: str
+    symbol: str
+    from_id: int
+    to_id: int
+    after: Time | None = Field(description="Event time of the trade before them, if there is one.")
+    before: Time | None = Field(description="Event time of the trade behind them.")
+
+
 class CompleteToDocument(_Model):
     """Up to where an answer is complete in one table."""
 
@@ -221,6 +232,9 @@ class CompleteToDocument(_Model):
     tail_rows: int = Field(description="How many rows Kafka had beyond the snapshot.")
     behind: int | None = Field(description="Offsets that Kafka had beyond; null if unknown.")
     reason: str | None = Field(description="Why it is less than requested; null if it is not.")
+    gaps: list[OpenGapDocument] = Field(
+        description="Gaps that are open and may have trades among those of the answer."
+    )
 
 
 class PageResponse(_Model, Generic[Row]):
