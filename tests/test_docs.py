@@ -207,7 +207,7 @@ def test_every_option_that_a_document_names_exists(text: str) -> None:
 def test_the_commands_said_to_report_as_json_do() -> None:
     sentence = re.search(r"^(`load`.*) take `--json`", CLI_DOC, re.MULTILINE)
     assert sentence
-    told = set(re.findall(r"`(\w+)`", sentence[1]))
+    told = set(re.findall(r"`([\w-]+)`", sentence[1]))
     assert {path[0] for path in COMMANDS if "--json" in _options(path)} == told
 
 
