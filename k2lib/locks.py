@@ -1,4 +1,4 @@
-"""File locks between processes; the system frees them when their process dies."""
+"""File locks between processes, in a home's folder; the system frees them when theirs dies."""
 
 import fcntl
 import os
@@ -23,6 +23,16 @@ class Lock(Closing):
             self._descriptor = None
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder of a home, and the home, so that only their owner can enter them.
+
+    What exists keeps its mode.
+    """
+    folder.parent.parent.mkdir(parents=True, exist_ok=True)
+    for one in (folder.parent, folder):
+        one.mkdir(mode=0o700, exist_ok=True)
+
+
 def writer_lock(home: Path) -> Path:
     """Return the lock of the one process that writes a home through an embedded broker."""
     return home / "run" / "writer.lock"
@@ -30,8 +40,8 @@ def writer_lock(home: Path) -> Path:
 
 def try_lock(path: Path) -> Lock | None:
     """Take the lock and write our pid into it; None where another process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    make_private(path.parent)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -53,7 +63,7 @@ def lock_holder(path: Path) -> int | None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Lock a file over a `with` block, after waiting for the process that has locked it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,6 +1,7 @@
 """Settings: read once by the CLI or `K2.open()`, and passed on as one argument."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -51,10 +52,23 @@ class Settings(BaseSettings):
     @field_validator("home")
     @classmethod
     def _can_be_a_folder(cls, home: Path) -> Path:
-        parent = next(path for path in (home, *home.parents) if path.exists())
+        _check_characters(str(home.absolute()))
+        try:
+            parent = next(path for path in (home, *home.parents) if path.exists())
+        except OSError as exc:
+            raise ValueError(f"{exc.strerror}: take another one") from exc
         if not parent.is_dir():
             raise ValueError(f"{parent} is not a folder")
         return home
+
+
+def _check_characters(path: str) -> None:
+    # Messages are one line, SQLite's paths are UTF-8, and DuckDB's globs can escape no backslash.
+    refused = re.search(r"[\0-\x1f\x7f\ud800-\udfff]", path)
+    if refused is None and re.search(r"[*?\[]", path):
+        refused = re.search(r"\\", path)
+    if refused is not None:
+        raise ValueError(f"a path with the character {refused[0]!r}: take another one")
 
 
 def read_settings(explicit: Mapping[str, object] | None = None) -> Settings:

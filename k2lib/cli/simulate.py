@@ -10,6 +10,7 @@ import typer
 
 from k2lib.cli.shared import BOTH, AsJson, Seconds, Symbols, print_json
 from k2lib.errors import ConfigError
+from k2lib.locks import make_private
 
 if TYPE_CHECKING:
     from k2lib.simulator import FaultScript, GroundTruth, OfflineExchange
@@ -123,7 +124,7 @@ def rate_of_home(home: Path, rate: float | None) -> float:
             f"ids follow from that; take --rate {before:g}, or another home by K2_HOME"
         )
     chosen = rate or before or RATE
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    make_private(kept.parent)
     kept.write_text(json.dumps({"rate": chosen}), encoding="utf-8")
     return float(chosen)
 

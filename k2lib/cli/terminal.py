@@ -35,7 +35,7 @@ def progress() -> Progress:
     """Return a progress display on standard error."""
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
@@ -153,7 +153,8 @@ def print_services(status: ServicesStatus) -> None:
 
 def print_status(status: HomeStatus) -> None:
     """Print the home: its writer, the services, and the tables."""
-    out().print(f"home {status.home}, Kafka {status.kafka}", highlight=False)
+    home = f"home {status.home}, Kafka {status.kafka}"
+    out().print(home, highlight=False, markup=False, soft_wrap=True)
     if status.writer_pid is not None:
         out().print(f"an embedded writer runs: process {status.writer_pid}", highlight=False)
     print_services(status.services)

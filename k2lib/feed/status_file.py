@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from k2lib.feed.status import FeedStatus
+from k2lib.locks import make_private
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def write_status(path: Path, status: FeedStatus) -> None:
     """
     written = path.with_suffix(".new")
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path.parent)
         written.write_bytes(msgspec.json.encode(StatusFile(os.getpid(), status)))
         written.replace(path)
 

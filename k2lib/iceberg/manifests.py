@@ -4,6 +4,7 @@ Every reader of manifests uses these functions but two: `orphan_files` needs the
 kept snapshots, and `notebook.measurements` shows how pyiceberg itself prunes files.
 """
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,7 @@ from k2lib.iceberg.tables import columns_as_read
 
 ALL_ROWS: Final = AlwaysTrue()
 LOCAL_PREFIXES: Final = ("file://", "file:")
+GLOB: Final = re.compile(r"[*?\[]")
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LONG_AGO_US: Final = -(2**63)
 FAR_OFF_US: Final = 2**63 - 1
@@ -279,9 +281,14 @@ def _microseconds(moment: datetime) -> int:
 
 
 def _parquet_sql(files: Sequence[str], *options: str) -> str:
-    paths = ", ".join(text_sql(path) for path in files)
+    paths = ", ".join(text_sql(_without_globs(path)) for path in files)
     settings = ("hive_partitioning = false", *options)
     return f"read_parquet([{paths}], {', '.join(settings)})"
+
+
+def _without_globs(path: str) -> str:
+    """Return a local path in which DuckDB looks for these very characters."""
+    return GLOB.sub(r"[\g<0>]", path) if path.startswith("/") else path
 
 
 @lru_cache

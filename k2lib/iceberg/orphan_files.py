@@ -20,6 +20,8 @@ from pyiceberg.manifest import ManifestEntryStatus
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
+from k2lib.locks import make_private
+
 GRACE: Final = timedelta(minutes=10)
 # Takes a record of a manifest list or a manifest; returns the file that it refers to.
 Reference = Callable[[Any], str | None]
@@ -171,7 +173,7 @@ def _read(state: Path) -> dict[str, datetime]:
 
 def _write(state: Path, since: Mapping[str, datetime]) -> None:
     """Replace the file as a whole, because a writer may be killed at any time."""
-    state.parent.mkdir(parents=True, exist_ok=True)
+    make_private(state.parent)
     text = {path: at.astimezone(UTC).isoformat() for path, at in sorted(since.items())}
     part = state.with_name(f"{state.name}.part")
     part.write_text(json.dumps(text), encoding="utf-8")

@@ -20,6 +20,12 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from k2lib.errors import ConfigError
+from k2lib.iceberg.home_catalog import (
+    check_locations,
+    make_home,
+    sqlite_uri,
+    warehouse_location,
+)
 from k2lib.iceberg.sql_catalog import SharedSqlCatalog
 from k2lib.schema.order import EVENT_ORDER
 from k2lib.schema.records import (
@@ -86,17 +92,19 @@ def open_catalog(settings: Settings) -> Catalog:
     """Open the catalog named by the settings: by default SQLite and files in the home.
 
     Raises:
-        ConfigError: the home cannot be made, or there is no such catalog.
+        ConfigError: the home cannot be made, its tables are in another one, or there is no such
+            catalog.
     """
     options = _catalog_file(settings.catalog_config)
     home = settings.home.resolve()
     if settings.catalog_uri:
         options["uri"] = settings.catalog_uri
         options.setdefault("type", "rest" if settings.catalog_uri.startswith("http") else "sql")
-    elif "uri" not in options:
-        _make(home)
-        options |= {"type": "sql", "uri": f"sqlite:///{home / 'catalog.db'}?timeout={LOCKED_S}"}
-    warehouse = settings.warehouse or options.get("warehouse") or f"file://{home / 'warehouse'}"
+    warehouse = settings.warehouse or options.get("warehouse") or warehouse_location(home)
+    if "uri" not in options:
+        check_locations(home, warehouse=warehouse, namespace=NAMESPACE)
+        make_home(home)
+        options |= {"type": "sql", "uri": sqlite_uri(home, timeout_s=LOCKED_S)}
     try:
         return _load({**options, "warehouse": warehouse, **_s3_options(settings)})
     except (ValueError, SQLAlchemyError, OSError) as exc:
@@ -199,13 +207,6 @@ def _evolve_table(table: Table, spec: TableSpec) -> Table:
             update.union_by_name(spec.schema.iceberg)
         transaction.set_properties({AVRO_SCHEMA_PROPERTY: spec.schema.text})
     return table
-
-
-def _make(home: Path) -> None:
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ConfigError(f"K2_HOME={home}: cannot be made: {exc.strerror}") from exc
 
 
 def _catalog_file(path: Path | None) -> dict[str, str]:

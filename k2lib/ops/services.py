@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from k2lib.errors import ConfigError, OwnerError
-from k2lib.locks import Lock, lock_holder, locked, try_lock, writer_lock
+from k2lib.locks import Lock, lock_holder, locked, make_private, try_lock, writer_lock
 from k2lib.ops.jars import JavaPrograms, OnStep, default_cache, fetch_servers
 from k2lib.ops.processes import ChildProcess, alive, free_port, is_free, stop
 from k2lib.ops.servers import KafkaServer, LocalServer, RegistryServer, await_ready
@@ -70,6 +70,8 @@ def read_running_services(home: Path) -> RunningServices:
     except FileNotFoundError:
         return RunningServices()
     started = values.pop("started")
+    if values.pop("folder", _folder_id(home)) != _folder_id(home):
+        return RunningServices()  # this home is a copy: they are those of the first one
     entries = {name: StartedService(**entry) for name, entry in values.items()}
     return RunningServices(entries, datetime.fromisoformat(started) if started else None)
 
@@ -83,8 +85,15 @@ def write_running_services(home: Path, services: RunningServices) -> None:
     entries = {name: asdict(entry) for name, entry in services.entries.items()}
     started = services.started.isoformat() if services.started else None
     part = file.with_suffix(".part")
-    part.write_text(json.dumps({**entries, "started": started}, indent=2))
+    values = {**entries, "started": started, "folder": _folder_id(home)}
+    part.write_text(json.dumps(values, indent=2))
     part.replace(file)
+
+
+def _folder_id(home: Path) -> list[int]:
+    """Return what a folder keeps where it is moved on its disk, and a copy does not have."""
+    status = _file(home).parent.stat()
+    return [status.st_dev, status.st_ino]
 
 
 def _file(home: Path) -> Path:
@@ -223,7 +232,8 @@ def _start_missing(
 
 
 def _start(home: Path, server: LocalServer, programs: JavaPrograms) -> ChildProcess:
-    server.folder.mkdir(parents=True, exist_ok=True)
+    make_private(server.folder.parent)
+    server.folder.mkdir(exist_ok=True)
     process = server.start(programs)
     entry = StartedService(server.port, process.pid, process.birth)
     write_running_services(home, read_running_services(home).with_entry(server.key, entry))

@@ -1,0 +1,115 @@
+"""The catalog of a home: its SQLite file, its warehouse, and whether its tables are in that.
+
+Tables have absolute locations: a home that was moved or copied would write into the first one.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, urlparse
+
+from sqlalchemy import URL
+
+from k2lib.errors import ConfigError
+from k2lib.locks import make_private
+
+CATALOG_FILE: Final = "catalog.db"
+WAREHOUSE: Final = "warehouse"
+FILE_SCHEMES: Final = ("file://", "file:")
+# <warehouse>/<namespace>/<table>/metadata/<file>
+WAREHOUSE_OF_METADATA: Final = 3
+LOCATIONS: Final = "SELECT metadata_location FROM iceberg_tables WHERE table_namespace = ?"
+
+
+def sqlite_uri(home: Path, *, timeout_s: float) -> str:
+    """Return the address of a home's catalog; its path may have any characters.
+
+    Args:
+        timeout_s: how long SQLite waits for other writers.
+    """
+    query = {"timeout": f"{timeout_s:g}"}
+    return URL.create("sqlite", database=str(home / CATALOG_FILE), query=query).render_as_string()
+
+
+def warehouse_location(home: Path) -> str:
+    """Return where new tables of a home are: a `file://` URI, or else a plain path.
+
+    Iceberg's readers decode nothing in a URI, but end its path at `#` and `?`.
+    """
+    folder = str(home / WAREHOUSE)
+    return f"file://{folder}" if urlparse(f"file://{folder}").path == folder else folder
+
+
+def make_home(home: Path) -> None:
+    """Make a home that only its owner can read; what exists of it keeps its mode.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        make_private(home / WAREHOUSE)
+        with suppress(FileExistsError):
+            # SQLite takes an empty file for a new one, and its journals have the same mode.
+            os.close(os.open(home / CATALOG_FILE, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except OSError as exc:
+        raise ConfigError(f"K2_HOME={home}: cannot be made: {exc.strerror}") from exc
+
+
+def check_locations(home: Path, *, warehouse: str, namespace: str) -> None:
+    """Refuse the warehouse of another home, and a home whose tables are in neither of these.
+
+    Args:
+        home: resolved; its catalog may not be there yet.
+        warehouse: of new tables.
+    Raises:
+        ConfigError: says where the tables are, and what to do.
+    """
+    folder = _local_path(warehouse)
+    if folder is not None and _is_of_other_home(folder, home):
+        raise ConfigError(
+            f"K2_WAREHOUSE={warehouse}: that is in another home: set K2_HOME={folder.parent}"
+        )
+    folders = [one for one in (home / WAREHOUSE, folder) if one is not None]
+    for location in _metadata_locations(home / CATALOG_FILE, namespace):
+        path = _local_path(location)
+        if path is not None and not any(path.is_relative_to(one) for one in folders):
+            raise ConfigError(_moved_error(home, _warehouse_of(path)))
+
+
+def _metadata_locations(catalog: Path, namespace: str) -> Iterator[str]:
+    """Yield none where the catalog cannot be read: whoever opens it says why."""
+    if not catalog.exists():
+        return
+    uri = f"file:{quote(str(catalog))}?mode=rw"
+    with suppress(sqlite3.Error), closing(sqlite3.connect(uri, uri=True)) as connection:
+        for (location,) in connection.execute(LOCATIONS, [namespace]).fetchall():
+            yield location
+
+
+def _local_path(location: str) -> Path | None:
+    """Return the path with links resolved; None of a location that is not on this machine."""
+    prefix = next((one for one in FILE_SCHEMES if location.startswith(one)), "")
+    path = location.removeprefix(prefix)
+    return Path(path).resolve() if prefix or "://" not in path else None
+
+
+def _warehouse_of(metadata: Path) -> Path:
+    return [metadata, *metadata.parents][: WAREHOUSE_OF_METADATA + 2][-1]
+
+
+def _is_of_other_home(warehouse: Path, home: Path) -> bool:
+    other = warehouse.parent
+    return warehouse.name == WAREHOUSE and other != home and (other / CATALOG_FILE).exists()
+
+
+def _moved_error(home: Path, warehouse: Path) -> str:
+    where = f"the home {home} has tables in {warehouse}"
+    first = warehouse.parent
+    if _is_of_other_home(warehouse, home):
+        return f"{where}: it is a copy of the home {first}: use that one, as K2_HOME={first}"
+    if warehouse.exists():
+        return f"{where}: set K2_WAREHOUSE={warehouse}"
+    return f"{where}: it was moved: move it back to {first}, or make {first} a link to it"
