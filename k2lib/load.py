@@ -17,6 +17,8 @@ from k2lib.schema.records import DEAD_LETTER, QUOTE, REFERENCE, TRADE
 from k2lib.venues.base import BrokenFileError, FileBatch, FileOptions, FileVenue, SourceFile
 
 OnProgress = Callable[[str, int], None]
+# A letter takes a kilobyte while its row is made, and a file can have one for each line.
+LETTERS_AT_ONCE: Final = 10_000
 SCHEMAS: Final = {"trades": TRADE, "quotes": QUOTE, "reference": REFERENCE}
 
 
@@ -153,8 +155,9 @@ class _Load:
         self._interrupts.check()
 
     def _produce_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
-        if letters:
-            rows = dead_letter_rows(letters, datetime.now(UTC))
+        for first in range(0, len(letters), LETTERS_AT_ONCE):
+            part = letters[first : first + LETTERS_AT_ONCE]
+            rows = dead_letter_rows(part, datetime.now(UTC))
             self._pipeline.produce(DEAD_LETTERS, rows, DEAD_LETTER, key="source")
 
 

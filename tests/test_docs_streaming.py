@@ -303,13 +303,13 @@ def _vendor_keys() -> dict[str, set[str]]:
     stamps = [RECEIVED_US] * len(frames)
     parsed = parse_frames(frames, stamps, instruments=INSTRUMENTS, unit="us", **known)  # type: ignore[arg-type]
     aggregates = aggregates_page(aggregates_body([FACT]), unit="us")
-    lines, _, _ = parse_lines(
+    lines, _ = parse_lines(
         f"{csv_line(FACT)}\n".encode(),
         INSTRUMENTS["BTCUSDT"],
         unit="us",
         ingested=datetime.fromisoformat("2026-11-24T00:00:00Z"),
         first_line=1,
-        **known,  # type: ignore[arg-type]
+        latest_us=LATEST_US,
     )
     tables = {
         "stream trade": parsed.trades,

@@ -35,10 +35,24 @@ DeadLetterReason = Literal[
 
 
 @dataclass(frozen=True)
+class RawDigest:
+    """Size and SHA-256 of raw bytes, which may be more than is kept of them."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, raw: bytes) -> "RawDigest":
+        """Return that of bytes which are there as a whole."""
+        return cls(len(raw), hashlib.sha256(raw).hexdigest())
+
+
+@dataclass(frozen=True)
 class DeadLetter:
     """One refused record: its position in the source, the reason, and its raw bytes.
 
     Of a Kafka record also key and headers, so that it can be produced again; else both are None.
+    `digest` is that of the whole record where `raw` is only its beginning.
     """
 
     source: str
@@ -48,25 +62,25 @@ class DeadLetter:
     raw: bytes
     key: bytes | None = None
     headers: Mapping[str, bytes] | None = None
+    digest: RawDigest | None = None
 
 
 def dead_letter_rows(letters: Sequence[DeadLetter], noticed: datetime) -> pa.Table:
     """Return the letters as rows of `schemas.DEAD_LETTER`, in order; raw is cut at 64 KiB."""
+    digests = [letter.digest or RawDigest.of(letter.raw) for letter in letters]
     rows = [
         {
-            "message_id": message_id(
-                letter.source, letter.position, hashlib.sha256(letter.raw).hexdigest()
-            ),
+            "message_id": message_id(letter.source, letter.position, digest.sha256),
             "noticed": noticed,
             "source": letter.source,
             "position": letter.position,
             "reason": letter.reason,
             "detail": letter.detail,
             "raw": letter.raw[:RAW_BYTES],
-            "raw_size": len(letter.raw),
+            "raw_size": digest.size,
             "key": letter.key,
             "headers": letter.headers,
         }
-        for letter in letters
+        for letter, digest in zip(letters, digests, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=DEAD_LETTER.arrow)

@@ -8,21 +8,32 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
-from k2lib.schema.dead_letters import DeadLetterReason
+from k2lib.schema.dead_letters import DeadLetter, DeadLetterReason, RawDigest
 
 NEWLINE: Final = 10
+CARRIAGE_RETURN: Final = 13
 COMMA: Final = 44
 
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line that cannot pass: its number in the file, from 1, its bytes, and why."""
+    """A line that cannot pass: its number in the file, from 1, its bytes, and why.
+
+    `digest` is that of the whole line where `raw` is only its beginning.
+    """
 
     number: int
     raw: bytes
     reason: DeadLetterReason
     detail: str
+    digest: RawDigest | None = None
+
+    def dead_letter(self, source: str, *, first_line: int = 1) -> DeadLetter:
+        """Return it as a dead letter; its position counts from `first_line`."""
+        position = f"line {self.number - first_line + 1}"
+        return DeadLetter(source, position, self.reason, self.detail, self.raw, digest=self.digest)
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,11 @@ def find_lines(data: bytes) -> Lines:
     at_commas = np.flatnonzero(codes == COMMA)
     commas = np.diff(np.searchsorted(at_commas, ends), prepend=0)
     return Lines(data, starts, ends, commas)
+
+
+def columns_error(found: int, expected: int) -> tuple[DeadLetterReason, str]:
+    """Say that a line has another number of columns."""
+    return "wrong_columns", f"{found} columns, {expected} expected"
 
 
 def usual_columns(lines: Lines) -> int:
@@ -78,22 +94,26 @@ def to_columns(
 
 
 def _blank(lines: Lines) -> npt.NDArray[np.bool_]:
-    blank = np.zeros(len(lines.starts), np.bool_)
-    for index in np.flatnonzero(lines.ends - lines.starts <= 1):
-        blank[index] = not lines.raw(int(index))
+    """Say which lines have nothing but their end: LF, CRLF, or CRCRLF as a spreadsheet's."""
+    codes = np.frombuffer(lines.data, np.uint8)
+    sizes = lines.ends - lines.starts
+    blank: npt.NDArray[np.bool_] = sizes == 0
+    few = np.flatnonzero((sizes == 1) | (sizes == 2))
+    first, last = codes[lines.starts[few]], codes[lines.ends[few] - 1]
+    blank[few] = (first == CARRIAGE_RETURN) & (last == CARRIAGE_RETURN)
     return blank
 
 
 def _why(lines: Lines, index: int, columns: int) -> tuple[DeadLetterReason, str]:
     found = int(lines.commas[index]) + 1
     if found != columns:
-        return "wrong_columns", f"{found} columns, {columns} expected"
+        return columns_error(found, columns)
     return "not_utf8", "the line is not valid UTF-8"
 
 
 def _not_utf8(lines: Lines) -> npt.NDArray[np.bool_]:
     broken = np.zeros(len(lines.starts), np.bool_)
-    if lines.data.isascii():
+    if lines.data.isascii() or _is_utf8(lines.data):
         return broken
     for index in range(len(broken)):
         try:
@@ -101,6 +121,14 @@ def _not_utf8(lines: Lines) -> npt.NDArray[np.bool_]:
         except UnicodeDecodeError:
             broken[index] = True
     return broken
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        pa.array([data], pa.binary()).cast(pa.string())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _only(lines: Lines, good: npt.NDArray[np.bool_]) -> bytes:

@@ -1,10 +1,11 @@
 """ASX files to batches: which files a path means, and each read in chunks of bounded memory."""
 
-import glob
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from string import digits
 from typing import Final
@@ -17,11 +18,25 @@ from k2lib.schema.dead_letters import DeadLetter
 from k2lib.venues.asx.reference import FOLDER
 from k2lib.venues.asx.rows import COLUMNS, ParsedLines, parse
 from k2lib.venues.base import FileBatch, Instrument
+from k2lib.venues.csv_chunks import (
+    BYTE_ORDER_MARK,
+    Chunk,
+    Piece,
+    beginning,
+    describe_content,
+    other_content,
+    read_chunks,
+    read_pieces,
+)
 from k2lib.venues.csv_lines import BadLine, find_lines, usual_columns
+from k2lib.venues.source_files import expand_path, open_lines
 
-CHUNK_BYTES: Final = 24 * 1024 * 1024
+CHUNK_BYTES: Final = 12 * 1024 * 1024
 HEAD_BYTES: Final = 64 * 1024
+SUFFIXES: Final = (".csv", ".csv.gz")
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 TIME_PREFIX: Final = len("03/10/2014,10:00:06.717")
+TIME_PREFIX_FORM: Final = re.compile(rb"[0-9/]{10},[0-9:.]{12}")
 
 
 @dataclass(frozen=True)
@@ -61,8 +76,7 @@ class _Parts:
 
     def dead_letter(self, bad: BadLine) -> DeadLetter:
         part = bisect_right(self.first_lines, bad.number) - 1
-        line = bad.number - self.first_lines[part] + 1
-        return DeadLetter(self.names[part], f"line {line}", bad.reason, bad.detail, bad.raw)
+        return bad.dead_letter(self.names[part], first_line=self.first_lines[part])
 
 
 def find_files(paths: Sequence[str | Path], *, parts: bool = False) -> list[AsxFile]:
@@ -71,8 +85,8 @@ def find_files(paths: Sequence[str | Path], *, parts: bool = False) -> list[AsxF
     Args:
         parts: all files of one company in folders of one name are parts of one file.
     """
-    found = dict.fromkeys(file for path in paths for file in _expand(Path(path)))
-    files = [AsxFile((path,)) for path in found]
+    expanded = (expand_path(Path(path), SUFFIXES, without=FOLDER) for path in paths)
+    files = [AsxFile((path,)) for path in dict.fromkeys(chain.from_iterable(expanded))]
     if not parts:
         return files
     together: dict[tuple[str, str], list[Path]] = {}
@@ -89,19 +103,23 @@ def read_file(
     """Read a file in chunks; a large file that is not in time order is read whole.
 
     Raises:
-        SourceError: a missing or empty file, or one with neither 7 nor 6 columns.
+        SourceError: a missing or empty file, or one without a good line among the first thousand.
     """
     kind = file_kind(file)
     parts = _Parts()
     rows_done, next_line, newest = 0, 1, None
-    for data, first_line in _chunks(file.paths, parts, chunk_bytes):
-        lines = find_lines(data)
-        parsed = parse(lines, kind, instrument=instrument, ingested=ingested, first_line=first_line)
+    for chunk in read_chunks(
+        _pieces(file.paths, parts, chunk_bytes), chunk_bytes=chunk_bytes, cut=_cut
+    ):
+        if next_line == 1:
+            _check_beginning(file, kind, instrument, beginning(chunk.data))
+        parsed = _parse(chunk, kind, instrument, ingested)
         oldest, latest = _bounds(parsed.rows)
         if newest is not None and oldest is not None and oldest <= newest:
             break
-        yield _batch(kind, parsed, parts, exchange=instrument.exchange, n_bytes=len(data))
-        rows_done, next_line = rows_done + parsed.rows.num_rows, first_line + len(lines.starts)
+        yield _batch(kind, parsed, parts, exchange=instrument.exchange, n_bytes=chunk.n_bytes)
+        rows_done += parsed.rows.num_rows
+        next_line = chunk.first_line + chunk.data.count(b"\n")
         newest = latest or newest
     else:
         return
@@ -122,20 +140,37 @@ def file_kind(file: AsxFile) -> str:
 
 def _part_kind(path: Path) -> str:
     name = _shown(path)
-    if path.is_dir():
-        raise SourceError(f"{name}: no .csv file in this folder")
-    try:
-        with path.open("rb") as opened:
-            head = opened.read(HEAD_BYTES)
-    except OSError as exc:
-        raise SourceError(f"{name}: cannot be read: {exc.strerror}") from exc
+    with open_lines(path, name) as opened:
+        head = opened.read(HEAD_BYTES).removeprefix(BYTE_ORDER_MARK)
     if not head.strip():
         raise SourceError(f"{name}: the file is empty")
+    if len(head) >= HEAD_BYTES - len(BYTE_ORDER_MARK) and b"\n" not in head:
+        return "trades"  # one line, which will be a dead letter of either kind
     columns = usual_columns(find_lines(head))
     for kind, names in COLUMNS.items():
         if columns == len(names):
             return kind
-    raise SourceError(f"{name}: {columns} columns; trades have 7, quotes have 6")
+    content = describe_content(head) or f"{columns} columns"
+    raise SourceError(f"{name}: {content}; trades have 7, quotes have 6")
+
+
+def _check_beginning(file: AsxFile, kind: str, instrument: Instrument, head: bytes) -> None:
+    parsed = parse(find_lines(head), kind, instrument=instrument, ingested=EPOCH)
+    content = None if parsed.rows.num_rows else other_content(head, parsed.bad_lines)
+    if content is not None:
+        raise SourceError(f"{file.name}: no file of {kind}: {content}")
+
+
+def _parse(chunk: Chunk, kind: str, instrument: Instrument, ingested: datetime) -> ParsedLines:
+    parsed = parse(
+        find_lines(chunk.data),
+        kind,
+        instrument=instrument,
+        ingested=ingested,
+        first_line=chunk.first_line,
+    )
+    bad_lines = [*parsed.bad_lines, *chunk.bad_lines(len(COLUMNS[kind]))]
+    return ParsedLines(parsed.rows, sorted(bad_lines, key=lambda bad: bad.number))
 
 
 def _rest(
@@ -149,12 +184,13 @@ def _rest(
 ) -> FileBatch:
     """All that follows the rows done: equal rows are numbered over the whole file."""
     parts = _Parts()
-    data = b"".join(data for data, _ in _chunks(file.paths, parts, CHUNK_BYTES))
-    parsed = parse(find_lines(data), kind, instrument=instrument, ingested=ingested)
+    pieces = _pieces(file.paths, parts, CHUNK_BYTES)
+    chunks = read_chunks(pieces, chunk_bytes=CHUNK_BYTES, cut=_nowhere)
+    (whole,) = [chunk for chunk in chunks if chunk.data]
+    parsed = _parse(whole, kind, instrument, ingested)
     bad_lines = [bad for bad in parsed.bad_lines if bad.number >= next_line]
-    rows = parsed.rows.slice(rows_done)
-    parsed = ParsedLines(rows, bad_lines)
-    return _batch(kind, parsed, parts, exchange=instrument.exchange, n_bytes=len(data))
+    parsed = ParsedLines(parsed.rows.slice(rows_done), bad_lines)
+    return _batch(kind, parsed, parts, exchange=instrument.exchange, n_bytes=whole.n_bytes)
 
 
 def _batch(
@@ -169,31 +205,31 @@ def _bounds(rows: pa.Table) -> tuple[datetime | None, datetime | None]:
     return bounds["min"].as_py(), bounds["max"].as_py()
 
 
-def _chunks(paths: Sequence[Path], parts: _Parts, chunk_bytes: int) -> Iterator[tuple[bytes, int]]:
-    """Yield whole lines and the number of the first, never cutting inside a millisecond."""
-    pending, first_line = b"", 1
+def _pieces(paths: Sequence[Path], parts: _Parts, chunk_bytes: int) -> Iterator[Piece]:
+    """Read the lines of all parts, and name each to `parts` before its first line."""
+    first_line = 1
     for path in paths:
-        parts.begin(path.name, first_line + pending.count(b"\n"))
-        with path.open("rb") as opened:
-            while block := opened.read(chunk_bytes):
-                pending += block
-                cut = _cut(pending) if len(pending) >= chunk_bytes else 0
-                if cut:
-                    yield pending[:cut], first_line
-                    first_line += pending.count(b"\n", 0, cut)
-                    pending = pending[cut:]
-        if pending and not pending.endswith(b"\n"):
-            pending += b"\n"
-    if pending:
-        yield pending, first_line
+        parts.begin(path.name, first_line)
+        with open_lines(path, _shown(path)) as opened:
+            for piece in read_pieces(opened, block_bytes=chunk_bytes):
+                first_line += piece.data.count(b"\n")
+                yield piece
+
+
+def _nowhere(data: bytes) -> int:
+    return 0
 
 
 def _cut(data: bytes) -> int:
-    """Return where the last millisecond of the whole lines begins."""
-    cut = data.rfind(b"\n") + 1
-    start = data.rfind(b"\n", 0, max(cut - 1, 0)) + 1
+    """Return where the last millisecond of the lines begins; 0 if there is but one."""
+    cut = len(data)
+    start = data.rfind(b"\n", 0, cut - 1) + 1
     prefix = data[start : start + TIME_PREFIX]
-    while start > 0 and data[start : start + TIME_PREFIX] == prefix:
+    if not TIME_PREFIX_FORM.fullmatch(prefix):
+        return cut
+    while data[start : start + TIME_PREFIX] == prefix:
+        if start == 0:
+            return 0
         cut, start = start, data.rfind(b"\n", 0, start - 1) + 1
     return cut
 
@@ -204,15 +240,3 @@ def _shown(path: Path) -> str:
 
 def _leading_digits(path: Path) -> str:
     return path.name[: len(path.name) - len(path.name.lstrip(digits))]
-
-
-def _expand(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(path.rglob("*.csv"))
-    elif glob.has_magic(str(path)):
-        pattern = path.relative_to(path.anchor)
-        files = sorted(Path(path.anchor or ".").glob(str(pattern)))
-    else:
-        return [path]
-    files = [file for file in files if file.is_file() and file.parent.name != FOLDER]
-    return files or [path]

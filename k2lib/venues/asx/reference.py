@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,9 +14,14 @@ from k2lib.errors import SourceError
 from k2lib.schema.identity import message_id
 from k2lib.schema.records import REFERENCE
 from k2lib.venues.base import Instrument
+from k2lib.venues.csv_chunks import describe_content
+from k2lib.venues.source_files import MARKER, read_marker
 
 FOLDER: Final = "reference-data"
 COMPANY_COLUMNS: Final = 6
+# No reference data are as long: these were read whole.
+FILE_BYTES: Final = 16 * 1024 * 1024
+NAMED: Final = 10
 NO_RECORDS: Final = "--- NO RECORDS TO REPORT ---"
 
 
@@ -49,9 +53,11 @@ class ReferenceData:
         """
         company = self.companies.get(company_id)
         if company is None:
+            ids = list(self.companies)
+            more = f" and {len(ids) - NAMED:,} more" if len(ids) > NAMED else ""
             raise SourceError(
                 f"company id {company_id} is not in {self.folder / 'company_info.csv'}; "
-                f"it has {', '.join(self.companies)}: add the line, or give --reference"
+                f"it has {', '.join(ids[:NAMED])}{more}: add the line, or give --reference"
             )
         return Instrument(
             self.exchange, company.symbol, company_id=company.company_id, isin=company.isin
@@ -113,7 +119,7 @@ def read_reference(folder: Path) -> ReferenceData:
     path = folder / "company_info.csv"
     (_, header), *lines = _csv_lines(path)
     if header[0] != "company_id":
-        raise SourceError(f"{path}, line 1: begins with {header[0]!r}, company_id expected")
+        raise SourceError(f"{path}, line 1: begins with {header[0][:40]!r}, company_id expected")
     companies: dict[str, Company] = {}
     for number, fields in lines:
         _check_company(fields, position=f"{path}, line {number}")
@@ -179,13 +185,8 @@ def _check_company(fields: list[str], *, position: str) -> None:
 
 
 def _exchange(folder: Path) -> str:
-    marker = folder / "exchange.txt"
-    if not marker.is_file():
-        return "ASX"
-    exchange = _text(marker).strip()
-    if not re.fullmatch("[A-Z0-9_]+", exchange):
-        raise SourceError(f"{marker}: {exchange!r} is no name of a venue (A-Z, 0-9, _)")
-    return exchange
+    marker = folder / MARKER
+    return read_marker(marker) if marker.is_file() else "ASX"
 
 
 def _csv_lines(path: Path) -> list[tuple[int, list[str]]]:
@@ -201,7 +202,15 @@ def _csv_lines(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _text(path: Path) -> str:
+    """Return the text without a byte-order mark, with LF for whatever ends its lines."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SourceError(f"{path}: cannot be read: {exc}") from exc
+        with path.open("rb") as opened:
+            data = opened.read(FILE_BYTES + 1)
+        if len(data) > FILE_BYTES:
+            raise SourceError(f"{path}: more than {FILE_BYTES:,} bytes, no reference data")
+        text = data.decode("utf-8-sig")
+    except OSError as exc:
+        raise SourceError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise SourceError(f"{path}: cannot be read: {describe_content(data) or exc}") from exc
+    return text.replace("\r\n", "\n").replace("\r", "\n")

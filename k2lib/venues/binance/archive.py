@@ -3,7 +3,6 @@
 Source: Binance's documentation, "Binance Public Data".
 """
 
-import glob
 import re
 import zipfile
 import zlib
@@ -11,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import file_digest
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -24,7 +24,15 @@ from k2lib.schema.dead_letters import RAW_BYTES, DeadLetter, DeadLetterReason
 from k2lib.venues.base import BrokenFileError, FileBatch, Instrument
 from k2lib.venues.binance.instruments import shipped_instruments
 from k2lib.venues.binance.rows import RawTrades, Unit, trade_rows
-from k2lib.venues.csv_lines import BadLine, find_lines, to_columns
+from k2lib.venues.csv_chunks import (
+    Chunk,
+    beginning,
+    other_content,
+    read_chunks,
+    read_pieces,
+)
+from k2lib.venues.csv_lines import BadLine, find_lines, to_columns, usual_columns
+from k2lib.venues.source_files import MARKER, expand_path, is_folder, read_marker
 
 COLUMNS: Final = (
     "id",
@@ -42,13 +50,13 @@ MICROSECOND: Final = timedelta(microseconds=1)
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # [0-9], because \d means the digits of all scripts.
 LONG: Final = r"^[0-9]{1,18}$"
+HEADER: Final = re.compile(rb'["A-Za-z_][\w "]*(,["A-Za-z_][\w "]*)*\r*\n')
 TIME_OF_A_LINE: Final = re.compile(rb"^[^\n]*,([0-9]{13,16}),[A-Za-z]+,[A-Za-z]+\r?$", re.MULTILINE)
 
 
 def is_header(data: bytes) -> bool:
-    """Say whether the first line names columns: none of its fields begins with a digit."""
-    line = data.partition(b"\n")[0].strip()
-    return bool(line) and not any(field[:1].isdigit() for field in line.split(b","))
+    """Say whether the first line names columns: each of its fields is a name."""
+    return HEADER.match(data) is not None
 
 
 def detect_unit(data: bytes) -> Unit | None:
@@ -66,17 +74,15 @@ def parse_lines(
     unit: Unit,
     ingested: datetime,
     latest_us: int,
-    source: str,
     first_line: int,
-) -> tuple[pa.Table, list[DeadLetter], int]:
+) -> tuple[pa.Table, list[BadLine]]:
     """Turn whole lines into rows of `schemas.TRADE` in their order.
 
     Args:
         ingested: ingestion time of every row, aware.
-        source: the file's name in dead letters.
         first_line: number of the first line in its file.
     Returns:
-        The rows, the dead letters in file order, and how many lines there were.
+        The rows, and the lines that are none.
     """
     lines = find_lines(data)
     written, numbers, bad = to_columns(lines, COLUMNS, first_line=first_line)
@@ -95,11 +101,7 @@ def parse_lines(
     for one in rows.refusals:
         number = int(numbers[one.index])
         bad.append(BadLine(number, lines.raw(number - first_line), one.reason, one.detail))
-    letters = [
-        DeadLetter(source, f"line {one.number}", one.reason, one.detail, one.raw)
-        for one in sorted(bad, key=lambda one: one.number)
-    ]
-    return rows.table, letters, len(lines.starts)
+    return rows.table, bad
 
 
 def _is_readable() -> pl.Expr:
@@ -143,14 +145,18 @@ CHUNK_BYTES: Final = 8 * 1024 * 1024
 EXCHANGE: Final = "BINANCE"
 # The archive's own folders lie so deep: data/spot/daily/trades/BTCUSDT.
 LEVELS: Final = 6
-NAME: Final = re.compile(r"(?P<symbol>[^\W_]+)-(?P<kind>\w+)-\d{4}-\d{2}(-\d{2})?\.zip")
+NAME: Final = re.compile(r"(?P<symbol>[^\W_]+)-(?P<kind>\w+)-\d{4}-\d{2}(-\d{2})?\.(?i:zip)")
 READ: Final = "read are files of trades: BTCUSDT-trades-2025-01-31.zip, BTCUSDT-trades-2025-01.zip"
+CHECKSUM_BYTES: Final = 1024
+NAMED: Final = 5
+# Other files of the archive, by the number of their columns.
+OTHER_KINDS: Final = {6: "trades of futures", 8: "aggregate trades", 12: "klines"}
 BROKEN_ZIP: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 def find_archives(paths: Sequence[str | Path]) -> list[Path]:
     """Return the zips that the paths (files, folders, globs) mean, each once, in order."""
-    return list(dict.fromkeys(file for path in paths for file in _expand(Path(path))))
+    return list(dict.fromkeys(file for path in paths for file in _zips(Path(path))))
 
 
 def archive_instrument(
@@ -163,7 +169,7 @@ def archive_instrument(
     Raises:
         SourceError: the file is no archive of trades, or the symbol's assets are not known.
     """
-    if path.is_dir():
+    if is_folder(path):
         raise SourceError(f"{path.name}: no .zip file in this folder; {READ}")
     match = NAME.fullmatch(path.name)
     if match is None:
@@ -188,12 +194,10 @@ def archive_exchange(path: Path, exchange: str | None) -> str:
         SourceError: `exchange` is another than the one in `exchange.txt`, or that is no name.
     """
     folders = path.resolve().parents[:LEVELS]
-    marker = next((f for p in folders if (f := p / "exchange.txt").is_file()), None)
+    marker = next((f for p in folders if (f := p / MARKER).is_file()), None)
     if marker is None:
         return exchange or EXCHANGE
-    said = marker.read_text(encoding="utf-8", errors="replace").strip()
-    if not re.fullmatch("[A-Z0-9_]+", said):
-        raise SourceError(f"{marker}: {said!r} is no name of a venue (A-Z, 0-9, _)")
+    said = read_marker(marker)
     if exchange not in (None, said):
         raise SourceError(f"{path.name}: {marker} says that it is from {said}, not {exchange}")
     return said
@@ -206,11 +210,12 @@ def verify(path: Path) -> str | None:
         What could not be checked; None if nothing.
     Raises:
         BrokenFileError: the sum is another one, or the zip is broken.
-        SourceError: the file cannot be read.
+        SourceError: the file cannot be read, or the zip does not hold one CSV.
     """
     digest = _digest(path)
     note = _check_sum(path, digest)
     with _zip_errors(path, digest), zipfile.ZipFile(path) as archive:
+        _only_csv(archive, path)
         broken = archive.testzip()
         if broken is not None:
             raise zipfile.BadZipFile(f"{broken} in it is damaged")
@@ -228,38 +233,65 @@ def read_archive(
     """Read a verified file in chunks.
 
     Raises:
-        SourceError: the zip does not hold one CSV, or that is empty.
+        SourceError: the zip does not hold one CSV; or that is empty, or without a trade among its
+            first thousand lines.
     """
+    unit, is_empty = None, True
     with zipfile.ZipFile(path) as archive, archive.open(_only_csv(archive, path)) as opened:
-        unit, line = None, 1
-        for data in _chunks(opened, chunk_bytes):
-            skipped = data.index(b"\n") + 1 if line == 1 and is_header(data) else 0
-            line += bool(skipped)
-            unit = unit or detect_unit(data[skipped:])
-            rows, letters, n_lines = parse_lines(
-                data[skipped:],
-                instrument,
+        pieces = read_pieces(opened, block_bytes=chunk_bytes)
+        for chunk in read_chunks(pieces, chunk_bytes=chunk_bytes):
+            data, first_line = _without_header(chunk)
+            unit = unit or detect_unit(data)
+            parse = partial(
+                parse_lines,
+                instrument=instrument,
                 unit=unit or "us",
                 ingested=ingested,
                 latest_us=latest_us,
-                source=path.name,
-                first_line=line,
+                first_line=first_line,
             )
-            yield FileBatch("trades", instrument.exchange, rows, letters, len(data))
-            line += n_lines
-    if line == 1:
+            if is_empty:
+                _check_beginning(path, chunk, *parse(beginning(data)))
+            rows, bad = parse(data)
+            bad = sorted([*bad, *chunk.bad_lines(len(COLUMNS))], key=lambda one: one.number)
+            letters = [one.dead_letter(path.name) for one in bad]
+            yield FileBatch("trades", instrument.exchange, rows, letters, chunk.n_bytes)
+            is_empty = False
+    if is_empty:
         raise SourceError(f"{path.name}: the file is empty")
 
 
-def _expand(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(path.rglob("*.zip"))
-    elif glob.has_magic(str(path)):
-        pattern = path.relative_to(path.anchor)
-        files = sorted(Path(path.anchor or ".").glob(str(pattern)))
-    else:
-        return [path]
-    return [file for file in files if file.is_file() and file.suffix == ".zip"] or [path]
+def _without_header(chunk: Chunk) -> tuple[bytes, int]:
+    if chunk.first_line > 1 or not is_header(chunk.data):
+        return chunk.data, chunk.first_line
+    return chunk.data.partition(b"\n")[2], 2
+
+
+def _check_beginning(path: Path, chunk: Chunk, rows: pa.Table, bad: Sequence[BadLine]) -> None:
+    """Refuse a file that has no trade among its first thousand lines, but other content."""
+    if rows.num_rows:
+        return
+    head = beginning(chunk.data)
+    content = _other_kind(head) or other_content(head, bad)
+    if content is not None:
+        raise SourceError(f"{path.name}: no trades of the spot market: {content}; {READ}")
+
+
+def _other_kind(head: bytes) -> str | None:
+    """Name another file of the archive by its columns; a single line is no such file."""
+    lines = find_lines(head)
+    columns = usual_columns(lines)
+    if head.startswith(b"agg_trade_id,"):
+        return "aggregate trades"
+    if len(lines.starts) < 2 or columns == len(COLUMNS):
+        return None
+    kind = f", as {OTHER_KINDS[columns]} have" if columns in OTHER_KINDS else ""
+    return f"{columns} columns{kind}, {len(COLUMNS)} expected"
+
+
+def _zips(path: Path) -> list[Path]:
+    files = expand_path(path, (".zip",))
+    return [file for file in files if file.suffix.lower() == ".zip"] or [path]
 
 
 def _kind(name: str) -> str:
@@ -278,7 +310,9 @@ def _check_sum(path: Path, digest: str) -> str | None:
     beside = path.with_name(f"{path.name}.CHECKSUM")
     if not beside.is_file():
         return "no .CHECKSUM beside it: not verified"
-    published = beside.read_text(encoding="utf-8", errors="replace").split()[:1]
+    with beside.open("rb") as opened:
+        text = opened.read(CHECKSUM_BYTES).decode("utf-8-sig", errors="replace")
+    published = text.split()[:1]
     if [digest] != [word.lower() for word in published]:
         shown = published[0] if published else "nothing"
         detail = f"its SHA-256 is {digest}, {beside.name} says {shown}"
@@ -303,19 +337,9 @@ def _letter(path: Path, reason: DeadLetterReason, detail: str) -> DeadLetter:
 
 def _only_csv(archive: zipfile.ZipFile, path: Path) -> str:
     names = archive.namelist()
-    if len(names) != 1 or not names[0].endswith(".csv"):
-        raise SourceError(f"{path.name}: holds {', '.join(names) or 'nothing'}; one .csv expected")
+    if len(names) != 1 or not names[0].lower().endswith(".csv"):
+        shown = [ascii(name)[1:-1] for name in names[:NAMED]]
+        more = [f"{len(names) - NAMED:,} more"] if len(names) > NAMED else []
+        listed = ", ".join(shown + more) or "nothing"
+        raise SourceError(f"{path.name}: holds {listed}; one .csv expected")
     return names[0]
-
-
-def _chunks(opened: IO[bytes], chunk_bytes: int) -> Iterator[bytes]:
-    """Yield whole lines; the last one may lack its newline."""
-    pending = b""
-    while block := opened.read(chunk_bytes):
-        pending += block
-        cut = pending.rfind(b"\n") + 1
-        if cut:
-            yield pending[:cut]
-            pending = pending[cut:]
-    if pending:
-        yield pending + b"\n"

@@ -60,16 +60,15 @@ def streamed(facts: list[Fact], unit: Unit = "us") -> pa.Table:
 
 def archived(facts: list[Fact], unit: Unit) -> pa.Table:
     lines = [csv_line(fact, unit_us={"us": 1, "ms": 1000}[unit]) for fact in facts]
-    table, letters, _ = parse_lines(
+    table, bad_lines = parse_lines(
         "".join(f"{line}\n" for line in lines).encode(),
         BTCUSDT,
         unit=unit,
         ingested=pl.select(pl.lit(RECEIVED_US).cast(pl.Datetime("us", "UTC"))).item(),
         latest_us=LATEST_US,
-        source="x",
         first_line=1,
     )
-    assert not letters
+    assert not bad_lines
     return table
 
 
