@@ -162,6 +162,22 @@ def test_a_query_finds_what_meets_all_filters(sample: TestClient, asx_sample: Pa
     assert posted(sample, "/v1/trades/query", body)["data"] == wanted
 
 
+def test_the_greatest_quantities_are_filtered_and_averaged_exactly(tmp_path: Path) -> None:
+    most = Decimal("92233720368.54775807")
+    rows = [trade(n, quantity=most - n, price=Decimal("0.00000001")) for n in range(3)]
+    with K2.open(home=tmp_path / "home") as k2:
+        append(k2.catalog, rows)
+        with api_of(k2) as client:
+            found = queried(client, symbols=["BHP"], min_quantity=f"{most - 1}")
+            metrics = ["avg_quantity", "sum_quantity", "turnover", "vwap"]
+            [group] = grouped(client, group_by=["exchange", "symbol"], metrics=metrics)
+    assert found == [0, 1]
+    assert Decimal(group["avg_quantity"]) == most - 1
+    assert Decimal(group["sum_quantity"]) == 3 * most - 3
+    assert Decimal(group["turnover"]) == (3 * most - 3).scaleb(-8)
+    assert Decimal(group["vwap"]) == Decimal("0.00000001")
+
+
 def test_quotes_are_queried_by_their_sides(small: TestClient) -> None:
     def found(**body: Any) -> list[int]:
         return ids(posted(small, "/v1/quotes/query", {"symbols": ["BHP", "MWR"], **body}))
