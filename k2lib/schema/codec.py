@@ -12,8 +12,10 @@ import io
 import json
 import struct
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date, datetime
+from decimal import Decimal
 from functools import cache
 from operator import itemgetter
 from typing import Any, Final
@@ -59,6 +61,18 @@ UNFIT: Final = (fastavro.read.SchemaResolutionError, fastavro.schema.SchemaParse
 CALENDAR: Final = {
     "timestamp-micros": (-62_135_596_800_000_000, 253_402_300_799_999_999),
     "date": (-719_162, 2_932_896),
+}
+# What fastavro makes of each kind; a time whose writer has no logical type is a number.
+PYTHON_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
+    **dict.fromkeys(("string", "enum"), str),
+    **dict.fromkeys(("int", "long"), int),
+    **dict.fromkeys(("timestamp-micros", "timestamp-millis"), (datetime, int)),
+    "date": (date, int),
+    "boolean": bool,
+    "bytes": bytes,
+    "decimal": Decimal,
+    "array": list,
+    "map": dict,
 }
 
 
@@ -214,7 +228,31 @@ def decode_record(
         raise RecordError(f"schema {schema_id} is not a record")
     if n_left := len(body.read()):
         raise RecordError(f"{n_left} bytes follow the record")
+    _check_values(record, schema)
     return record
+
+
+def _check_values(record: Mapping[str, Any], schema: RecordSchema) -> None:
+    """Refuse a value whose logical type in the writer's schema is another than the field's."""
+    for field in schema.fields:
+        value = record[field.name]
+        if value is None:
+            continue
+        if not _is_of_kind(value, field):
+            raise RecordError(f"{field.name} {value!r} is not {field.kind}")
+        if field.kind in CALENDAR and isinstance(value, int):
+            first, last = CALENDAR[field.kind]
+            if not first <= value <= last:
+                raise RecordError(f"{field.name} {value} is outside the years 1 to 9999")
+
+
+def _is_of_kind(value: Any, field: Field) -> bool:
+    inner = {"array": "items", "map": "values"}.get(field.kind)
+    is_of_kind = isinstance(value, PYTHON_TYPES[field.kind])
+    if inner is None or not is_of_kind:
+        return is_of_kind
+    items: Iterable[object] = value.values() if isinstance(value, dict) else value
+    return all(isinstance(item, PYTHON_TYPES[field.avro[inner]]) for item in items)
 
 
 def _schema_id(prefix: bytes) -> SchemaId:
@@ -250,18 +288,22 @@ def _wire_form(avro: AvroType) -> AvroType:
 
 @cache
 def _parsed(text: str) -> Any:
-    return fastavro.parse_schema(_unrounded(json.loads(text)))
+    return fastavro.parse_schema(_as_written(json.loads(text)))
 
 
-def _unrounded(avro: AvroType) -> AvroType:
-    """fastavro rounds a decimal to the precision of its schema: what is too large must show."""
+def _as_written(avro: AvroType) -> AvroType:
+    """Keep fastavro from rounding decimals, and from making objects of texts that are UUIDs."""
     if isinstance(avro, list):
-        return [_unrounded(item) for item in avro]
+        return [_as_written(item) for item in avro]
     if not isinstance(avro, dict):
         return avro
-    inner = {name: _unrounded(value) for name, value in avro.items()}
-    is_decimal = (avro.get("type"), avro.get("logicalType")) == ("bytes", "decimal")
-    return inner | {"precision": EXACT.prec} if is_decimal else inner
+    inner = {name: _as_written(value) for name, value in avro.items()}
+    match avro.get("type"), avro.get("logicalType"):
+        case "bytes", "decimal":
+            return inner | {"precision": EXACT.prec}
+        case "string", "uuid":
+            return "string"
+    return inner
 
 
 @cache

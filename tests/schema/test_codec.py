@@ -6,7 +6,7 @@ import random
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -151,12 +151,18 @@ def without(schema: RecordSchema, name: str) -> RecordSchema:
     return RecordSchema("older", json.dumps(parsed))
 
 
+def with_type(schema: RecordSchema, name: str, avro: Any) -> RecordSchema:
+    """Return the schema with another type of one field, which has no default then."""
+    parsed = json.loads(schema.text)
+    field = next(field for field in parsed["fields"] if field["name"] == name)
+    field.pop("default", None)
+    field["type"] = avro
+    return RecordSchema("other", json.dumps(parsed))
+
+
 def wire_trade(name: str, avro: Any, value: Any) -> bytes:
     """Encode a good trade whose one field has another type on the wire."""
-    parsed = json.loads(TRADE.text)
-    next(field for field in parsed["fields"] if field["name"] == name)["type"] = avro
-    other = RecordSchema("other", json.dumps(parsed))
-    return header(7) + fastavro_body(GOOD | {name: value}, other)
+    return header(7) + fastavro_body(GOOD | {name: value}, with_type(TRADE, name, avro))
 
 
 @pytest.fixture(scope="module")
@@ -432,9 +438,7 @@ def test_a_decimal_of_another_scale_is_read_exactly_or_refused(
     scale: int, value: str, is_read: bool
 ) -> None:
     avro = {"type": "bytes", "logicalType": "decimal", "precision": 20, "scale": scale}
-    parsed = json.loads(TRADE.text)
-    next(field for field in parsed["fields"] if field["name"] == "quantity")["type"] = avro
-    other = RecordSchema("other", json.dumps(parsed))
+    other = with_type(TRADE, "quantity", avro)
     sent = header(6) + fastavro_body(GOOD | {"quantity": Decimal(value)}, other)
     texts = {6: other.text, 7: TRADE.text}
     table, refused = decode([message(), sent], TRADE, writer=texts.__getitem__)
@@ -442,6 +446,49 @@ def test_a_decimal_of_another_scale_is_read_exactly_or_refused(
         assert (records(table)[1]["quantity"], refused) == (Decimal(value), [])
     else:
         assert (records(table), refused[0].reason) == ([GOOD], "overflow")
+
+
+DECIMAL = {"type": "bytes", "logicalType": "decimal", "precision": 18, "scale": 8}
+OTHER_TYPES: list[tuple[Any, Any]] = [
+    ("string", "abc"),
+    ("bytes", b"\xff\x01"),
+    ("int", -5),
+    ("long", 2**62),
+    ("double", 1e300),
+    (DECIMAL, Decimal("3.5")),
+    ({"type": "string", "logicalType": "uuid"}, uuid.UUID(int=7)),
+    ({"type": "int", "logicalType": "date"}, date(2020, 1, 1)),
+    ({"type": "int", "logicalType": "time-millis"}, time(1)),
+    ({"type": "long", "logicalType": "timestamp-millis"}, NOW.replace(microsecond=1000)),
+    ({"type": "array", "items": DECIMAL}, [Decimal(1)]),
+    ({"type": "map", "values": DECIMAL}, {"a": Decimal(1)}),
+]
+
+
+@pytest.mark.parametrize("schema", STORED, ids=lambda schema: schema.name)
+def test_a_field_of_any_other_type_is_read_or_refused_and_costs_no_neighbour(
+    schema: RecordSchema,
+) -> None:
+    good = SAMPLES[schema.name]
+    whole = header(7) + fastavro_body(good, schema)
+    for field in schema.fields:
+        for avro, value in OTHER_TYPES:
+            other = with_type(schema, field.name, avro)
+            sent = header(6) + fastavro_body(good | {field.name: value}, other)
+            texts = {6: other.text, 7: schema.text}
+            table, refused = decode([whole, sent, whole], schema, writer=texts.__getitem__)
+            table.validate(full=True)
+            read = records(table)
+            assert (read[0], read[-1], len(read) + len(refused)) == (good, good, 3)
+            assert {one.reason for one in refused} <= {"undecodable", "overflow"}
+
+
+def test_a_text_that_its_writer_calls_a_uuid_is_read_as_it_is() -> None:
+    avro = {"type": "string", "logicalType": "uuid"}
+    other = with_type(TRADE, "message_id", avro)
+    sent = header(6) + fastavro_body(GOOD | {"message_id": "not one"}, other)
+    table, refused = decode([sent], TRADE, writer=lambda schema_id: other.text)
+    assert (table["message_id"].to_pylist(), refused) == (["not one"], [])
 
 
 def test_ids_of_one_schema_may_mix_in_a_batch() -> None:
