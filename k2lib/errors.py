@@ -7,6 +7,7 @@ K2Error
 │   └── VenueRefusedError       (venues) the venue refuses the request: do not repeat it
 ├── RecordError                 this record can never pass: dead letter, then go on
 ├── SchemaError                 the schema change is refused; nothing was written
+├── TableError                  another engine changed this table: the message names the remedy
 ├── QueryError                  change the query: the message names what exists
 │   ├── NotFoundError           there is no such instrument, venue, day or snapshot
 │   ├── LimitError              query less: it takes more time or memory than allowed
@@ -45,6 +46,10 @@ class RecordError(K2Error):
 
 class SchemaError(K2Error):
     """The schema change is refused; nothing was written."""
+
+
+class TableError(K2Error):
+    """Another engine left this table as K2 cannot use it; the message names change and remedy."""
 
 
 class QueryError(K2Error):

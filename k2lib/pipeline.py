@@ -15,7 +15,7 @@ from k2lib.events import BatchDone, DeadLettersSent, Event, OnEvent, log_event
 from k2lib.iceberg.offsets import end_of, read_offsets
 from k2lib.iceberg.sink_threads import LOOK_AGAIN_S, SinkThreads, make_sinks
 from k2lib.iceberg.tables import TABLES, check_schema, load_table
-from k2lib.iceberg.writer import CATALOG_ERRORS
+from k2lib.iceberg.writer import CATALOG_ERRORS, check_appendable
 from k2lib.kafka.cluster import Cluster, KafkaSource, log_ids
 from k2lib.kafka.connect import RECORD_OVERHEAD_BYTES, open_kafka
 from k2lib.kafka.consumer import (
@@ -109,9 +109,10 @@ class Pipeline(Closing):
         Raises:
             DeliveryError, TransientError: Kafka did not take them.
             SchemaError: the schema cannot read the rows of the table; nothing was produced.
+            TableError: another engine left the table as rows cannot be added; nothing was produced.
             LossError: a sink ended by it.
         """
-        self._sinks.check()
+        self._check_sinks(topic)
         with self._producing:
             if topic not in self._topics:
                 self._check_schema(topic, schema)
@@ -153,7 +154,7 @@ class Pipeline(Closing):
             DeliveryError: Kafka did not take some of what was produced.
             LossError: a sink ended by it.
         """
-        self._sinks.check()
+        self._check_sinks()
         self._producer.check()
 
     def settle(self, stalled_s: float = STALLED_S) -> None:
@@ -193,6 +194,11 @@ class Pipeline(Closing):
         self._watch.close()
         self._kafka.close()
 
+    def _check_sinks(self, *topics: str) -> None:
+        """Raise what ended a sink; of tables that nothing is produced for, only what ends all."""
+        kinds = {topic_kind(topic) or "" for topic in [*self._topics, *topics]}
+        self._sinks.check(tables={TABLE_OF[kind].name for kind in kinds})
+
     def _check_schema(self, topic: str, schema: RecordSchema) -> None:
         """Check before the first record, because a sink cannot send one back that Kafka has."""
         try:
@@ -201,6 +207,7 @@ class Pipeline(Closing):
             raise TransientError(f"{topic}: the catalog does not answer: {exc}") from exc
         if table is not None:
             check_schema(table, schema)
+            check_appendable(table, TABLE_OF[topic_kind(topic) or ""])
 
     def _send(
         self,
@@ -247,7 +254,7 @@ class Pipeline(Closing):
         try:
             missing, since = self._still_missing(ends, dict(ends)), time.monotonic()
             while missing:
-                self._sinks.check()
+                self._check_sinks()
                 if time.monotonic() - since > stalled_s:
                     raise TransientError(_stalled_message(missing, stalled_s))
                 self._landed.wait(LOOK_AGAIN_S)

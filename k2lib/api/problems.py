@@ -16,7 +16,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from k2lib.errors import K2Error, LimitError, NotFoundError, QueryError, TransientError, reason_of
+from k2lib.errors import (
+    K2Error,
+    LimitError,
+    NotFoundError,
+    QueryError,
+    TableError,
+    TransientError,
+    reason_of,
+)
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_S: Final = 1
@@ -102,6 +110,8 @@ async def _k2_error(_request: Request, exc: Exception) -> Response:
             return problem(503, reason_of(exc), title="Query limit reached")
         case QueryError():
             return problem(400, reason_of(exc))
+        case TableError():
+            return problem(409, reason_of(exc))
         case TransientError():
             return problem(503, reason_of(exc), headers={"Retry-After": str(RETRY_S)})
     return problem(500, reason_of(exc))

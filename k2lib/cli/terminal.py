@@ -170,12 +170,15 @@ def print_status(status: HomeStatus) -> None:
             f"{one.snapshots:,}",
         )
     out().print(table)
+    for one in status.tables:
+        if one.problem is not None:
+            out().print(one.problem, highlight=False, soft_wrap=True)
 
 
 def print_maintenance(done: Sequence[MaintenanceResult]) -> None:
     """Print what maintenance did to each table, or who else does it."""
     for one in done:
-        out().print(f"{one.table}: {one.text}", highlight=False)
+        out().print(f"{one.table}: {one.text}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -21,7 +21,9 @@ from pyiceberg.table import Table
 from pyiceberg.typedef import Record
 
 from k2lib.errors import TransientError
+from k2lib.iceberg.columns import record_table
 from k2lib.iceberg.commit_times import Clock, system_clock
+from k2lib.iceberg.deletions import deletion_property
 from k2lib.iceberg.manifests import (
     ManifestCache,
     duckdb_path,
@@ -29,7 +31,13 @@ from k2lib.iceberg.manifests import (
     list_manifests,
     table_sql,
 )
-from k2lib.iceberg.offsets import CAUSE_PROPERTY, offset_properties
+from k2lib.iceberg.offsets import (
+    CAUSE_PROPERTY,
+    OFFSETS_PROPERTY,
+    next_property,
+    read_offsets,
+    render,
+)
 from k2lib.iceberg.writer import QuickTransaction, write_file
 
 FAN_IN: Final = 8
@@ -92,7 +100,7 @@ class CompactionCandidates:
         """Return the files of the current snapshot; none where delete files apply to them."""
         manifests = list_manifests(table, table.metadata.current_snapshot_id)
         files = self._manifests.files(table, manifests)
-        if has_delete_files(manifests):
+        if has_delete_files(table, manifests):
             return []
         return [file for file in files if file.spec_id == table.spec().spec_id]
 
@@ -117,16 +125,22 @@ def compact(
     if not merged:
         return CompactionResult()
     try:
-        written = _written(table, groups, order=order, spill=spill)
+        written = _written(record_table(table), groups, order=order, spill=spill)
     finally:
         remove_folder(spill)
     transaction = QuickTransaction(table, now=now)
-    properties = {**offset_properties(table), CAUSE_PROPERTY: "compaction"}
+    offsets = read_offsets(table)
+    carried = {OFFSETS_PROPERTY: render(offsets)} if offsets else {}
+    properties = {**carried, CAUSE_PROPERTY: "compaction"}
     with transaction.update_snapshot(snapshot_properties=properties).overwrite() as update:
         for file in merged:
             update.delete_data_file(file)
         for file in written:
             update.append_data_file(file)
+    if offsets:
+        transaction.set_properties(
+            {**next_property(table, update.snapshot_id, offsets), **deletion_property(table)}
+        )
     transaction.commit_transaction()
     return CompactionResult(len(merged), len(written), sum(file.record_count for file in written))
 
@@ -180,10 +194,12 @@ def _sorted_rows(
 ) -> Iterator[pa.Table]:
     """DuckDB sorts, because its sort goes to disk beyond the limit."""
     schema = schema_to_pyarrow(table.schema())
-    keys = ", ".join(f'"{name}" ASC NULLS FIRST' for name in order)
+    there = [name for name in order if name in schema.names]
+    keys = ", ".join(f'"{name}" ASC NULLS FIRST' for name in there)
+    in_order = f"ORDER BY {keys}" if keys else ""
     with _duckdb(spill) as duck:
         small_files = table_sql(table, files=[duckdb_path(file.file_path) for file in group])
-        rows = duck.sql(f"SELECT * FROM ({small_files}) ORDER BY {keys}")
+        rows = duck.sql(f"SELECT * FROM ({small_files}) {in_order}")
         for batch in rows.to_arrow_reader(_ROW_GROUP_ROWS):
             yield pa.Table.from_batches([batch]).cast(schema)
 

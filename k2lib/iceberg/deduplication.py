@@ -1,5 +1,6 @@
 """Deduplication: drop rows that the table has already, or twice in one batch; the first stays."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,11 +17,13 @@ from pyiceberg.expressions import (
 )
 from pyiceberg.table import Table
 
+from k2lib.iceberg.deletions import Deletion, deletions
 from k2lib.iceberg.manifests import ALL_ROWS, compare, plan_paths, table_sql
 from k2lib.iceberg.tables import TableSpec
 
 INSTRUMENT: Final = ["exchange", "symbol"]
 BOUNDS: Final = ["source_sequence", "timestamp"]
+RECEIVED: Final = ("ingestion_timestamp", "noticed")
 
 
 class Deduplicator:
@@ -35,9 +38,18 @@ class Deduplicator:
         self._connection = duckdb.connect(config={"threads": 1})
         self._connection.execute("set TimeZone = 'UTC'")
         self._newest = self._read_newest(table) if self._by_day else pl.DataFrame()
+        self._deletions = deletions(table)
+
+    @property
+    def newest(self) -> pl.DataFrame:
+        """The greatest source_sequence and timestamp of each exchange and symbol; else empty."""
+        return self._newest
 
     def new_rows(self, rows: pa.Table, table: Table) -> pa.Table:
-        """Return the rows that the table does not have, each message_id once, in order."""
+        """Return the rows that the table does not have, each message_id once, in order.
+
+        Nor those that were received before another engine deleted them from it.
+        """
         names = ["message_id", *INSTRUMENT, *BOUNDS] if self._by_day else ["message_id"]
         frame = pl.DataFrame(rows.select(names))
         keep = frame["message_id"].is_first_distinct()
@@ -45,13 +57,18 @@ class Deduplicator:
         if suspects.height:
             duplicates = find_ids(self._connection, suspects, table, by_day=self._by_day)
             keep &= ~frame["message_id"].is_in(duplicates)
+        if self._deletions:
+            deleted = find_deleted_ids(
+                self._connection, rows, table, self._deletions, by_day=self._by_day
+            )
+            keep &= ~frame["message_id"].is_in(deleted)
         return rows if keep.all() else rows.filter(keep.to_arrow())
 
     def note_committed(self, rows: pa.Table) -> None:
         """Take rows that were committed into account."""
         if self._by_day and rows.num_rows:
-            newest = _newest(pl.DataFrame(rows.select([*INSTRUMENT, *BOUNDS])))
-            self._newest = pl.concat([self._newest, newest]).group_by(INSTRUMENT).max()
+            both = pl.concat([self._newest, newest_rows(rows)])
+            self._newest = both.group_by(INSTRUMENT).max()
 
     def _read_newest(self, table: Table) -> pl.DataFrame:
         lake = table_sql(table, files=plan_paths(table))
@@ -77,17 +94,47 @@ def possible_duplicates(frame: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFra
     )
 
 
+def find_deleted_ids(
+    connection: DuckDBPyConnection,
+    rows: pa.Table,
+    table: Table,
+    deletions: Sequence[Deletion],
+    *,
+    by_day: bool,
+) -> list[str]:
+    """Return the message_ids of rows received before the deletion of the same row.
+
+    Rows received later were loaded again on purpose, and come back.
+    """
+    received = next(name for name in RECEIVED if name in rows.column_names)
+    names = ["message_id", *INSTRUMENT, *BOUNDS] if by_day else ["message_id"]
+    frame = pl.DataFrame(rows.select(dict.fromkeys([*names, received])))
+    found: list[str] = []
+    for deletion in deletions:
+        suspects = frame.filter(pl.col(received) < deletion.at)
+        if suspects.height:
+            at = deletion.parent_id
+            found += find_ids(connection, suspects, table, by_day=by_day, snapshot_id=at)
+    return found
+
+
 def find_ids(
-    connection: DuckDBPyConnection, suspects: pl.DataFrame, table: Table, *, by_day: bool
+    connection: DuckDBPyConnection,
+    suspects: pl.DataFrame,
+    table: Table,
+    *,
+    by_day: bool,
+    snapshot_id: int | None = None,
 ) -> list[str]:
     """Return those message_ids of possible duplicates that the table has.
 
     Args:
         by_day: plan only files in the range of the suspects; the whole table otherwise.
+        snapshot_id: where to look; the current one where it is None.
     """
     found: list[str] = []
     for row_filter, part in _ranges(suspects) if by_day else [(ALL_ROWS, suspects)]:
-        files = plan_paths(table, row_filter=row_filter)
+        files = plan_paths(table, row_filter=row_filter, snapshot_id=snapshot_id)
         if files:
             found += _ids_in(table_sql(table, files=files), connection, part)
     return found
@@ -111,7 +158,9 @@ def _ranges(suspects: pl.DataFrame) -> list[tuple[BooleanExpression, pl.DataFram
     return [(_range(part, name), part) for name, part in parts.items() if part.height]
 
 
-def _newest(frame: pl.DataFrame) -> pl.DataFrame:
+def newest_rows(rows: pa.Table) -> pl.DataFrame:
+    """Return the greatest source_sequence and timestamp of each exchange and symbol."""
+    frame = pl.DataFrame(rows.select([*INSTRUMENT, *BOUNDS]))
     return frame.group_by(INSTRUMENT).agg(pl.col(BOUNDS).max())
 
 

@@ -22,7 +22,7 @@ from k2lib.iceberg.compaction import (
     remove_folder,
     total,
 )
-from k2lib.iceberg.offsets import offset_lineage
+from k2lib.iceberg.offsets import NO_OFFSETS, find_offsets, has_offsets, offset_lineage
 from k2lib.iceberg.orphan_files import OrphanFileCleaner, OrphanFileResult
 from k2lib.iceberg.tables import TableSpec
 from k2lib.iceberg.writer import QuickTransaction
@@ -265,15 +265,23 @@ def set_day_tags(table: Table, now: datetime) -> tuple[str, ...]:
 
 
 def expire(table: Table, now: datetime, *, unneeded: int) -> int:
-    """Expire the snapshots no rule keeps, in one commit, once there are `unneeded` of them."""
+    """Expire the snapshots no rule keeps, in one commit, once there are `unneeded` of them.
+
+    The property then tells of a table that never had offsets that it is so: its first snapshot,
+    which says the same, may go.
+    """
     commits = snapshot_times(table)
     pinned = {ref.snapshot_id for ref in table.refs().values()}
-    pinned |= {snapshot.snapshot_id for snapshot in offset_lineage(table)}
+    lineage = offset_lineage(table)
+    pinned |= {snapshot.snapshot_id for snapshot in lineage}
     keep = snapshots_to_keep(commits, now, pinned=pinned)
     old = [commit.id for commit in commits if commit.id not in keep]
     if len(old) < unneeded:
         return 0
-    ExpireSnapshots(QuickTransaction(table, autocommit=True)).by_ids(old).commit()
+    with QuickTransaction(table) as transaction:
+        ExpireSnapshots(transaction).by_ids(old).commit()
+        if not has_offsets(lineage[-1]) and find_offsets(table) == NO_OFFSETS:
+            transaction.set_properties(NO_OFFSETS.to_json())
     return len(old)
 
 

@@ -7,7 +7,7 @@ kept snapshots, and `notebook.measurements` shows how pyiceberg itself prunes fi
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -17,19 +17,25 @@ from uuid import UUID
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression, LiteralPredicate
+from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
+from pyiceberg.schema import Schema
 from pyiceberg.table import Table
+from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import NestedField, PrimitiveType
 
-from k2lib.errors import QueryError
+from k2lib.errors import TableError
+from k2lib.iceberg.columns import record_table
 from k2lib.iceberg.tables import columns_as_read
 
 ALL_ROWS: Final = AlwaysTrue()
 LOCAL_PREFIXES: Final = ("file://", "file:")
 GLOB: Final = re.compile(r"[*?\[]")
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+FIELD_ID: Final = b"PARQUET:field_id"
 LONG_AGO_US: Final = -(2**63)
 FAR_OFF_US: Final = 2**63 - 1
 
@@ -56,8 +62,8 @@ class PlannedFile:
     @classmethod
     def of(cls, table: Table, file: DataFile) -> "PlannedFile":
         """Return a file of a table by its manifest entry."""
-        names = [field.name for field in table.specs()[file.spec_id].fields]
-        exchange = file.partition[names.index("exchange")] if "exchange" in names else None
+        place = _exchange_place(table, file.spec_id)
+        exchange = None if place is None else file.partition[place]
         oldest, newest = column_bounds(table, file, "timestamp")
         first, last = column_bounds(table, file, "symbol")
         return cls(
@@ -115,6 +121,7 @@ class ManifestCache(Generic[File]):
 
     def files(self, table: Table, manifests: Sequence[ManifestFile]) -> list[File]:
         """Return the data files of these manifests, all those of one snapshot."""
+        manifests = [one for one in manifests if one.content == ManifestContent.DATA]
         cached = self._tables.get(table.metadata.table_uuid, {})
         self._tables[table.metadata.table_uuid] = listed = {
             manifest.manifest_path: cached[manifest.manifest_path]
@@ -135,9 +142,40 @@ def list_manifests(table: Table, snapshot_id: int | None) -> list[ManifestFile]:
     return [] if snapshot is None else snapshot.manifests(table.io)
 
 
-def has_delete_files(manifests: Iterable[ManifestFile]) -> bool:
-    """Say whether delete files apply to the data files of a snapshot."""
-    return any(manifest.content == ManifestContent.DELETES for manifest in manifests)
+def has_delete_files(table: Table, manifests: Iterable[ManifestFile]) -> bool:
+    """Say whether a snapshot has delete files; those that were compacted away do not count."""
+    return any(
+        manifest.content == ManifestContent.DELETES and _has_live_entries(table, manifest)
+        for manifest in manifests
+    )
+
+
+def check_readable(table: Table) -> None:
+    """Refuse a table whose rows cannot be read from its data files alone.
+
+    Raises:
+        TableError: another writer left delete files, which a plain read would ignore.
+    """
+    manifests = list_manifests(table, table.metadata.current_snapshot_id)
+    if has_delete_files(table, manifests):
+        plan_files(table)
+
+
+def _has_live_entries(table: Table, manifest: ManifestFile) -> bool:
+    added, existing = manifest.added_files_count, manifest.existing_files_count
+    if added is None or existing is None:
+        return bool(manifest.fetch_manifest_entry(table.io, discard_deleted=True))
+    return added + existing > 0
+
+
+def data_files(table: Table, snapshot_id: int | None) -> list[DataFile]:
+    """Return the data files of a snapshot, whatever deletes apply to them."""
+    return [
+        entry.data_file
+        for manifest in list_manifests(table, snapshot_id)
+        if manifest.content == ManifestContent.DATA
+        for entry in manifest.fetch_manifest_entry(table.io)
+    ]
 
 
 class PlanCache:
@@ -187,9 +225,10 @@ class PlanCache:
 
     def _all_files(self, table: Table, snapshot_id: int | None) -> list[PlannedFile]:
         manifests = list_manifests(table, snapshot_id)
-        if has_delete_files(manifests):
-            raise _delete_files_error(table)
-        return sorted(self._manifests.files(table, manifests), key=lambda file: file.path)
+        if has_delete_files(table, manifests):
+            return plan_files(table, snapshot_id=snapshot_id)
+        planned = self._manifests.files(record_table(table), manifests)
+        return sorted(planned, key=lambda file: file.path)
 
 
 def plan_files(
@@ -201,9 +240,18 @@ def plan_files(
     """Return the files that can have rows of the filter, sorted by path; rows still need filtering.
 
     Raises:
-        QueryError: another writer left delete files, which a plain read would ignore.
+        TableError: another writer left delete files, which a plain read would ignore.
     """
-    tasks = list(table.scan(row_filter=row_filter, snapshot_id=snapshot_id).plan_files())
+    table = record_table(table)
+    scan = table.scan(row_filter=row_filter, snapshot_id=snapshot_id)
+    try:
+        tasks = list(scan.plan_files())
+    except ValueError as exc:
+        # pyiceberg knows no equality deletes.
+        at = table.metadata.current_snapshot_id if snapshot_id is None else snapshot_id
+        if has_delete_files(table, list_manifests(table, at)):
+            raise _delete_files_error(table) from exc
+        raise
     if any(task.delete_files for task in tasks):
         raise _delete_files_error(table)
     files = [PlannedFile.of(table, task.file) for task in tasks]
@@ -219,31 +267,44 @@ def plan_paths(
     """Return the paths of `plan_files`, as DuckDB reads them.
 
     Raises:
-        QueryError: as `plan_files`.
+        TableError: as `plan_files`.
     """
     planned = plan_files(table, row_filter=row_filter, snapshot_id=snapshot_id)
     return [file.path for file in planned]
 
 
-def table_sql(table: Table, *, files: Sequence[str]) -> str:
-    """Return the SELECT over these files of a table, with the table's columns of today."""
-    schema = columns_as_read(table)
-    evolved = len(table.schemas()) > 1 or schema != table.schema().as_arrow()
-    return relation_sql(files, schema=schema, evolved=evolved)
-
-
-def relation_sql(files: Sequence[str], *, schema: pa.Schema, evolved: bool = False) -> str:
-    """Return the SELECT over Parquet files: the columns of `schema`, in its order.
+def table_sql(table: Table, *, files: Sequence[str], schema: Schema | None = None) -> str:
+    """Return the SELECT over these files of a table.
 
     Args:
-        evolved: files may lack columns, which read as null; costs a look into every file.
+        schema: whose columns it has, found by field id; by default those of today, ours under
+            our names.
     """
+    if schema is None:
+        schema = columns_as_read(table, record_table(table).schema())
+    with_ids, without_ids = _split_by_ids(table, files)
+    if not without_ids:
+        return relation_sql(with_ids, schema=schema)
+    names = _names_by_id(table)
+    parts = [
+        _mapped_sql(some, schema, names, columns=columns) for columns, some in without_ids.items()
+    ]
+    if with_ids:
+        parts.append(relation_sql(with_ids, schema=schema))
+    return " UNION ALL ".join(parts)
+
+
+def relation_sql(files: Sequence[str], *, schema: Schema) -> str:
+    """Return the SELECT over Parquet files with field ids: the columns of `schema`, in its order.
+
+    A column that a file does not have is null in its rows.
+    """
+    kinds = _duckdb_types(schema.as_arrow())
     if not files:
-        return _no_rows_sql(schema)
-    if not evolved:
-        return f"SELECT {_columns(schema)} FROM {_parquet_sql(files)}"
-    found = f"SELECT * FROM {_parquet_sql(files, 'union_by_name = true')}"
-    return f"SELECT {_columns(schema)} FROM ({_no_rows_sql(schema)} UNION ALL BY NAME {found})"
+        return _no_rows_sql(kinds)
+    columns = ", ".join(_column_sql(field, kinds) for field in schema.fields)
+    options = f"hive_partitioning = false, schema = MAP {{{columns}}}"
+    return f"SELECT * FROM {_parquet_sql(files, options)}"
 
 
 def compare(kind: type[LiteralPredicate], column: str, value: str) -> BooleanExpression:
@@ -262,11 +323,21 @@ def text_sql(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _delete_files_error(table: Table) -> QueryError:
-    return QueryError(
+def _delete_files_error(table: Table) -> TableError:
+    return TableError(
         f"table {'.'.join(table.name())} has delete files, which are not read here: "
         "compact it with the engine that deleted the rows"
     )
+
+
+def _exchange_place(table: Table, spec_id: int) -> int | None:
+    """Return where in a file's partition its one exchange stands; another writer may say more."""
+    schema = table.schema()
+    for place, field in enumerate(table.specs()[spec_id].fields):
+        name = schema.find_column_name(field.source_id)
+        if name == "exchange" and isinstance(field.transform, IdentityTransform):
+            return place
+    return None
 
 
 def _bound(bounds: dict[int, bytes] | None, field: NestedField) -> Any:
@@ -280,10 +351,15 @@ def _microseconds(moment: datetime) -> int:
     return (moment - EPOCH) // timedelta(microseconds=1)
 
 
-def _parquet_sql(files: Sequence[str], *options: str) -> str:
+def _parquet_sql(files: Sequence[str], options: str) -> str:
     paths = ", ".join(text_sql(_without_globs(path)) for path in files)
-    settings = ("hive_partitioning = false", *options)
-    return f"read_parquet([{paths}], {', '.join(settings)})"
+    return f"read_parquet([{paths}], {options})"
+
+
+def _column_sql(field: NestedField, kinds: Mapping[str, str]) -> str:
+    default = "NULL" if field.initial_default is None else text_sql(str(field.initial_default))
+    name, kind = text_sql(field.name), text_sql(kinds[field.name])
+    return f"{field.field_id}: {{name: {name}, type: {kind}, default_value: {default}}}"
 
 
 def _without_globs(path: str) -> str:
@@ -292,14 +368,59 @@ def _without_globs(path: str) -> str:
 
 
 @lru_cache
-def _no_rows_sql(schema: pa.Schema) -> str:
+def _duckdb_types(schema: pa.Schema) -> dict[str, str]:
     """Only DuckDB knows its name of an Arrow type, and it takes milliseconds to say it."""
     with duckdb.connect() as connection:
         empty = connection.from_arrow(schema.empty_table())
-        kinds = zip(empty.columns, empty.types, strict=True)
-        columns = [f'NULL::{kind} AS "{name}"' for name, kind in kinds]
+        return dict(zip(empty.columns, map(str, empty.types), strict=True))
+
+
+def _no_rows_sql(kinds: Mapping[str, str]) -> str:
+    columns = [f'NULL::{kind} AS "{name}"' for name, kind in kinds.items()]
     return f"SELECT {', '.join(columns)} WHERE false"
 
 
-def _columns(schema: pa.Schema) -> str:
-    return ", ".join(f'"{name}"' for name in schema.names)
+NAME_MAPPING: Final = "schema.name-mapping.default"
+Columns = tuple[str, ...]
+
+
+def _split_by_ids(table: Table, files: Sequence[str]) -> tuple[list[str], dict[Columns, list[str]]]:
+    """Return the files with field ids, and the others by the columns they have.
+
+    Only a table with a name mapping has files of other writers that lack ids.
+    """
+    if NAME_MAPPING not in table.properties:
+        return list(files), {}
+    with_ids: list[str] = []
+    without_ids: dict[Columns, list[str]] = {}
+    for file in files:
+        columns = _columns_without_ids(table.io, file)
+        (with_ids if columns is None else without_ids.setdefault(columns, [])).append(file)
+    return with_ids, without_ids
+
+
+@lru_cache(maxsize=4096)
+def _columns_without_ids(io: FileIO, path: str) -> Columns | None:
+    with io.new_input(path).open() as file:
+        schema = pq.read_schema(file)
+    if any(FIELD_ID in (field.metadata or {}) for field in schema):
+        return None
+    return tuple(schema.names)
+
+
+def _names_by_id(table: Table) -> dict[int, list[str]]:
+    mapping = table.metadata.name_mapping() or ()
+    return {one.field_id: list(one.names) for one in mapping if one.field_id is not None}
+
+
+def _mapped_sql(
+    files: Sequence[str], schema: Schema, names: Mapping[int, list[str]], *, columns: Columns
+) -> str:
+    """Return the SELECT over files without field ids, which all have these columns."""
+    kinds = _duckdb_types(schema.as_arrow())
+    selected = []
+    for field in schema.fields:
+        there = [name for name in names.get(field.field_id, ()) if name in columns]
+        value = f'"{there[0]}"' if there else "NULL"
+        selected.append(f'{value}::{kinds[field.name]} AS "{field.name}"')
+    return f"SELECT {', '.join(selected)} FROM {_parquet_sql(files, 'hive_partitioning = false')}"

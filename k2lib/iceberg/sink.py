@@ -13,7 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.catalog import Catalog
 
-from k2lib.errors import DeliveryError, LossError, SchemaError, TransientError, reason_of
+from k2lib.errors import (
+    DeliveryError,
+    LossError,
+    SchemaError,
+    TableError,
+    TransientError,
+    reason_of,
+)
 from k2lib.events import (
     BatchDone,
     BatchRead,
@@ -104,6 +111,7 @@ class Sink:
         Raises:
             LossError: records that the table never had have left the log.
             SchemaError: today's schema cannot read what the table's last one wrote.
+            TableError: another engine left the table as rows cannot be added to it.
         """
         with self._wait_for_lock(stop) or nullcontext():
             while not stop.is_set():
@@ -113,6 +121,9 @@ class Sink:
                     self._paused = True
                     self._on_event(SinkPaused(self.spec.name, reason_of(exc)))
                     stop.wait(RETRY_S)
+                except TableError as exc:
+                    self._on_event(SinkPaused(self.spec.name, reason_of(exc)))
+                    raise
 
     def _wait_for_lock(self, stop: threading.Event) -> Lock | None:
         path = lock_path(self._run_folder, self.spec.name)

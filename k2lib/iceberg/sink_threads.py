@@ -2,11 +2,12 @@
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from pyiceberg.catalog import Catalog
 
+from k2lib.errors import TableError
 from k2lib.events import OnEvent, log_event
 from k2lib.iceberg.sink import Sink
 from k2lib.iceberg.tables import TableSpec
@@ -17,12 +18,15 @@ LOOK_AGAIN_S: Final = 0.05
 
 
 class SinkThreads:
-    """A thread for every sink; `check` raises what ended one."""
+    """A thread for every sink; `check` raises what ended one.
+
+    A table that another engine left as rows cannot be added to it ends its own sink alone.
+    """
 
     def __init__(self, sinks: list[Sink]) -> None:
         self._sinks = sinks
         self._stop = threading.Event()
-        self._failures: list[BaseException] = []
+        self._failures: dict[str, BaseException] = {}
         self._threads = [
             # Daemons, so that the exit of a program never waits for a sink that nothing stops.
             threading.Thread(
@@ -36,10 +40,20 @@ class SinkThreads:
         for thread in self._threads:
             thread.start()
 
-    def check(self) -> None:
-        """Raise what ended a sink, if anything did."""
-        if self._failures:
-            raise self._failures[0]
+    @property
+    def alive(self) -> bool:
+        """Whether a sink still runs."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def check(self, tables: Collection[str] | None = None) -> None:
+        """Raise what ended a sink, if anything did.
+
+        Args:
+            tables: what is of no use to the caller is left alone: the TableErrors of others.
+        """
+        for name, failure in list(self._failures.items()):
+            if tables is None or name in tables or not isinstance(failure, TableError):
+                raise failure
 
     def discover(self) -> None:
         """Let the sinks find new topics now."""
@@ -69,7 +83,7 @@ class SinkThreads:
         try:
             sink.run(self._stop)
         except Exception as exc:  # noqa: BLE001 - a thread's end must reach those who wait for it
-            self._failures.append(exc)
+            self._failures[sink.spec.name] = exc
 
 
 def make_sinks(
@@ -103,13 +117,15 @@ def run_sinks(sinks: list[Sink]) -> None:
 
     Raises:
         LossError, SchemaError: what ended a sink.
+        TableError: what ended the last of them.
     """
     threads = SinkThreads(sinks)
     try:
         threads.start()
-        while True:
-            threads.check()
+        while threads.alive:
+            threads.check(tables=())
             time.sleep(LOOK_AGAIN_S)
+        threads.check()
     except KeyboardInterrupt:
         return
     finally:

@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
 import yaml
 from pyiceberg.catalog import Catalog, CatalogType, infer_catalog_type, load_catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.table.sorting import SortField, SortOrder
 from pyiceberg.transforms import DayTransform, IdentityTransform
 from pyiceberg.typedef import RecursiveDict
+from pyiceberg.types import DecimalType, IcebergType
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from k2lib.errors import ConfigError
+from k2lib.iceberg.columns import AVRO_SCHEMA_PROPERTY, stored_schema
 from k2lib.iceberg.home_catalog import (
     check_locations,
     make_home,
@@ -45,7 +47,6 @@ NAMESPACE: Final = "market_data"
 MAKING: Final = threading.Lock()
 # How long SQLite waits for other writers: on a slow disk each takes a second.
 LOCKED_S: Final = 30
-AVRO_SCHEMA_PROPERTY: Final = "k2.avro-schema"
 PROPERTIES: Final = {
     "format-version": "2",
     "commit.retry.num-retries": "0",
@@ -142,15 +143,21 @@ def check_schema(table: Table, schema: RecordSchema) -> None:
         check_compatible(schema.text, before, subject=f"table {table.name()[-1]}")
 
 
-def columns_as_read(table: Table) -> pa.Schema:
-    """Return the columns that a read of the table has, with their types.
+def columns_as_read(table: Table, schema: Schema) -> Schema:
+    """Return one of a table's schemas as it is read, with its types.
 
     A decimal that an older version made narrower is read as it will be after the next write.
     """
     spec = TABLES.get(table.name()[-1])
-    today = {} if spec is None else {column.name: column.type for column in spec.schema.arrow}
-    stored = table.schema().as_arrow()
-    return pa.schema([c.with_type(_wider(c.type, today.get(c.name, c.type))) for c in stored])
+    today = {} if spec is None else {one.name: one.field_type for one in spec.schema.iceberg.fields}
+    kinds = [_wider(one.field_type, today.get(one.name)) for one in schema.fields]
+    if kinds == [one.field_type for one in schema.fields]:
+        return schema
+    fields = zip(schema.fields, kinds, strict=True)
+    return Schema(
+        *(field.model_copy(update={"field_type": kind}) for field, kind in fields),
+        schema_id=schema.schema_id,
+    )
 
 
 def load_table(catalog: Catalog, name: str) -> Table | None:
@@ -161,8 +168,8 @@ def load_table(catalog: Catalog, name: str) -> Table | None:
         return None
 
 
-def _wider(stored: pa.DataType, today: pa.DataType) -> pa.DataType:
-    if not (pa.types.is_decimal(stored) and pa.types.is_decimal(today)):
+def _wider(stored: IcebergType, today: IcebergType | None) -> IcebergType:
+    if not (isinstance(stored, DecimalType) and isinstance(today, DecimalType)):
         return stored
     return today if today.scale == stored.scale and today.precision > stored.precision else stored
 
@@ -204,7 +211,7 @@ def _evolve_table(table: Table, spec: TableSpec) -> Table:
         return table
     with table.transaction() as transaction:
         with transaction.update_schema() as update:
-            update.union_by_name(spec.schema.iceberg)
+            update.union_by_name(stored_schema(table, spec.schema))
         transaction.set_properties({AVRO_SCHEMA_PROPERTY: spec.schema.text})
     return table
 

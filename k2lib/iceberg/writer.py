@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, RESTError
 from pyiceberg.io.fileformat import FileFormatFactory
-from pyiceberg.io.pyarrow import schema_to_pyarrow
+from pyiceberg.io.pyarrow import _determine_partitions, schema_to_pyarrow
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
 from pyiceberg.table import Table, Transaction
@@ -24,15 +24,29 @@ from pyiceberg.table.update import TableRequirement, TableUpdate
 from pyiceberg.typedef import Record
 from sqlalchemy.exc import SQLAlchemyError
 
-from k2lib.errors import ConfigError, StaleWriterError, TransientError
+from k2lib.errors import ConfigError, StaleWriterError, TableError, TransientError
 from k2lib.events import CommitBegun, CommitDone, FilesWritten, OnEvent
+from k2lib.iceberg.columns import check_columns, record_table
 from k2lib.iceberg.commit_times import Clock, not_before, system_clock
-from k2lib.iceberg.deduplication import Deduplicator
+from k2lib.iceberg.deduplication import Deduplicator, newest_rows
+from k2lib.iceberg.deletions import (
+    NewestIds,
+    deletion_property,
+    newest_ids,
+    newest_property,
+    with_newest,
+)
+from k2lib.iceberg.manifests import check_readable
 from k2lib.iceberg.offsets import (
     OFFSETS_PROPERTY,
     OffsetRange,
+    Offsets,
+    OffsetsProperty,
     advance,
     end_of,
+    find_offsets,
+    leads,
+    next_property,
     read_offsets,
     render,
 )
@@ -79,11 +93,29 @@ NULLS_FIRST: Final = ("ascending", "at_start")
 
 def write_files(table: Table, spec: TableSpec, rows: pa.Table) -> list[DataFile]:
     """Write rows as data files of the table, each sorted by the table's order; commits nothing."""
-    schema = schema_to_pyarrow(table.schema())
+    table = record_table(table)
     return [
         write_file(table, _location(table, key), [part], key.partition if key else Record())
-        for key, part in _partitions(table, spec, rows.select(schema.names).cast(schema))
+        for key, part in _partitions(table, spec, _stored(table, rows))
     ]
+
+
+def _stored(table: Table, rows: pa.Table) -> pa.Table:
+    """Return rows with the table's columns: those of other writers are null."""
+    schema = schema_to_pyarrow(table.schema())
+    try:
+        columns = [
+            rows[field.name].cast(field.type)
+            if field.name in rows.column_names
+            else pa.nulls(rows.num_rows, field.type)
+            for field in schema
+        ]
+        return pa.Table.from_arrays(columns, schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as exc:
+        raise TableError(
+            f"table {'.'.join(table.name())}: rows do not fit the columns that another writer "
+            f"changed: {exc}"
+        ) from exc
 
 
 def write_file(
@@ -114,8 +146,13 @@ def _partitions(
     table: Table, spec: TableSpec, rows: pa.Table
 ) -> Iterator[tuple[PartitionKey | None, pa.Table]]:
     """Yield each partition's rows, sorted: one sort for all of them, then slices of it."""
-    if not spec.by_day:
-        yield None, _sorted(rows, spec.order)
+    order = [name for name in spec.order if name in rows.column_names]
+    if not table.spec().fields:
+        yield None, _sorted(rows, order)
+        return
+    if not _is_by_day_and_exchange(table):
+        for part in _determine_partitions(table.spec(), table.schema(), rows):
+            yield part.partition_key, _sorted(part.arrow_table_partition, order)
         return
     days = pa.array(rows["timestamp"].cast(pa.int64()).to_numpy() // DAY_US, pa.int32())
     ordered = _sorted(rows.append_column("_day", days), ("_day", "exchange", *spec.order))
@@ -126,6 +163,15 @@ def _partitions(
     for begin, end in zip(begins, [*begins[1:], len(days)], strict=True):
         key = _key(table, int(days[begin]), exchanges[begin].as_py())
         yield key, ordered.slice(begin, end - begin)
+
+
+def _is_by_day_and_exchange(table: Table) -> bool:
+    """Whether the partitions are still as they were made: another writer may add a field."""
+    fields = [
+        (table.schema().find_column_name(field.source_id), str(field.transform))
+        for field in table.spec().fields
+    ]
+    return fields == [("timestamp", "day"), ("exchange", "identity")]
 
 
 def _sorted(rows: pa.Table, order: Iterable[str]) -> pa.Table:
@@ -156,6 +202,17 @@ CATALOG_ERRORS: Final = (
 RETRIES: Final = "commit.retry.num-retries"
 
 
+def check_appendable(table: Table, spec: TableSpec) -> None:
+    """Refuse a table to which a sink could add no row.
+
+    Raises:
+        TableError: another engine left it so; names what it did and the remedy.
+    """
+    check_columns(table, spec.schema)
+    check_readable(table)
+    read_offsets(table)
+
+
 class TableWriter:
     """Appends to one table, whose offsets it read last at its start or its last commit."""
 
@@ -166,6 +223,7 @@ class TableWriter:
 
         Raises:
             ConfigError: the table would commit again by itself, which lands a stale batch twice.
+            TableError: another engine left the table as rows cannot be added to it.
         """
         if table.properties.get(RETRIES) != "0":
             raise ConfigError(
@@ -175,8 +233,12 @@ class TableWriter:
         self._spec = spec
         self._on_event = on_event
         self._now = now
+        check_columns(table, spec.schema)
         self._deduplicator = Deduplicator(table, spec)
-        self._offsets = read_offsets(table)
+        self._newest_ids: NewestIds = {}
+        self._offsets = self._find_offsets()
+        if spec.by_day:
+            self._newest_ids = with_newest(newest_ids(self.table), self._deduplicator.newest)
 
     def end_of(self, log: str, tp: TopicPartition) -> int | None:
         """Return the next offset to read, None where the table never read this partition."""
@@ -201,16 +263,29 @@ class TableWriter:
             self.table.refresh()
             self._check_head(expected)
             new_rows = self._deduplicator.new_rows(rows, self.table)
-            self._commit(new_rows, render(advance(self._offsets, logs, read)))
+            offsets = advance(self._offsets, logs, read)
+            self._commit(new_rows, offsets)
         except CommitFailedException as exc:
-            raise StaleWriterError(
-                f"table {self._spec.name}: another writer committed first"
-            ) from exc
+            raise self._overtaken() from exc
         except CATALOG_ERRORS as exc:
             raise TransientError(f"table {self._spec.name}: the catalog failed: {exc}") from exc
         self._deduplicator.note_committed(new_rows)
-        self._offsets = read_offsets(self.table)
+        self._offsets = offsets
         return int(new_rows.num_rows)
+
+    def _find_offsets(self) -> Offsets:
+        """Return the offsets; after a rollback, let the property follow it before others expire."""
+        found = find_offsets(self.table)
+        if leads(OffsetsProperty.of(self.table), found):
+            try:
+                with QuickTransaction(self.table, now=self._now) as transaction:
+                    transaction.set_properties({**found.to_json(), **newest_property({})})
+            except CommitFailedException as exc:
+                raise self._overtaken() from exc
+        return found.offsets
+
+    def _overtaken(self) -> StaleWriterError:
+        return StaleWriterError(f"table {self._spec.name}: another writer committed first")
 
     def _check_head(self, expected: int | None) -> None:
         """Refuse a table that another writer changed after its offsets and rows were read here."""
@@ -221,15 +296,24 @@ class TableWriter:
                 f"this batch follows {expected}"
             )
 
-    def _commit(self, rows: pa.Table, offsets: str) -> None:
+    def _commit(self, rows: pa.Table, offsets: Offsets) -> None:
         table, began = self._spec.name, time.monotonic()
         transaction = QuickTransaction(self.table, now=self._now)
         files = write_files(self.table, self._spec, rows) if rows.num_rows else []
         self._on_event(FilesWritten(table, len(files)))
-        summary = {OFFSETS_PROPERTY: offsets}
+        summary = {OFFSETS_PROPERTY: render(offsets)}
         with transaction.update_snapshot(snapshot_properties=summary).merge_append() as update:
             for file in files:
                 update.append_data_file(file)
+        if self._spec.by_day:
+            self._newest_ids = with_newest(self._newest_ids, newest_rows(rows))
+        transaction.set_properties(
+            {
+                **next_property(self.table, update.snapshot_id, offsets),
+                **deletion_property(self.table),
+                **(newest_property(self._newest_ids) if self._newest_ids else {}),
+            }
+        )
         self._on_event(CommitBegun(table, rows.num_rows))
         transaction.commit_transaction()
         self._on_event(CommitDone(table, rows.num_rows, seconds=time.monotonic() - began))

@@ -9,12 +9,13 @@ from typing import Any
 from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
-from k2lib.errors import ConfigError, OwnerError
+from k2lib.errors import ConfigError, OwnerError, TableError
 from k2lib.events import MaintenanceDone
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.offsets import snapshot_properties
 from k2lib.iceberg.sink import lock_path
 from k2lib.iceberg.tables import TABLES, TableSpec, load_table, open_catalog
+from k2lib.iceberg.writer import check_appendable
 from k2lib.locks import lock_holder, try_lock, writer_lock
 from k2lib.ops.services import ServicesStatus, running
 from k2lib.ops.services import status as services_status
@@ -23,13 +24,14 @@ from k2lib.settings import Settings
 
 @dataclass(frozen=True)
 class TableStatus:
-    """One table at its current snapshot."""
+    """One table at its current snapshot; `problem` is why rows cannot be added or read."""
 
     name: str
     rows: int
     files: int
     disk_bytes: int
     snapshots: int
+    problem: str | None
 
 
 @dataclass(frozen=True)
@@ -89,20 +91,35 @@ def _table(name: str, table: Table) -> TableStatus:
         files=int(totals.get("total-data-files", 0)),
         disk_bytes=int(totals.get("total-files-size", 0)),
         snapshots=len(table.snapshots()),
+        problem=_problem(table, TABLES[name]),
     )
+
+
+def _problem(table: Table, spec: TableSpec) -> str | None:
+    try:
+        check_appendable(table, spec)
+    except TableError as exc:
+        return str(exc)
+    return None
 
 
 @dataclass(frozen=True)
 class MaintenanceResult:
-    """What maintenance did to one table; `holder` is the pid of the sink that does it instead."""
+    """What maintenance did to one table; `holder` is the pid of the sink that does it instead.
+
+    `problem` is why nothing was done.
+    """
 
     table: str
     report: MaintenanceDone | None
     holder: int | None = None
+    problem: str | None = None
 
     @property
     def text(self) -> str:
         """The result as a phrase."""
+        if self.problem is not None:
+            return self.problem
         if self.report is None:
             return f"process {self.holder} feeds it, and maintains it by itself"
         done = self.report
@@ -132,6 +149,9 @@ def _maintain(catalog: Catalog, spec: TableSpec, run_folder: Path) -> Maintenanc
     if lock is None or table is None:
         return MaintenanceResult(spec.name, None, holder=lock_holder(path))
     with lock:
+        problem = _problem(table, spec)
+        if problem is not None:
+            return MaintenanceResult(spec.name, None, problem=problem)
         state = run_folder / f"unreferenced-{spec.name}.json"
         maintenance = Maintenance(spec, state=state, now=lambda: datetime.now(UTC))
         return MaintenanceResult(spec.name, maintenance.run_now(table))

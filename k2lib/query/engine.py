@@ -143,6 +143,7 @@ class Engine(Closing):
             tail: whether the views have what only Kafka has yet.
         Raises:
             QueryError: DuckDB refuses it; the message is DuckDB's. Or an argument has a wrong type.
+            TableError: another engine left a named table as it cannot be read.
             ClosedError: the engine was closed.
         """
         check_sql(text, params)
@@ -159,6 +160,7 @@ class Engine(Closing):
             with self._lock:
                 for name, shown in table_views.items():
                     views.show(name, shown.table)
+                views.check(text)
                 cursor.begin()
                 # The transaction holds on to the views from its first look at the catalog.
                 cursor.execute("SELECT lake.moment()").fetchall()
@@ -182,7 +184,7 @@ class Engine(Closing):
         files = self._planner.files_within(view, span)
         lake = f"SELECT * FROM ({self._planner.sql(view, files)}) WHERE {span.where_sql}"
         part = replace(view, rows=in_span(view.rows, span))
-        show_here(cursor, name, part, lake_sql=lake)
+        show_here(cursor, name, part, rows_sql=lake)
 
     def table_view(self, name: str, *, as_of: AsOf | None = None, tail: bool = True) -> TableView:
         """Return a table as it is now, with what only Kafka has; or alone; or as it was.

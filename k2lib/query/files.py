@@ -8,7 +8,9 @@ from typing import Final
 import polars as pl
 from pyiceberg.expressions import BooleanExpression
 
+from k2lib.iceberg.columns import record_table, snapshot_schema
 from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile, table_sql, text_sql
+from k2lib.iceberg.tables import columns_as_read
 from k2lib.query.request import LISTED_AT_MOST, InstrumentFilter, TimeRange
 from k2lib.query.sql import nothing_sql
 from k2lib.query.table_state import EPOCH, TableView
@@ -64,7 +66,9 @@ class FilePlanner:
         """Return the SELECT over some files of a table."""
         if view.table is None:
             return nothing_sql(view.complete_to.table)
-        return table_sql(view.table, files=[file.path for file in files])
+        schema = snapshot_schema(record_table(view.table), view.snapshot_id)
+        schema = columns_as_read(view.table, schema)
+        return table_sql(view.table, files=[file.path for file in files], schema=schema)
 
     def venues(self, view: TableView, symbol: str) -> list[str]:
         """Return where the lake holds a symbol: of a snapshot that never changes, so asked once."""

@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection
 from pyiceberg.table import Table
 
-from k2lib.errors import QueryError
+from k2lib.errors import QueryError, TableError
+from k2lib.iceberg.columns import record_table, renamed_columns, snapshot_schema
 from k2lib.iceberg.manifests import PlanCache, PlannedFile, relation_sql, table_sql, text_sql
-from k2lib.iceberg.tables import TABLES
+from k2lib.iceberg.tables import TABLES, columns_as_read
 from k2lib.query.answer import CompleteTo, ReadResult
 from k2lib.query.request import InstrumentFilter, RowKey, TimeRange
 from k2lib.query.table_state import TableView
@@ -210,14 +211,16 @@ def columns_of(view: TableView) -> list[str]:
     if view.table is None:
         names: list[str] = view.rows.column_names
         return names
-    return [field.name for field in view.table.schema().fields]
+    schema = snapshot_schema(record_table(view.table), view.snapshot_id)
+    return [field.name for field in schema.fields]
 
 
 def tail_columns(view: TableView) -> str:
     """Name the columns the table has: a record can have more before its sink adds them."""
     names = view.rows.column_names
     if view.table is not None:
-        names = [name for name in names if name in view.table.schema().column_names]
+        there = columns_of(view)
+        names = [name for name in names if name in there]
     return ", ".join(f'"{name}"' for name in names)
 
 
@@ -271,11 +274,11 @@ class SqlViews:
         self._plans = plans
         self._shown: dict[str, tuple[object, ...]] = {}
         self._in_views: set[str] = set()
+        self._refused: dict[str, TableError] = {}
 
     def tables_named(self, text: str) -> set[str]:
         """Return what a text reads: all tables where it names none, as it may list them."""
-        named = {name for name in TABLES if _names(text, name)} | self._of_bars(text)
-        return (named or set(TABLES)) | self._in_views
+        return (self._named(text) or set(TABLES)) | self._in_views
 
     def hybrid_named(self, text: str) -> set[str]:
         """Return the tables to be shown with what only Kafka has: those named without `lake.`."""
@@ -288,21 +291,40 @@ class SqlViews:
             self._in_views |= hybrid
 
     def show(self, name: str, table: Table | None) -> None:
-        """Let the views of a table be of its current snapshot."""
+        """Let the views of a table be of its current snapshot, or say why it cannot be read."""
         state = _state(table)
         if self._shown.get(name) == state:
             return
-        if table is None:
-            rows = nothing_sql(name)
-        else:
-            rows = table_sql(table, files=self._plans.paths(table))
+        self._refused.pop(name, None)
+        try:
+            rows, named = self._rows_sql(name, table), view_sql(name, table)
+        except TableError as exc:
+            self._refused[name] = exc
+            rows, named = _refusal_sql(name, exc), f"SELECT * FROM lake.{name}"
         self._connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {rows}")
-        self._connection.execute(
-            f"CREATE OR REPLACE VIEW {name} AS {_shown_sql(name, f'SELECT * FROM lake.{name}')}"
-        )
+        self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_shown_sql(name, named)}")
         if name == "trades_v2" and name not in self._shown:
             self._show_bars()
         self._shown[name] = state
+
+    def check(self, text: str) -> None:
+        """Refuse a text that names a table which cannot be read.
+
+        Raises:
+            TableError: says why.
+        """
+        for name, refusal in self._refused.items():
+            if name in self._named(text):
+                raise refusal
+
+    def _rows_sql(self, name: str, table: Table | None) -> str:
+        if table is None:
+            return nothing_sql(name)
+        schema = columns_as_read(table, table.schema())
+        return table_sql(table, files=self._plans.paths(table), schema=schema)
+
+    def _named(self, text: str) -> set[str]:
+        return {name for name in TABLES if _names(text, name)} | self._of_bars(text)
 
     def _show_bars(self) -> None:
         for name, every in BARS.items():
@@ -314,20 +336,29 @@ class SqlViews:
 
 
 def show_here(
-    cursor: DuckDBPyConnection, name: str, view: TableView, *, lake_sql: str | None = None
+    cursor: DuckDBPyConnection, name: str, view: TableView, *, rows_sql: str | None = None
 ) -> None:
     """Let the view of a table have the tail's rows, for one cursor alone.
 
     Args:
-        lake_sql: the SELECT of the lake's part, where that is not all of the table.
+        rows_sql: the SELECT of the lake's part, where that is not all of the table.
     """
-    if not view.rows.num_rows and lake_sql is None:
+    if not view.rows.num_rows and rows_sql is None:
         return
-    parts = [f"SELECT * FROM lake.{name}" if lake_sql is None else lake_sql]
+    parts = [view_sql(name, view.table) if rows_sql is None else rows_sql]
     if view.rows.num_rows:
         cursor.register(f"tail_{name}", view.rows)
         parts.append(f"SELECT {tail_columns(view)} FROM tail_{name}")
     cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {_shown_sql(name, *parts)}")
+
+
+def view_sql(name: str, table: Table | None) -> str:
+    """Return the SELECT of a table's view in `lake`, with our names for columns renamed there."""
+    renamed = {} if table is None else renamed_columns(table)
+    if not renamed:
+        return f"SELECT * FROM lake.{name}"
+    names = ", ".join(f'"{theirs}" AS "{ours}"' for theirs, ours in renamed.items())
+    return f"SELECT * RENAME ({names}) FROM lake.{name}"
 
 
 def newest_revisions_sql(gaps: str) -> str:
@@ -338,7 +369,13 @@ def newest_revisions_sql(gaps: str) -> str:
 
 def nothing_sql(name: str) -> str:
     """Return the SELECT of a table's columns and no row."""
-    return relation_sql([], schema=TABLES[name].schema.arrow)
+    return relation_sql([], schema=TABLES[name].schema.iceberg)
+
+
+def _refusal_sql(name: str, reason: TableError) -> str:
+    """Return a SELECT that fails once it is read: views on it can be made."""
+    columns = nothing_sql(name).removesuffix(" WHERE false")
+    return f"{columns} WHERE error({text_sql(str(reason))}) IS NULL"
 
 
 def _names(text: str, name: str) -> bool:

@@ -10,7 +10,9 @@ import pyarrow as pa
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot, ancestors_of
 
-from k2lib.iceberg.manifests import column_bounds
+from k2lib.errors import TableError
+from k2lib.iceberg.columns import record_table, snapshot_schema
+from k2lib.iceberg.manifests import column_bounds, data_files
 from k2lib.iceberg.offsets import Offsets, has_offsets, read_offsets, snapshot_cause
 from k2lib.iceberg.tables import TABLES
 from k2lib.query.answer import CompleteTo
@@ -24,11 +26,15 @@ Step = Literal["same", "sinks", "others", "elsewhere"]
 
 @dataclass(frozen=True)
 class TableState:
-    """A table at a snapshot, None where nothing was ever committed to it."""
+    """A table at a snapshot, None where nothing was ever committed to it.
+
+    `problem` says why the offsets are not known.
+    """
 
     table: Table | None
     snapshot: Snapshot | None = None
     offsets: Offsets = field(default_factory=dict)
+    problem: str | None = None
 
     @classmethod
     def of(cls, table: Table | None, snapshot_id: int | None = None) -> "TableState":
@@ -37,7 +43,10 @@ class TableState:
             return cls(None)
         current = table.current_snapshot()
         snapshot = current if snapshot_id is None else table.snapshot_by_id(snapshot_id)
-        return cls(table, snapshot, {} if snapshot is None else read_offsets(table, snapshot))
+        try:
+            return cls(table, snapshot, {} if snapshot is None else read_offsets(table, snapshot))
+        except TableError as exc:
+            return cls(table, snapshot, problem=str(exc))
 
     @property
     def snapshot_id(self) -> int | None:
@@ -67,9 +76,13 @@ def step(before: TableState, after: TableState) -> Step:
 
 def newest_time(table: Table, snapshot: Snapshot) -> datetime | None:
     """Return the newest event time in a snapshot of a table, by what its files say."""
-    name = next(name for name in EVENT_TIMES if name in table.schema().column_names)
-    scan = table.scan(snapshot_id=snapshot.snapshot_id, selected_fields=(name,))
-    newest = [column_bounds(table, task.file, name)[1] for task in scan.plan_files()]
+    table = record_table(table)
+    schema = snapshot_schema(table, snapshot.snapshot_id)
+    name = next((name for name in EVENT_TIMES if name in schema.column_names), None)
+    if name is None:
+        return None
+    files = data_files(table, snapshot.snapshot_id)
+    newest = [column_bounds(table, file, name)[1] for file in files]
     times = [time for time in newest if time is not None]
     return EPOCH + timedelta(microseconds=max(times)) if times else None
 

@@ -10,7 +10,7 @@ import duckdb
 from confluent_kafka import KafkaException
 from pyiceberg.table import Table
 
-from k2lib.errors import K2Error, TransientError
+from k2lib.errors import K2Error, TableError, TransientError
 from k2lib.iceberg.offsets import end_of
 from k2lib.iceberg.tables import TABLES, TableSpec
 from k2lib.iceberg.writer import CATALOG_ERRORS
@@ -102,6 +102,8 @@ class Tail(Closing):
                 if watermarks is not None:
                     self._wait(watermarks, deadline)
                 state = TableState.of(self._load())
+                if state.problem is not None:
+                    return self._of_lake(state, state.problem)
                 buffer = self._buffer
                 if buffer is None or self._problem is not None:
                     reason = self._problem or unreachable or f"not read within {self._wait_s:g} s"
@@ -235,6 +237,8 @@ class Tail(Closing):
     def _session(self) -> None:
         self._check_answers()
         state = TableState.of(self._load())
+        if state.problem is not None:
+            raise TableError(state.problem)
         self._lake_newest = self._times.of(state)
         with TopicConsumer(self.source.cluster, low_latency=True) as consumer:
             buffer = TailBuffer(self._spec, state)

@@ -11,9 +11,17 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 from pyiceberg.expressions import And, BooleanExpression, In
+from pyiceberg.table import Table
 
 from k2lib.errors import LossError
-from k2lib.iceberg.deduplication import BOUNDS, INSTRUMENT, find_ids, possible_duplicates
+from k2lib.iceberg.deduplication import (
+    BOUNDS,
+    INSTRUMENT,
+    find_deleted_ids,
+    find_ids,
+    possible_duplicates,
+)
+from k2lib.iceberg.deletions import deletions
 from k2lib.iceberg.manifests import plan_paths, table_sql, text_sql
 from k2lib.iceberg.offsets import end_of
 from k2lib.iceberg.tables import TableSpec
@@ -155,7 +163,7 @@ class TailBuffer(Closing):
         if how == "same":
             self.state = after
             return True
-        if how == "elsewhere" or self._goes_back(after):
+        if after.problem is not None or how == "elsewhere" or self._goes_back(after):
             return False
         # The log is all that sinks add from, and what was read of it is at hand.
         at_hand = how == "sinks" and self._explains(after)
@@ -236,10 +244,16 @@ class TailBuffer(Closing):
             self._newest = pl.concat([self._newest, columns]).group_by(INSTRUMENT).max()
 
     def _in_lake(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
-        """Say which rows the snapshot has."""
+        """Say which rows the snapshot has, or lost to another engine after they were received."""
         table = self.state.table
         if table is None:
             return np.zeros(rows.num_rows, bool)
+        found = self._ids_in_lake(rows, table) + find_deleted_ids(
+            self._connection, rows, table, deletions(table), by_day=self.spec.by_day
+        )
+        return _mask(rows, pl.Series(found, dtype=pl.String))
+
+    def _ids_in_lake(self, rows: pa.Table, table: Table) -> list[str]:
         if not self.spec.by_day:
             suspects = pl.DataFrame(rows.select(["message_id"]))
         else:
@@ -247,9 +261,8 @@ class TailBuffer(Closing):
             self._read_newest(frame)
             suspects = possible_duplicates(frame, self._newest)
         if suspects.is_empty():
-            return np.zeros(rows.num_rows, bool)
-        found = find_ids(self._connection, suspects, table, by_day=self.spec.by_day)
-        return _mask(rows, pl.Series(found, dtype=pl.String))
+            return []
+        return find_ids(self._connection, suspects, table, by_day=self.spec.by_day)
 
     def _read_newest(self, frame: pl.DataFrame) -> None:
         """Look up the newest of the instruments that were not met before."""

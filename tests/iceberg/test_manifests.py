@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import EqualTo, GreaterThanOrEqual
-from pyiceberg.types import StringType
+from pyiceberg.schema import Schema
+from pyiceberg.types import LongType, NestedField, StringType
 from support.lake_rows import append, at, catalog_in, rows_table, trade
 
 from k2lib.iceberg.manifests import (
@@ -91,7 +92,7 @@ def test_cache_keeps_its_newest_plans(catalog: Catalog) -> None:
 
 def test_no_files_are_a_relation_with_columns_and_types() -> None:
     connection = duckdb.connect()
-    empty = connection.sql(relation_sql([], schema=TRADE.arrow))
+    empty = connection.sql(relation_sql([], schema=TRADE.iceberg))
     kinds = dict(zip(empty.columns, map(str, empty.types), strict=True))
     assert empty.to_arrow_table().num_rows == 0
     assert empty.columns == TRADE.arrow.names
@@ -102,10 +103,11 @@ def test_no_files_are_a_relation_with_columns_and_types() -> None:
 
 def test_relation_has_the_columns_in_the_order_of_the_schema(tmp_path: Path) -> None:
     file = str(tmp_path / "it's.parquet")
-    pq.write_table(pa.table({"b": [1], "a": ["x"]}), file)
-    connection = duckdb.connect()
-    schema = pa.schema({"a": pa.string(), "b": pa.int64()})
-    assert connection.sql(relation_sql([file], schema=schema)).columns == ["a", "b"]
+    schema = Schema(NestedField(1, "a", StringType()), NestedField(2, "b", LongType()))
+    rows = pa.table({"b": [1], "a": ["x"]}, schema=pa.schema(list(schema.as_arrow())[::-1]))
+    pq.write_table(rows, file)
+    found = duckdb.connect().sql(relation_sql([file], schema=schema))
+    assert (found.columns, found.fetchall()) == (["a", "b"], [("x", 1)])
 
 
 def test_relation_gives_back_what_was_appended(catalog: Catalog) -> None:

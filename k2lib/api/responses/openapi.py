@@ -30,6 +30,7 @@ PROBLEMS: Final = {
     404: "No such instrument, venue, day or snapshot.",
     406: "None of the formats is acceptable.",
     408: "The body took too long to arrive.",
+    409: "Another engine left the table as it cannot be read; the detail names the remedy.",
     413: "The body is too long.",
     414: "The URL is too long.",
     415: "The body is not JSON.",

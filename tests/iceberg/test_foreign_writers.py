@@ -1,0 +1,246 @@
+"""Other engines maintain and change a table: offsets are found, and deleted rows stay deleted."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyiceberg.catalog import Catalog
+from pyiceberg.expressions import EqualTo, In
+from pyiceberg.table import Table
+from pyiceberg.table.update.snapshot import ExpireSnapshots
+from support.lake_rows import append, catalog_in, rows_table, trade
+from support.lake_upkeep import PARTITION, Clock, ids, message_ids, offsets
+
+from k2lib.errors import TableError
+from k2lib.events import Event
+from k2lib.iceberg.deletions import EPOCH, deleted_at, newest_ids
+from k2lib.iceberg.maintenance import Maintenance
+from k2lib.iceberg.offsets import OFFSETS_PROPERTY, read_offsets
+from k2lib.iceberg.tables import TABLES, ensure_table, load_table
+from k2lib.iceberg.writer import TableWriter
+
+TRADES = TABLES["trades_v2"]
+LOGS = {PARTITION.topic: "log/1"}
+NOTHING_READ = '{"snapshot_id":0,"sequence_number":0,"offsets":{}}'
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return catalog_in(tmp_path)
+
+
+def nobody(event: Event) -> None:
+    """Listen to nothing."""
+
+
+def received(number: int, when: datetime, **changed: Any) -> dict[str, Any]:
+    return trade(number, ingestion_timestamp=when, source_sequence=number, **changed)
+
+
+def sink(catalog: Catalog, numbers: range, *, when: datetime | None = None) -> int:
+    """Append as a sink that begins at the table's offsets; return how many rows were added."""
+    writer = TableWriter(ensure_table(catalog, TRADES), TRADES, on_event=nobody)
+    at = datetime.now(UTC) if when is None else when
+    rows = rows_table([received(number, at) for number in numbers])
+    start = writer.end_of("log/1", PARTITION) or 0
+    return writer.append(rows, {PARTITION: (start, max(start, numbers.stop))}, LOGS)
+
+
+def trades(catalog: Catalog) -> Table:
+    table = load_table(catalog, "trades_v2")
+    assert table is not None
+    return table
+
+
+def delete(catalog: Catalog, *numbers: int) -> Table:
+    """Delete trades by copy-on-write, as another engine does."""
+    table = trades(catalog)
+    table.delete(In("message_id", [trade(number)["message_id"] for number in numbers]))
+    return table
+
+
+def expire_all_but_last(table: Table) -> Table:
+    """Expire snapshots as `expire_snapshots(retain_last => 1)` does."""
+    current = table.metadata.current_snapshot_id
+    old = [one.snapshot_id for one in table.snapshots() if one.snapshot_id != current]
+    with table.transaction() as transaction:
+        ExpireSnapshots(transaction).by_ids(old).commit()
+    return table
+
+
+def set_property(table: Table, **properties: str) -> None:
+    with table.transaction() as transaction:
+        transaction.set_properties(properties)
+
+
+def remove_property(table: Table, name: str) -> None:
+    with table.transaction() as transaction:
+        transaction.remove_properties(name)
+
+
+def test_the_property_follows_each_commit(catalog: Catalog) -> None:
+    sink(catalog, range(3))
+    table = trades(catalog)
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    assert json.loads(table.properties[OFFSETS_PROPERTY]) == {
+        "snapshot_id": snapshot.snapshot_id,
+        "sequence_number": snapshot.sequence_number,
+        "offsets": {"log/1": {PARTITION.topic: {"0": [0, 3]}}},
+    }
+
+
+def test_the_summary_counts_before_the_property(catalog: Catalog) -> None:
+    sink(catalog, range(3))
+    set_property(trades(catalog), **{OFFSETS_PROPERTY: NOTHING_READ})
+    assert read_offsets(trades(catalog)) == offsets(3)
+
+
+def test_offsets_outlive_a_deletion_and_the_expiry_of_what_was_before(catalog: Catalog) -> None:
+    sink(catalog, range(3))
+    table = expire_all_but_last(delete(catalog, 1))
+    assert len(table.snapshots()) == 1
+    assert read_offsets(table) == offsets(3)
+    sink(catalog, range(3, 5))
+    assert message_ids(trades(catalog)) == [*ids(range(1)), *ids(range(2, 5))]
+
+
+def test_without_offsets_and_property_a_table_that_had_some_is_one_line(catalog: Catalog) -> None:
+    sink(catalog, range(3))
+    table = expire_all_but_last(delete(catalog, 1))
+    remove_property(table, OFFSETS_PROPERTY)
+    with pytest.raises(TableError, match=r"trades_v2: .* expired .* set the property") as refused:
+        sink(catalog, range(3, 5))
+    assert "\n" not in str(refused.value) and NOTHING_READ in str(refused.value)
+    set_property(table, **{OFFSETS_PROPERTY: NOTHING_READ})
+    assert sink(catalog, range(3, 5)) == 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"snapshot_id":1,"sequence_number":"x"}'])
+def test_a_property_that_is_none_does_not_count(catalog: Catalog, text: str) -> None:
+    sink(catalog, range(3))
+    table = expire_all_but_last(delete(catalog, 1))
+    set_property(table, **{OFFSETS_PROPERTY: text})
+    with pytest.raises(TableError, match=r"its property k2\.offsets is missing or newer"):
+        read_offsets(table)
+
+
+def test_a_property_newer_than_what_is_kept_does_not_count(catalog: Catalog) -> None:
+    sink(catalog, range(3))
+    table = expire_all_but_last(delete(catalog, 1))
+    (snapshot,) = table.snapshots()
+    record = {"snapshot_id": 1, "sequence_number": snapshot.sequence_number, "offsets": {}}
+    set_property(table, **{OFFSETS_PROPERTY: json.dumps(record)})
+    with pytest.raises(TableError):
+        read_offsets(table)
+
+
+def test_a_table_of_before_the_property_goes_on_at_its_summaries(catalog: Catalog) -> None:
+    sink(catalog, range(3))
+    remove_property(trades(catalog), OFFSETS_PROPERTY)
+    assert read_offsets(trades(catalog)) == offsets(3)
+    assert sink(catalog, range(3, 5)) == 2
+    assert OFFSETS_PROPERTY in trades(catalog).properties
+
+
+def test_a_table_that_no_sink_ever_fed_has_read_nothing(catalog: Catalog) -> None:
+    assert read_offsets(append(catalog, [trade(1)])) == {}
+    assert read_offsets(append(catalog, [trade(2)])) == {}
+
+
+def test_our_own_expiry_of_a_table_that_no_sink_fed_leaves_it_so(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    for number in range(20):
+        table = append(catalog, [trade(number)])
+    clock = Clock()
+    clock.advance(days=60)
+    maintenance = Maintenance(TRADES, state=tmp_path / "state.json", now=clock)
+    assert maintenance.run_now(table).snapshots_expired > 0
+    assert read_offsets(table) == {}
+
+
+def test_a_sink_that_sees_a_rollback_rewrites_the_property(catalog: Catalog) -> None:
+    sink(catalog, range(3))
+    first = trades(catalog).metadata.current_snapshot_id
+    sink(catalog, range(3, 5))
+    trades(catalog).manage_snapshots().rollback_to_snapshot(first).commit()
+    assert newest_ids(trades(catalog)) == {}
+    TableWriter(trades(catalog), TRADES, on_event=nobody)
+    append(catalog, [trade(9)])
+    table = expire_all_but_last(trades(catalog))
+    assert read_offsets(table) == offsets(3)
+
+
+def test_a_rollback_to_before_the_first_commit_of_a_sink_begins_anew(catalog: Catalog) -> None:
+    first = append(catalog, [trade(9)]).metadata.current_snapshot_id
+    sink(catalog, range(3))
+    trades(catalog).manage_snapshots().rollback_to_snapshot(first).commit()
+    assert read_offsets(trades(catalog)) == {}
+    assert sink(catalog, range(3)) == 3
+
+
+def test_maintenance_moves_the_property_on(catalog: Catalog, tmp_path: Path) -> None:
+    sink(catalog, range(3))
+    sink(catalog, range(3, 5))
+    table = trades(catalog)
+    maintenance = Maintenance(TRADES, state=tmp_path / "state.json", now=Clock())
+    assert maintenance.run_now(table).files_merged == 2
+    recorded = json.loads(table.properties[OFFSETS_PROPERTY])
+    assert recorded["snapshot_id"] == table.metadata.current_snapshot_id
+    assert recorded["offsets"] == {"log/1": {PARTITION.topic: {"0": [3, 5]}}}
+
+
+def test_a_branch_of_another_writer_changes_nothing(catalog: Catalog) -> None:
+    sink(catalog, range(3))
+    table = trades(catalog)
+    current = table.metadata.current_snapshot_id
+    assert current is not None
+    table.manage_snapshots().create_branch(current, "audit").commit()
+    table.append(rows_table([trade(9)]), branch="audit")
+    assert read_offsets(trades(catalog)) == offsets(3)
+    assert sink(catalog, range(3, 5)) == 2
+    assert message_ids(trades(catalog)) == ids(range(5))
+
+
+def test_a_record_received_before_the_deletion_of_its_row_stays_out(catalog: Catalog) -> None:
+    early = datetime.now(UTC)
+    sink(catalog, range(3), when=early)
+    delete(catalog, 1)
+    assert sink(catalog, range(1, 2), when=early) == 0
+    assert sink(catalog, range(1, 2), when=datetime.now(UTC) + timedelta(seconds=1)) == 1
+    assert message_ids(trades(catalog)) == ids(range(3))
+
+
+def test_the_time_of_a_deletion_outlives_its_snapshot(catalog: Catalog) -> None:
+    sink(catalog, range(3))
+    assert deleted_at(trades(catalog)) == EPOCH
+    table = delete(catalog, 1)
+    when = deleted_at(table)
+    assert when > datetime.now(UTC) - timedelta(minutes=5)
+    sink(catalog, range(3, 5))
+    assert deleted_at(expire_all_but_last(trades(catalog))) == when
+
+
+def test_what_another_engine_expired_may_have_been_a_deletion(catalog: Catalog) -> None:
+    sink(catalog, range(3))
+    delete(catalog, 1)
+    append(catalog, [trade(9)])
+    assert deleted_at(expire_all_but_last(trades(catalog))) > EPOCH
+
+
+def test_the_newest_ids_outlive_the_deletion_of_their_rows(catalog: Catalog) -> None:
+    sink(catalog, range(3))
+    expire_all_but_last(delete(catalog, 2))
+    assert newest_ids(trades(catalog)) == {"ASX": {"BHP": 2}}
+    sink(catalog, range(1, 2))
+    assert newest_ids(trades(catalog)) == {"ASX": {"BHP": 2}}
+
+
+def test_rows_of_one_symbol_are_deleted_whole_files_at_once(catalog: Catalog) -> None:
+    early = datetime.now(UTC)
+    sink(catalog, range(3), when=early)
+    trades(catalog).delete(EqualTo("symbol", "BHP"))
+    assert sink(catalog, range(3), when=early) == 0
