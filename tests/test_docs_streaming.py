@@ -45,7 +45,7 @@ from k2lib.ops.metrics import Metrics
 from k2lib.ops.webhook import body
 from k2lib.resilience.backoff import delays
 from k2lib.resilience.breaker import Breaker, Circuit
-from k2lib.resilience.failover import REST_S
+from k2lib.resilience.failover import PAUSE_S
 from k2lib.schema.records import GAP
 from k2lib.simulator import ASX_SIM, BINANCE_SIM, FAULTS, OfflineExchange
 from k2lib.venues.binance.archive import parse_lines
@@ -86,7 +86,7 @@ SIZES = {
     "seconds to open a connection": OPEN_S,
     "seconds for the reply to SUBSCRIBE": REPLY_S,
     "seconds between our own pings, and for the pong": PING_S,
-    "seconds of rest where 418 or 429 does not say": REST_S,
+    "seconds of rest where 418 or 429 does not say": PAUSE_S,
     "bytes of the longest frame": LONGEST_FRAME,
     "seconds for a REST answer": TIMEOUT_S,
     "REST weight in 60 s; Binance allows 6,000": WEIGHT_A_MINUTE,

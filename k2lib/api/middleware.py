@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from k2lib.api.access_log import AccessLogMiddleware, log_request
-from k2lib.api.limits import (
+from k2lib.api.limiters import (
     OpenRequestLimiter,
     QueryLimiter,
     QuerySlot,

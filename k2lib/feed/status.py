@@ -164,7 +164,7 @@ class StatusBoard:
                     self._on_symbol(event)
 
     def show(self, symbol: str, trades: pa.Table) -> None:
-        """Put the newest of a symbol's trades on its tape; rows of `schemas.TRADE`."""
+        """Put the newest of a symbol's trades on its tape; rows of `records.TRADE`."""
         rows = trades.select(TAPE)
         one = self._symbols[symbol]
         with self._lock:

@@ -200,8 +200,8 @@ class ReconnectingStream:
             self._on_event(HostBanned(exchange, host, str(exc)))
         else:
             self._hosts.failed(host)
-        if exc.rest_s is not None:
-            self._hosts.rest(host, exc.rest_s)
+        if exc.pause_s is not None:
+            self._hosts.pause(host, exc.pause_s)
 
     def _succeeded(self, host: str) -> None:
         """Only data are a success: a host may take connections and give nothing."""

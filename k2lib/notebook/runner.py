@@ -2,7 +2,8 @@
 
 How a parameter reaches a notebook: `parse_parameters` reads `name=value` from the command line,
 `known_parameters` reads the names and defaults from the cell tagged `parameters`,
-`_select_parameters` checks the types, and papermill writes the values into the executed notebook.
+`_select_parameters` checks the types, `_with_home` adds a home, and `run_notebook` lets papermill
+write the values into the executed notebook.
 """
 
 import ast

@@ -10,7 +10,7 @@ from k2lib.resilience.breaker import Breaker, Circuit, Memory
 
 BANNED: Final = (403, 451)
 LIMITED: Final = (418, 429)
-REST_S: Final = 60.0
+PAUSE_S: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class HostVerdict:
     """What a refusal says of a host: `lasting`, it will refuse for good; how long to rest it."""
 
     lasting: bool
-    rest_s: float | None
+    pause_s: float | None
 
 
 def judge_status(status: int, retry_after: str | None) -> HostVerdict:
@@ -29,8 +29,8 @@ def judge_status(status: int, retry_after: str | None) -> HostVerdict:
     """
     asked_s = float(retry_after) if retry_after and retry_after.isdecimal() else None
     if status in LIMITED:
-        return HostVerdict(lasting=False, rest_s=asked_s or REST_S)
-    return HostVerdict(lasting=status in BANNED, rest_s=asked_s)
+        return HostVerdict(lasting=False, pause_s=asked_s or PAUSE_S)
+    return HostVerdict(lasting=status in BANNED, pause_s=asked_s)
 
 
 def ignore_change(url: str, state: Circuit) -> None:
@@ -69,7 +69,7 @@ class Hosts:
             url: Breaker(rest_s=rest_s, clock=clock, memory=memories.get(url)) for url in urls
         }
         self._reported = dict.fromkeys(urls, Circuit.CLOSED)
-        self._rests: dict[str, float] = {}
+        self._pauses: dict[str, float] = {}
         self._banned: dict[str, str] = {}
         # The hosts that failed since the last success, the newest failure last.
         self._failed: dict[str, None] = {}
@@ -123,15 +123,15 @@ class Hosts:
         """Never choose this host again in this run."""
         self._banned.setdefault(url, reason)
 
-    def rest(self, url: str, seconds: float) -> None:
-        """Leave this host alone for so long, as it asked; a longer rest it has stays."""
-        self._rests[url] = max(self._rests.get(url, 0.0), self._clock() + seconds)
+    def pause(self, url: str, seconds: float) -> None:
+        """Leave this host alone for so long, as it asked; a longer pause of it stays."""
+        self._pauses[url] = max(self._pauses.get(url, 0.0), self._clock() + seconds)
 
     def _open_to_try(self, url: str) -> bool:
         return url not in self._banned and self._opens_at(url) <= self._clock()
 
     def _opens_at(self, url: str) -> float:
-        return max(self._rests.get(url, 0.0), self._breakers[url].retry_at or 0.0)
+        return max(self._pauses.get(url, 0.0), self._breakers[url].retry_at or 0.0)
 
     def _rank(self, url: str) -> tuple[bool, bool, int]:
         failed = url in self._failed

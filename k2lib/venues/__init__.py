@@ -1,4 +1,7 @@
-"""Venues, found by name: each is an entry point of the group `k2lib.venues`."""
+"""Venues, found by name: each is an entry point of the group `k2lib.venues` in `pyproject.toml`.
+
+A new one implements `base.LiveVenue` or `base.FileVenue`, and is listed there.
+"""
 
 from importlib.metadata import entry_points
 from typing import Final

@@ -32,7 +32,7 @@ Hole = tuple[int, int]
 class HostRefusedError(TransientError):
     """A host did not let us in, or did not take the subscription.
 
-    `lasting`: it will not the next time either. `rest_s`: how long it asks to be left alone.
+    `lasting`: it will not the next time either. `pause_s`: how long it asks to be left alone.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class HostRefusedError(TransientError):
         *,
         status: int | None = None,
         lasting: bool = False,
-        rest_s: float | None = None,
+        pause_s: float | None = None,
     ) -> None:
         super().__init__(reason)
         self.status = status
         self.lasting = lasting
-        self.rest_s = rest_s
+        self.pause_s = pause_s
 
 
 class VenueUnavailableError(TransientError):
@@ -96,8 +96,8 @@ class StreamSubscription(NamedTuple):
 class ParsedFrames:
     """What a batch of frames holds, in order of arrival; a frame is in one of the three.
 
-    `trades` are rows of `schemas.TRADE`: `source_sequence` counts the trades of each symbol, so
-    that a missing number is a missing trade. `quotes` are rows of `schemas.QUOTE`. `sent_us` is
+    `trades` are rows of `records.TRADE`: `source_sequence` counts the trades of each symbol, so
+    that a missing number is a missing trade. `quotes` are rows of `records.QUOTE`. `sent_us` is
     the time by the venue's clock when it sent them, µs since the epoch, where frames tell it.
     """
 

@@ -47,7 +47,7 @@ async def open_socket(
         status = exc.response.status_code
         verdict = judge_status(status, exc.response.headers.get("Retry-After"))
         raise HostRefusedError(
-            f"HTTP {status}", status=status, lasting=verdict.lasting, rest_s=verdict.rest_s
+            f"HTTP {status}", status=status, lasting=verdict.lasting, pause_s=verdict.pause_s
         ) from exc
     except ssl.SSLCertVerificationError as exc:
         raise HostRefusedError(f"certificate: {exc.verify_message}", lasting=True) from exc

@@ -97,8 +97,8 @@ def test_nothing_opens_once_all_are_banned() -> None:
 def test_a_host_rests_as_long_as_it_asked() -> None:
     clock = FakeClock()
     hosts = Hosts([A], clock=clock)
-    hosts.rest(A, 120)
-    hosts.rest(A, 5)
+    hosts.pause(A, 120)
+    hosts.pause(A, 5)
     assert hosts.pick() is None and hosts.opens_in_s() == 120
     clock.advance(120)
     assert hosts.pick() == A
@@ -107,8 +107,8 @@ def test_a_host_rests_as_long_as_it_asked() -> None:
 def test_a_rest_longer_than_the_breakers_counts() -> None:
     hosts = Hosts([A, B], clock=FakeClock())
     fail(hosts, A, 3)
-    hosts.rest(A, 60)
-    hosts.rest(B, 90)
+    hosts.pause(A, 60)
+    hosts.pause(B, 90)
     assert hosts.opens_in_s() == 60
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, WebSocket
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocketDisconnect
 
-from k2lib.api.limits import RateLimiter, busy_error
+from k2lib.api.limiters import RateLimiter, busy_error
 from k2lib.api.live.clients import (
     GOING_AWAY,
     POLICY,

@@ -64,7 +64,7 @@ class ReferenceData:
         )
 
     def rows(self, ingested: datetime) -> pa.Table:
-        """Return the companies as rows of `schemas.REFERENCE`, in file order."""
+        """Return the companies as rows of `records.REFERENCE`, in file order."""
         rows = [self._row(company, ingested) for company in self.companies.values()]
         return pa.Table.from_pylist(rows, schema=REFERENCE.arrow)
 

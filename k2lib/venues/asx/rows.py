@@ -95,7 +95,7 @@ def parse(
         ingested: ingestion time of every row, aware.
         first_line: number of the first line in its file.
     Returns:
-        Rows of `schemas.TRADE` or `schemas.QUOTE` in file order; timestamps in UTC.
+        Rows of `records.TRADE` or `records.QUOTE` in file order; timestamps in UTC.
     """
     texts, numbers, bad_lines = to_columns(lines, COLUMNS[kind], first_line=first_line)
     typed = texts.with_columns(_typed(kind))

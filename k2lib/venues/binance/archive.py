@@ -76,7 +76,7 @@ def parse_lines(
     latest_us: int,
     first_line: int,
 ) -> tuple[pa.Table, list[BadLine]]:
-    """Turn whole lines into rows of `schemas.TRADE` in their order.
+    """Turn whole lines into rows of `records.TRADE` in their order.
 
     Args:
         ingested: ingestion time of every row, aware.

@@ -134,7 +134,7 @@ def to_decimals(
     """Return exact decimals, 0 where a text does not fit, and which rows fit in all columns.
 
     Args:
-        written: the texts of columns of `schemas.TRADE` or `schemas.QUOTE`.
+        written: the texts of columns of `records.TRADE` or `records.QUOTE`.
     """
     kinds = [TYPES[name] for name in written]
     together = pa.concat_arrays(written.values())

@@ -2,7 +2,7 @@
 
 Frames that are all trades of the usual form are decoded in one step, others one by one: of the
 usual form in one step each, any other field by field, so that fields Binance adds are kept, and one
-malformed frame costs that frame only.
+malformed frame costs that frame only. What the columns mean, the side by `m` too, is in `rows`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -17,7 +17,7 @@ import stamina
 from k2lib.errors import reason_of
 from k2lib.events import OnEvent, RestFailed
 from k2lib.lifecycle import Closing
-from k2lib.resilience.failover import LIMITED, REST_S, Hosts, judge_status
+from k2lib.resilience.failover import LIMITED, PAUSE_S, Hosts, judge_status
 from k2lib.resilience.rate_window import RateWindow
 from k2lib.venues.base import VenueRefusedError, VenueUnavailableError
 from k2lib.venues.binance.fields import BROKEN
@@ -105,7 +105,7 @@ class Rest(Closing):
         wait_s = self.hosts.opens_in_s()
         text = "; ".join(f"{host}: {reason}" for host, reason in self._reasons.items())
         raise VenueUnavailableError(
-            f"no REST host answers ({text})", wait_s=REST_S if wait_s is None else wait_s
+            f"no REST host answers ({text})", wait_s=PAUSE_S if wait_s is None else wait_s
         )
 
     def close(self) -> None:
@@ -156,7 +156,7 @@ class Rest(Closing):
         if verdict.lasting:
             self.hosts.ban(host, text)
         elif status in LIMITED:
-            self.hosts.rest(host, verdict.rest_s or REST_S)
+            self.hosts.pause(host, verdict.pause_s or PAUSE_S)
         elif status == 404:
             self._ask_again_at[host, path] = self._clock() + self._offer_again_s
         elif _code(answer.content) <= QUESTION:

@@ -93,7 +93,7 @@ def trade_rows(
     unit: Unit,
     latest_us: int,
 ) -> CheckedRows:
-    """Turn trades into rows of `schemas.TRADE`.
+    """Turn trades into rows of `records.TRADE`.
 
     Args:
         instruments: `codes` point into it; all are of one exchange.
@@ -123,7 +123,7 @@ def trade_rows(
 
 
 def quote_rows(quotes: RawQuotes, instruments: Sequence[Instrument]) -> CheckedRows:
-    """Turn best bids and asks into rows of `schemas.QUOTE`; their time is that of receipt.
+    """Turn best bids and asks into rows of `records.QUOTE`; their time is that of receipt.
 
     A side without a price or without a quantity is null, never 0.
     """

@@ -78,7 +78,7 @@ def replying(*replies: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "lasting", "rest_s"),
+    ("status", "headers", "lasting", "pause_s"),
     [
         (451, {}, True, None),
         (403, {}, True, None),
@@ -92,10 +92,10 @@ def replying(*replies: dict[str, Any]) -> Any:
 )
 @in_loop
 async def test_a_status_says_how_long_to_stay_away(
-    status: int, headers: dict[str, str], lasting: bool, rest_s: float | None
+    status: int, headers: dict[str, str], lasting: bool, pause_s: float | None
 ) -> None:
     refused = await refusal_of(StreamHost(Refuse(status, headers)))
-    assert (refused.status, refused.lasting, refused.rest_s) == (status, lasting, rest_s)
+    assert (refused.status, refused.lasting, refused.pause_s) == (status, lasting, pause_s)
     assert str(refused) == f"HTTP {status}"
 
 

@@ -96,21 +96,21 @@ def test_three_failures_open_the_breaker_for_its_rest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "rest_s"),
+    ("headers", "pause_s"),
     [({"Retry-After": "7"}, 7.0), ({}, 60.0), ({"Retry-After": "\u00b2"}, 60.0)],
 )
 @pytest.mark.parametrize("status", [429, 418])
 def test_a_limited_host_rests_as_long_as_it_asks(
-    status: int, headers: dict[str, str], rest_s: float
+    status: int, headers: dict[str, str], pause_s: float
 ) -> None:
     host, clock = RestHost(Answer(status, headers=headers), Answer()), FakeClock()
     with asking(host, clock=clock) as rest:
         for _ in range(2):
             with pytest.raises(VenueUnavailableError) as told:
                 ask(rest)
-            assert told.value.wait_s == rest_s
+            assert told.value.wait_s == pause_s
         assert len(host.asked) == 1
-        clock.advance(rest_s)
+        clock.advance(pause_s)
         assert ask(rest) == host.url
 
 

@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from k2lib import K2
-from k2lib.api.limits import OpenRequestLimiter, QueryLimiter, RateLimiter, client_network
+from k2lib.api.limiters import OpenRequestLimiter, QueryLimiter, RateLimiter, client_network
 from k2lib.api.middleware import read_body
 from k2lib.api.security import RequestRejectedError
 from k2lib.settings import Settings
