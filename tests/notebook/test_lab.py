@@ -205,7 +205,7 @@ def open_lab(folder: Path) -> Iterator[Lab]:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         page = browser.new_page(viewport={"width": 1280, "height": 1200})
-        page.set_default_timeout(90_000)
+        page.set_default_timeout(150_000)
         page.on("console", seen.said)
         page.on("pageerror", lambda error: seen.errors.append(str(error)))
         page.on("websocket", seen.opened)
