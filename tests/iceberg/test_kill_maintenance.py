@@ -21,11 +21,13 @@ from k2lib.iceberg.manifests import plan_paths
 pytestmark = pytest.mark.slow
 
 COMMITS = ("compaction", "tags", "expiry")
-STEPS = [
-    f"{step} {nth}" for nth in range(1, 1 + len(COMMITS)) for step in ("before", "written", "after")
+# Of a compaction: the merged file, two manifests and the list of manifests.
+OUTPUTS = [f"output {nth}" for nth in range(1, 5)]
+STEPS = OUTPUTS + [
+    f"{step} {nth}" for nth, _ in enumerate(COMMITS, 1) for step in ("before", "written", "after")
 ]
 DAYS = 1.0
-FIRST, MORE = 20, 3
+FIRST, MORE = 20, 2
 
 
 @contextmanager

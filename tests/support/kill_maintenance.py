@@ -1,8 +1,9 @@
 """Run maintenance that kills itself at one step of one of its commits.
 
 Arguments, as JSON: `home`, and `days`: how far the clock is ahead, so that days are over. Each line
-of standard input is a step, such as `written 2`: the second commit's metadata are written, and the
-catalog does not know of them. A process is forked for it; its exit code is printed.
+of standard input is a step: `output 2` as the second file is begun, `written 2` when the second
+commit's metadata are written and the catalog does not know of them, `before 2` and `after 2` around
+that commit. A process is forked for it; its exit code is printed.
 """
 
 import json
@@ -14,13 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from pyiceberg.table import CommitTableResponse, Table
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.update import TableRequirement, TableUpdate
+from pyiceberg.typedef import EMPTY_DICT, Properties
 
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.sql_catalog import SharedSqlCatalog
 from k2lib.iceberg.tables import NAMESPACE, TABLES
+
+
+class KillingFiles(PyArrowFileIO):
+    """Files whose n-th to be written ends the process."""
+
+    catalog: "KillingCatalog"
+
+    def new_output(self, location: str) -> PyArrowFile:
+        self.catalog.count("output")
+        return super().new_output(location)
 
 
 class KillingCatalog(SharedSqlCatalog):
@@ -29,14 +42,20 @@ class KillingCatalog(SharedSqlCatalog):
     step = ""
     left = 0
 
+    def _load_file_io(
+        self, properties: Properties = EMPTY_DICT, location: str | None = None
+    ) -> FileIO:
+        files = KillingFiles({**self.properties, **properties})
+        files.catalog = self
+        return files
+
     def commit_table(
         self,
         table: Table,
         requirements: tuple[TableRequirement, ...],
         updates: tuple[TableUpdate, ...],
     ) -> CommitTableResponse:
-        self.left -= 1
-        self._reached("before")
+        self.count("before", "written", "after")
         response = super().commit_table(table, requirements, updates)
         self._reached("after")
         return response
@@ -44,6 +63,12 @@ class KillingCatalog(SharedSqlCatalog):
     def _write_metadata(self, metadata: TableMetadata, io: FileIO, metadata_path: str) -> None:  # type: ignore[override]
         super()._write_metadata(metadata, io, metadata_path)
         self._reached("written")
+
+    def count(self, *steps: str) -> None:
+        """Note that the first of these steps is reached, and the others are near."""
+        if self.step in steps:
+            self.left -= 1
+            self._reached(steps[0])
 
     def _reached(self, step: str) -> None:
         if (step, 0) == (self.step, self.left):
