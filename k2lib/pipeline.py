@@ -90,6 +90,7 @@ class Pipeline(Closing):
         self._admin = self.cluster.admin()
         self._topics: set[str] = set()
         self._window: Ends = {}
+        self._emptied: dict[TopicPartition, int] = {}
         self._ahead = 0
         specs = TABLES.values() if with_sinks else ()
         self._sinks = SinkThreads(
@@ -245,6 +246,12 @@ class Pipeline(Closing):
     def _high_watermarks(self) -> Ends:
         partitions = [tp for topic in sorted(self._topics) for tp in self._watch.partitions(topic)]
         watermarks = {tp: self._watch.watermarks(tp) for tp in partitions}
+        # What was sent can have expired, or the broker has just started and knows no better.
+        empty = {tp: high for tp, (low, high) in watermarks.items() if low == high > 0}
+        if doubtful := empty.items() - self._emptied.items():
+            positions = dict.fromkeys(tp for tp, _ in doubtful)
+            watermarks |= believed_watermarks(positions, self._watch.watermarks)
+            self._emptied |= {tp: watermarks[tp][1] for tp in positions}
         ends = {tp: high for tp, (low, high) in watermarks.items() if low < high}
         self._known_ends.note(log_ids(self.cluster, self._admin, self._topics), ends)
         return ends

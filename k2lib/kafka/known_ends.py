@@ -44,11 +44,12 @@ class KnownEnds:
 
     def of_former_logs(self, topic: str, log: str) -> dict[str, dict[TopicPartition, int]]:
         """Return the ends of the logs that a topic had before this one, in the same cluster."""
-        cluster = log.rpartition("/")[0]
+        # A topic's id can have slashes itself, a cluster's cannot.
+        cluster = log.partition("/")[0]
         return {
             former: {TopicPartition(topic, int(one)): end for one, end in topics[topic].items()}
             for former, topics in self._read().items()
-            if topic in topics and former != log and former.rpartition("/")[0] == cluster
+            if topic in topics and former != log and former.partition("/")[0] == cluster
         }
 
     def forget(self, logs: Iterable[str]) -> None:

@@ -71,6 +71,7 @@ class Tail(Closing):
         self._stop = threading.Event()
         self._look = threading.Event()
         self._buffer: TailBuffer | None = None
+        self._former: dict[tuple[str, TopicPartition], int] = {}
         self._again = False
         self._problem: str | None = None
         self._unreachable_until = time.monotonic() + RETRY_S
@@ -170,9 +171,14 @@ class Tail(Closing):
         return self._buffer is not None and self._buffer.n_bytes > self._limit_bytes
 
     def _begin_again(self) -> None:
+        self._drop_buffer()
+        self._again = True
+
+    def _drop_buffer(self) -> None:
         if self._buffer is not None:
+            self._former |= {(one.log, tp): one.end for tp, one in self._buffer.reached.items()}
             self._buffer.close()
-        self._buffer, self._again = None, True
+        self._buffer = None
 
     def _of_lake(self, state: TableState, reason: str) -> TableView:
         return of_lake(self._spec.name, state, self._times.of(state), reason=reason)
@@ -183,7 +189,7 @@ class Tail(Closing):
         rows = buffer.rows()
         ends = buffer.ends()
         behind = None if watermarks is None else _behind(watermarks, ends)
-        reason = unreachable or buffer.lost()
+        reason = unreachable or buffer.lost() or self._deleted(buffer)
         if behind:
             reason = FULL if self._is_full() else f"not read within {self._wait_s:g} s"
         complete_to = CompleteTo(
@@ -198,6 +204,19 @@ class Tail(Closing):
             reason=reason,
         )
         return TableView(buffer.state.table, buffer.state.snapshot_id, rows, complete_to)
+
+    def _deleted(self, buffer: TailBuffer) -> str | None:
+        """Say what went with a deleted topic, until the lake goes on with the one made again."""
+        offsets = buffer.state.offsets
+        for (log, tp), end in self._former.items():
+            logs = {one.log for other, one in buffer.reached.items() if other.topic == tp.topic}
+            lake_end = end_of(offsets, log, tp) or 0
+            if logs and log not in logs and lake_end < end and not logs & offsets.keys():
+                return (
+                    f"{tp.topic} partition {tp.partition}: {lake_end} to {end - 1} went with the "
+                    "deleted topic before the lake had them"
+                )
+        return None
 
     def _newest(self, buffer: TailBuffer, watermarks: Ends) -> datetime | None:
         """The newest there is; where some is not read yet, the newest of the farthest behind."""
@@ -244,8 +263,7 @@ class Tail(Closing):
             buffer = TailBuffer(self._spec, state)
             self._follow(consumer, buffer)
             with self._changed:
-                if self._buffer is not None:
-                    self._buffer.close()
+                self._drop_buffer()
                 self._buffer, self._again, self._problem = buffer, False, None
                 self._changed.notify_all()
             self._read(consumer, buffer)

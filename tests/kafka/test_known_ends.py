@@ -7,7 +7,7 @@ from k2lib.kafka.known_ends import KnownEnds
 
 TOPIC = "market.equities.trades.asx"
 FIRST, SECOND = TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1)
-OLD, NEW = {TOPIC: "cluster/1"}, {TOPIC: "cluster/2"}
+OLD, NEW = {TOPIC: "cluster/1"}, {TOPIC: "cluster/2/+="}
 
 
 def test_a_new_topic_of_a_name_finds_the_ends_of_the_former_one(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from pyiceberg.catalog import Catalog
 from support.feeding import open_session, produce, produce_raw, read_messages, settings_in
-from support.kafkas import opened
+from support.kafkas import delete_topics, opened
 from support.lake_rows import append, rows_table, trade
 from support.log_rows import TRADES_TOPIC, many_trades
 from support.waiting import first, wait_until
@@ -190,6 +190,21 @@ def test_a_closed_tail_answers_of_the_lake(reading: Reading) -> None:
     tail.close()
     assert not tail.runs
     assert tail.view().complete_to.reason == "the log is no longer read"
+
+
+@pytest.mark.stack
+def test_what_a_deleted_topic_took_is_named_until_the_lake_goes_on(on_services: Reading) -> None:
+    produce(on_services.kafka, many_trades(10, symbols=("AAA",)))
+    on_services.commit(10)
+    produce(on_services.kafka, many_trades(5, first=10, symbols=("AAA",)))
+    tail = on_services.tail()
+    assert numbers(asked(tail).rows) == list(range(10, 15))
+    delete_topics(on_services.kafka.cluster.bootstrap)
+    produce(on_services.kafka, many_trades(3, first=20, symbols=("AAA",)))
+    seen = first(tail.view, lambda seen: numbers(seen.rows) == [20, 21, 22])
+    assert "10 to 14 went with the deleted topic" in str(seen.complete_to.reason)
+    on_services.commit(3)
+    assert first(tail.view, complete).complete_to.snapshot_id
 
 
 @pytest.mark.stack
