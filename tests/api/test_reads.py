@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 from support.api_client import api_of, asked, problem_of
 from support.asx_csv import figures, told, trades_of
 from support.asx_facts import SYDNEY, exchange_of, quote_counts, symbols
+from support.delete_files import delete_first_row
 from support.lake_rows import append, at, gap, quote, rows_table, trade
 from support.live import SOON, SYMBOLS, venue_of
 from support.waiting import first, wait_until
@@ -299,6 +300,14 @@ def test_a_symbol_at_two_venues_needs_one(lake: K2, small: TestClient) -> None:
     told = problem_of(small.get("/v1/trades?symbol=BHP"), 400)
     assert told["detail"] == "BHP is held at ASX, ASX_SIM: say which one with exchange="
     assert ids(asked(small, "/v1/trades", symbol="BHP", exchange="ASX_SIM")) == [2]
+
+
+def test_a_table_with_delete_files_is_a_conflict(lake: K2, small: TestClient) -> None:
+    delete_first_row(append(lake.catalog, [trade(1), trade(2)]))
+    append(lake.catalog, [quote(1)], "quotes_v2")
+    problem = problem_of(small.get(RECENT, params={"symbol": "BHP"}), 409)
+    assert "trades_v2 has delete files" in problem["detail"]
+    assert small.get("/v1/quotes", params={"symbol": "BHP"}).status_code == 200
 
 
 def test_an_end_before_the_start_is_refused(lake: K2, small: TestClient) -> None:

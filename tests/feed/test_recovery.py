@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pyiceberg.expressions import In
+from pyiceberg.table import Table
 from support.lake_rows import append, rows_table, trade
 
 from k2lib import K2
@@ -13,6 +15,9 @@ from k2lib.feed.gaps import SequenceGap, gap_rows
 from k2lib.feed.recovery import RecoveredState, recover_state
 from k2lib.feed.sequence_tracker import SequenceTracker
 from k2lib.iceberg.sink import lock_path
+from k2lib.iceberg.tables import TABLES, ensure_table
+from k2lib.iceberg.writer import TableWriter
+from k2lib.kafka.consumer import TopicPartition
 from k2lib.kafka.topics import GAPS, topic_name
 from k2lib.locks import try_lock
 from k2lib.schema.records import GAP, TRADE
@@ -197,3 +202,40 @@ def test_a_gap_knows_the_nearest_times_where_its_neighbours_are_missing(k2: K2) 
     gaps_in_lake(k2, GAP_5_9)
     [(gap, _)] = known_of(k2).gaps
     assert (gap.after_us, gap.before_us) == (micros(2), micros(12))
+
+
+def deleted_in_lake(k2: K2, *ids: int) -> Table:
+    """Let a sink commit what there is, and another engine delete some ids after that."""
+    table = ensure_table(k2.catalog, TABLES["trades_v2"])
+    writer = TableWriter(table, TABLES["trades_v2"], on_event=lambda event: None)
+    writer.append(rows_table([]), {TopicPartition(TOPIC, 3): (0, 0)}, {TOPIC: "log/1"})
+    writer.table.delete(In("source_sequence", ids))
+    return writer.table
+
+
+def test_ids_that_another_engine_deleted_are_no_holes(k2: K2) -> None:
+    in_lake(k2, *range(1, 11), ingestion_timestamp=NOW - timedelta(hours=1))
+    deleted_in_lake(k2, 3, 4, 9, 10)
+    known = known_of(k2)
+    assert ids_of(known) == (11, []) and known.gaps == []
+
+
+def test_a_hole_after_a_deletion_is_found(k2: K2) -> None:
+    in_lake(k2, *range(1, 6), ingestion_timestamp=NOW - timedelta(hours=1))
+    deleted_in_lake(k2, 3)
+    in_lake(k2, 6, 8, ingestion_timestamp=NOW + timedelta(hours=1))
+    assert ids_of(known_of(k2)) == (9, [(7, 7)])
+
+
+def test_a_gap_closed_before_a_deletion_stays_closed(k2: K2) -> None:
+    in_lake(k2, *range(1, 11), ingestion_timestamp=NOW - timedelta(hours=1))
+    gaps_in_lake(k2, replace(GAP_5_9, revision=1, state="filled"))
+    deleted_in_lake(k2, 6, 7)
+    known = known_of(k2)
+    assert ids_of(known) == (11, []) and known.gaps == []
+
+
+def test_a_symbol_of_which_all_rows_were_deleted_goes_on_after_them(k2: K2) -> None:
+    in_lake(k2, *range(1, 6))
+    deleted_in_lake(k2, *range(1, 6))
+    assert ids_of(known_of(k2)) == (6, [])

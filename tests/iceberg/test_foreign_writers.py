@@ -1,6 +1,7 @@
 """Other engines maintain and change a table: offsets are found, and deleted rows stay deleted."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import EqualTo, In
 from pyiceberg.table import Table
 from pyiceberg.table.update.snapshot import ExpireSnapshots
-from support.lake_rows import append, catalog_in, rows_table, trade
+from pyiceberg.types import DecimalType, StringType
+from support.delete_files import delete_first_row
+from support.lake_rows import append, catalog_in, quote, rows_table, trade
 from support.lake_upkeep import PARTITION, Clock, ids, message_ids, offsets
 
+from k2lib import K2
 from k2lib.errors import TableError
 from k2lib.events import Event
 from k2lib.iceberg.deletions import EPOCH, deleted_at, newest_ids
@@ -20,6 +24,7 @@ from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.offsets import OFFSETS_PROPERTY, read_offsets
 from k2lib.iceberg.tables import TABLES, ensure_table, load_table
 from k2lib.iceberg.writer import TableWriter
+from k2lib.schema.records import QUOTE, TRADE
 
 TRADES = TABLES["trades_v2"]
 LOGS = {PARTITION.topic: "log/1"}
@@ -29,6 +34,12 @@ NOTHING_READ = '{"snapshot_id":0,"sequence_number":0,"offsets":{}}'
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
     return catalog_in(tmp_path)
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[K2]:
+    with K2.open(home=tmp_path / "home", commit_interval_s=0.5) as opened:
+        yield opened
 
 
 def nobody(event: Event) -> None:
@@ -150,6 +161,7 @@ def test_a_table_that_no_sink_ever_fed_has_read_nothing(catalog: Catalog) -> Non
     assert read_offsets(append(catalog, [trade(2)])) == {}
 
 
+@pytest.mark.slow
 def test_our_own_expiry_of_a_table_that_no_sink_fed_leaves_it_so(
     catalog: Catalog, tmp_path: Path
 ) -> None:
@@ -244,3 +256,100 @@ def test_rows_of_one_symbol_are_deleted_whole_files_at_once(catalog: Catalog) ->
     sink(catalog, range(3), when=early)
     trades(catalog).delete(EqualTo("symbol", "BHP"))
     assert sink(catalog, range(3), when=early) == 0
+
+
+def produced(k2: K2, numbers: range, *, when: datetime | None = None) -> None:
+    """Send trades through Kafka, and wait until the lake has them."""
+    at = datetime.now(UTC) if when is None else when
+    rows = rows_table([received(number, at, exchange="ASX") for number in numbers])
+    k2.pipeline.produce(PARTITION.topic, rows, TRADE)
+    k2.pipeline.settle()
+
+
+def both(k2: K2) -> tuple[list[str], list[str]]:
+    """Return the ids of the lake, and those of lake and Kafka together."""
+    lake, hybrid = (
+        k2.sql(f"select message_id from {name} order by 1")["message_id"].to_list()
+        for name in ("lake.trades_v2", "trades_v2")
+    )
+    return lake, hybrid
+
+
+@pytest.mark.slow
+def test_rows_deleted_while_a_sink_runs_come_back_only_by_a_load(k2: K2) -> None:
+    produced(k2, range(10))
+    assert both(k2) == (ids(range(10)), ids(range(10)))
+    expire_all_but_last(delete(k2.catalog, *range(3, 6)))
+    left = [*ids(range(3)), *ids(range(6, 10))]
+    assert both(k2) == (left, left)
+    produced(k2, range(10, 12))
+    left += ids(range(10, 12))
+    assert both(k2) == (left, left)
+    produced(k2, range(3, 6))
+    assert both(k2) == (ids(range(12)), ids(range(12)))
+
+
+@pytest.mark.slow
+def test_files_rewritten_while_a_sink_runs_lose_and_double_nothing(k2: K2) -> None:
+    produced(k2, range(10))
+    table = trades(k2.catalog)
+    table.overwrite(table.scan().to_arrow())
+    produced(k2, range(5, 15))
+    assert both(k2) == (ids(range(15)), ids(range(15)))
+
+
+@pytest.mark.parametrize("change", ["added", "renamed", "widened", "dropped", "partitioned"])
+def test_columns_changed_while_a_sink_runs_are_written_and_read(embedded: K2, change: str) -> None:
+    produced(embedded, range(3))
+    table = trades(embedded.catalog)
+    if change == "partitioned":
+        with table.update_spec() as spec:
+            spec.add_identity("symbol")
+    else:
+        with table.update_schema(allow_incompatible_changes=True) as update:
+            match change:
+                case "added":
+                    update.add_column("desk", StringType())
+                case "renamed":
+                    update.rename_column("price", "px").rename_column("symbol", "ticker")
+                case "widened":
+                    update.update_column("quantity", DecimalType(28, 8))
+                case "dropped":
+                    update.delete_column("vendor_data")
+    produced(embedded, range(3, 6))
+    assert both(embedded) == (ids(range(6)), ids(range(6)))
+    rows = embedded.trades(symbol="BHP")
+    assert rows["price"].to_list() == [trade(1)["price"]] * 6
+    assert rows["quantity"].to_list() == [trade(1)["quantity"]] * 6
+    assert ("desk" in rows.columns) == (change == "added")
+    assert len(embedded.sql("select * from bars_1m")) == len(embedded.bars("BHP")) > 0
+    if change == "renamed":
+        assert (
+            embedded.sql("select px from lake.trades_v2")["px"].to_list() == [trade(1)["price"]] * 6
+        )
+
+
+def test_a_table_that_cannot_be_added_to_stops_what_produces_for_it_alone(embedded: K2) -> None:
+    produced(embedded, range(3))
+    append(embedded.catalog, [quote(1)], "quotes_v2")
+    table = load_table(embedded.catalog, "quotes_v2")
+    assert table is not None
+    delete_first_row(table)
+    produced(embedded, range(3, 6))
+    assert len(both(embedded)[0]) == 6
+    rows = rows_table([quote(2)], "quotes_v2")
+    with pytest.raises(TableError, match="quotes_v2 has delete files"):
+        embedded.pipeline.produce("market.equities.quotes.asx", rows, QUOTE)
+    produced(embedded, range(6, 8))
+    assert len(both(embedded)[0]) == 8
+
+
+def test_without_known_offsets_an_answer_is_of_the_lake_and_says_why(embedded: K2) -> None:
+    produced(embedded, range(3))
+    table = expire_all_but_last(delete(embedded.catalog, 1))
+    text = table.properties[OFFSETS_PROPERTY]
+    remove_property(table, OFFSETS_PROPERTY)
+    result = embedded.engine.run_sql("select message_id from trades_v2 order by 1")
+    assert result.frame["message_id"].to_list() == [*ids(range(1)), *ids(range(2, 3))]
+    assert "k2.offsets" in str(result.complete_to["trades_v2"].reason)
+    set_property(table, **{OFFSETS_PROPERTY: text})
