@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyruhvro
 
 from k2lib.errors import RecordError
-from k2lib.schema.dead_letters import DeadLetterReason
+from k2lib.schema.dead_letters import LONGEST_DETAIL, DeadLetterReason
 from k2lib.schema.decimals import (
     EXACT,
     decimal_array,
@@ -49,7 +49,6 @@ LARGEST_DECIMAL_BYTES: Final = 8
 LARGEST_INT: Final = 2**31 - 1
 # Parts of a schema that change neither the bytes of a record nor the values they stand for.
 NOT_ON_THE_WIRE: Final = ("aliases", "default", "doc", "order", "precision")
-LONGEST_DETAIL: Final = 300
 MAP_OF_TEXTS: Final = pa.map_(pa.string(), pa.field("value", pa.string(), nullable=False))
 END: Final = b"K2 ended"
 END_NUMBER: Final = struct.unpack("<d", END)[0]

@@ -12,6 +12,8 @@ from k2lib.schema.identity import message_id
 from k2lib.schema.records import DEAD_LETTER
 
 RAW_BYTES: Final = 64 * 1024
+# A detail quotes what was wrong, which may be longer than a Kafka record can be.
+LONGEST_DETAIL: Final = 300
 DeadLetterReason = Literal[
     "bad_checksum",
     "bad_date",
@@ -66,7 +68,7 @@ class DeadLetter:
 
 
 def dead_letter_rows(letters: Sequence[DeadLetter], noticed: datetime) -> pa.Table:
-    """Return the letters as rows of `schemas.DEAD_LETTER`, in order; raw is cut at 64 KiB."""
+    """Return the letters as rows of `schemas.DEAD_LETTER`, in order, raw and detail cut."""
     digests = [letter.digest or RawDigest.of(letter.raw) for letter in letters]
     rows = [
         {
@@ -75,7 +77,7 @@ def dead_letter_rows(letters: Sequence[DeadLetter], noticed: datetime) -> pa.Tab
             "source": letter.source,
             "position": letter.position,
             "reason": letter.reason,
-            "detail": letter.detail,
+            "detail": letter.detail[:LONGEST_DETAIL],
             "raw": letter.raw[:RAW_BYTES],
             "raw_size": digest.size,
             "key": letter.key,

@@ -172,7 +172,7 @@ def test_compaction_merges_both_kinds_and_cleaning_leaves_what_is_read(
     mixed: Table, tmp_path: Path, engine: Engine
 ) -> None:
     groups = plan_compaction(CompactionCandidates().read(mixed), fan_in=2)
-    assert compact(mixed, groups, order=TRADES.order).files_merged == 3
+    assert compact(mixed, groups, order=TRADES.order, spill=tmp_path / "spill").files_merged == 3
     (merged,) = mixed.scan().plan_files()
     rows = pq.read_table(local(merged.file.file_path), partitioning=None)
     assert rows.schema.field("quantity").type == QUANTITY

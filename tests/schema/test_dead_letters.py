@@ -60,6 +60,10 @@ def test_long_bytes_are_cut_at_64_kib_and_their_size_is_kept() -> None:
     assert kept["message_id"] != row(letter(raw=long[:RAW_BYTES]))["message_id"]
 
 
+def test_a_detail_that_quotes_a_long_text_is_cut() -> None:
+    assert row(letter(detail="price " + "1" * 1_000_000))["detail"] == "price " + "1" * 294
+
+
 def test_rows_stand_in_the_order_of_the_letters() -> None:
     letters = [letter(position=f"line {number}") for number in range(9, 0, -1)]
     rows = dead_letter_rows(letters, NOW)

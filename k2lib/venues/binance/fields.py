@@ -123,7 +123,7 @@ TYPES: Final[dict[str, pa.Decimal128Type]] = {
 }
 PLAIN: Final = f"^{NUMBER}$"
 # As other programs write 0.00000001 or 10000000000; one of 4 digits fits no type.
-EXPONENT: Final = f"^{NUMBER}[eE][+-]?[0-9]{{1,3}}$"
+EXPONENT: Final = f"^{NUMBER}[eE][+-]?0*[0-9]{{1,3}}$"
 # Arrow keeps 38 digits, and of a longer text it makes another number without a word.
 SAFE_LENGTH: Final = 32
 
