@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from k2lib.errors import SourceError
+from k2lib.schema.decimals import PRICE, text_fits, type_text
 from k2lib.schema.identity import message_id
 from k2lib.schema.records import REFERENCE
 from k2lib.venues.base import Instrument
@@ -145,7 +146,10 @@ def read_corporate_actions(folder: Path) -> CorporateActions:
 def _actions(path: Path, symbols: dict[str, str]) -> pl.DataFrame:
     (_, header), *lines = _csv_lines(path)
     names = [name.strip().lower().replace(" ", "_") for name in header]
-    records = [fields for _, fields in lines if fields != [NO_RECORDS]]
+    lines = [(number, fields) for number, fields in lines if fields != [NO_RECORDS]]
+    for number, fields in lines:
+        _check_amounts(dict(zip(names, fields, strict=False)), position=f"{path}, line {number}")
+    records = [fields for _, fields in lines]
     try:
         frame = pl.DataFrame(records, schema=dict.fromkeys(names, pl.String), orient="row")
         return frame.select(
@@ -156,11 +160,20 @@ def _actions(path: Path, symbols: dict[str, str]) -> pl.DataFrame:
         raise SourceError(f"{path}: {str(exc).splitlines()[0]}") from exc
 
 
+def _check_amounts(action: dict[str, str], *, position: str) -> None:
+    """Polars would round an amount of more than eight decimals."""
+    for name, text in action.items():
+        if name.endswith("amount") and not text_fits(text, PRICE):
+            raise SourceError(
+                f"{position}: {name} {text[:40]!r} is no number of {type_text(PRICE)}"
+            )
+
+
 def _action_column(name: str) -> pl.Expr:
     if name.endswith("date"):
         return pl.col(name).str.to_date("%m/%d/%Y")
     if name.endswith("amount"):
-        return pl.col(name).cast(pl.Decimal(18, 8))
+        return pl.col(name).cast(pl.Decimal(PRICE.precision, PRICE.scale))
     return pl.col(name)
 
 

@@ -391,6 +391,16 @@ def test_a_line_short_of_a_column_is_refused(actions: Path) -> None:
         read_corporate_actions(actions)
 
 
+@pytest.mark.parametrize("amount", ["0.123456789", "1E-9", "10000000000", "nan", "-1", ""])
+def test_an_amount_is_exact_or_refused_by_line(actions: Path, amount: str) -> None:
+    path = actions / "dividends.csv"
+    write(path, path.read_text().replace("1.716286", amount))
+    with pytest.raises(
+        SourceError, match=rf"dividends\.csv, line 3: gross_amount '{amount}' is no"
+    ):
+        read_corporate_actions(actions)
+
+
 def test_missing_corporate_actions_are_refused(actions: Path) -> None:
     (actions / "mergers.csv").unlink()
     with pytest.raises(SourceError, match=r"mergers\.csv: cannot be read"):
