@@ -19,6 +19,8 @@ from k2lib.locks import make_private
 CATALOG_FILE: Final = "catalog.db"
 WAREHOUSE: Final = "warehouse"
 FILE_SCHEMES: Final = ("file://", "file:")
+# SQLite opens files whose paths have at most 504 bytes.
+PATH_BYTES: Final = 504 - len(f"/{CATALOG_FILE}")
 # <warehouse>/<namespace>/<table>/metadata/<file>
 WAREHOUSE_OF_METADATA: Final = 3
 LOCATIONS: Final = "SELECT metadata_location FROM iceberg_tables WHERE table_namespace = ?"
@@ -29,7 +31,14 @@ def sqlite_uri(home: Path, *, timeout_s: float) -> str:
 
     Args:
         timeout_s: how long SQLite waits for other writers.
+    Raises:
+        ConfigError: the path is longer than SQLite takes.
     """
+    size = len(os.fsencode(home))
+    if size > PATH_BYTES:
+        raise ConfigError(
+            f"K2_HOME={home}: a path of {size} bytes; SQLite takes {PATH_BYTES}: take a shorter one"
+        )
     query = {"timeout": f"{timeout_s:g}"}
     return URL.create("sqlite", database=str(home / CATALOG_FILE), query=query).render_as_string()
 

@@ -318,6 +318,11 @@ def duckdb_path(uri: str) -> str:
     return uri.removeprefix(prefix)
 
 
+def literal_path(path: str) -> str:
+    """Return a local path in which DuckDB looks for these very characters."""
+    return GLOB.sub(r"[\g<0>]", path) if path.startswith("/") else path
+
+
 def text_sql(text: str) -> str:
     """Return a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
@@ -352,7 +357,7 @@ def _microseconds(moment: datetime) -> int:
 
 
 def _parquet_sql(files: Sequence[str], options: str) -> str:
-    paths = ", ".join(text_sql(_without_globs(path)) for path in files)
+    paths = ", ".join(text_sql(literal_path(path)) for path in files)
     return f"read_parquet([{paths}], {options})"
 
 
@@ -360,11 +365,6 @@ def _column_sql(field: NestedField, kinds: Mapping[str, str]) -> str:
     default = "NULL" if field.initial_default is None else text_sql(str(field.initial_default))
     name, kind = text_sql(field.name), text_sql(kinds[field.name])
     return f"{field.field_id}: {{name: {name}, type: {kind}, default_value: {default}}}"
-
-
-def _without_globs(path: str) -> str:
-    """Return a local path in which DuckDB looks for these very characters."""
-    return GLOB.sub(r"[\g<0>]", path) if path.startswith("/") else path
 
 
 @lru_cache

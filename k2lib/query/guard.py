@@ -10,7 +10,7 @@ import duckdb
 from duckdb import DuckDBPyConnection
 
 from k2lib.errors import LimitError
-from k2lib.iceberg.manifests import text_sql
+from k2lib.iceberg.manifests import literal_path, text_sql
 
 AGAIN_S: Final = 0.05
 
@@ -32,7 +32,8 @@ class Guard:
     @property
     def settings(self) -> tuple[str, ...]:
         """What locks a DuckDB down; nothing can be set in it afterwards."""
-        folders = ", ".join(text_sql(folder) for folder in self.folders)
+        paths = {path for folder in self.folders for path in (folder, literal_path(folder))}
+        folders = ", ".join(text_sql(path) for path in sorted(paths))
         return (
             f"SET GLOBAL memory_limit = '{self.memory_bytes}B'",
             "SET GLOBAL temp_directory = ''",

@@ -92,6 +92,18 @@ def test_a_path_that_can_be_no_home_is_refused_in_one_line(
     assert folders(tmp_path) == []
 
 
+def test_a_path_may_be_as_long_as_sqlite_takes(tmp_path: Path) -> None:
+    rest = 493 - len(str(tmp_path))
+    parts = ["x" * 98] * (rest // 99)
+    home = tmp_path.joinpath(*parts, "y" * (rest - 99 * len(parts) - 1))
+    assert len(str(home)) == 493
+    assert load_table(catalog_in(home_with_a_trade(home)), "trades_v2") is not None
+    longer = home.with_name(f"{home.name}y")
+    assert error_of(longer) == (
+        f"K2_HOME={longer}: a path of 494 bytes; SQLite takes 493: take a shorter one"
+    )
+
+
 def home_with_a_trade(home: Path) -> Path:
     commit(trades_table(home), 0)
     return home

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -58,6 +59,22 @@ def program(folder: Path, name: str, script: str) -> None:
     file = folder / name
     file.write_text(f"#!/bin/sh\n{script}\n")
     file.chmod(0o755)
+
+
+def test_a_moved_home_has_its_services_and_a_copy_has_none(
+    tmp_path: Path, child: Callable[[str], processes.ChildProcess]
+) -> None:
+    process = child("exec sleep 60")
+    entry = services.StartedService(1, process.pid, process.birth)
+    written = services.RunningServices({"kafka": entry})
+    (tmp_path / "home" / "run").mkdir(parents=True)
+    services.write_running_services(tmp_path / "home", written)
+    copy = Path(shutil.copytree(tmp_path / "home", tmp_path / "copy"))
+    moved = (tmp_path / "home").rename(tmp_path / "moved")
+    assert services.read_running_services(moved) == written
+    assert services.read_running_services(copy) == services.RunningServices()
+    assert services.down(copy) == []
+    assert processes.alive(process)
 
 
 def produce(bootstrap: str, topic: str, value: bytes) -> None:
