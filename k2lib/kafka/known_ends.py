@@ -1,9 +1,11 @@
 """How far each log was seen to go, kept in a home: so it can be said what a deleted topic took."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from k2lib.errors import TransientError
 from k2lib.kafka.cluster import EMBEDDED
 from k2lib.kafka.consumer import TopicPartition
 from k2lib.locks import locked
@@ -25,6 +27,8 @@ class KnownEnds:
 
         Args:
             logs: the log id of each topic.
+        Raises:
+            TransientError: the file cannot be written.
         """
         new = {
             (logs[tp.topic], tp): end
@@ -34,12 +38,10 @@ class KnownEnds:
         }
         if not new:
             return
-        with locked(self._lock):
-            known = self._read()
+        with self._changing() as known:
             for (log, tp), end in new.items():
                 partitions = known.setdefault(log, {}).setdefault(tp.topic, {})
                 partitions[str(tp.partition)] = max(end, partitions.get(str(tp.partition), 0))
-            self._write(known)
         self._noted |= new
 
     def of_former_logs(self, topic: str, log: str) -> dict[str, dict[TopicPartition, int]]:
@@ -53,25 +55,33 @@ class KnownEnds:
         }
 
     def forget(self, logs: Iterable[str]) -> None:
-        """Drop what is known of these logs."""
+        """Drop what is known of these logs.
+
+        Raises:
+            TransientError: the file cannot be written.
+        """
         gone = set(logs)
         if gone:
-            with locked(self._lock):
-                known = self._read()
-                self._write({log: topics for log, topics in known.items() if log not in gone})
+            with self._changing() as known:
+                for log in gone & known.keys():
+                    del known[log]
 
-    @property
-    def _lock(self) -> Path:
-        return self._path.with_suffix(".lock")
+    @contextmanager
+    def _changing(self) -> Iterator[Ends]:
+        """Read the file, and write it back as a whole, while no other process does."""
+        try:
+            with locked(self._path.with_suffix(".lock")):
+                known = self._read()
+                yield known
+                part = self._path.with_suffix(".part")
+                part.write_text(json.dumps(known), encoding="utf-8")
+                part.replace(self._path)
+        except OSError as exc:
+            raise TransientError(f"{self._path} cannot be written: {exc.strerror}") from exc
 
     def _read(self) -> Ends:
         try:
             known: Ends = json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):
             return {}
-        return known
-
-    def _write(self, known: Ends) -> None:
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps(known), encoding="utf-8")
-        part.replace(self._path)
+        return known if isinstance(known, dict) else {}

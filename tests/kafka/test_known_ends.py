@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from k2lib.errors import TransientError
 from k2lib.kafka.consumer import TopicPartition
 from k2lib.kafka.known_ends import KnownEnds
 
@@ -36,6 +39,21 @@ def test_a_forgotten_log_is_gone(tmp_path: Path) -> None:
     known.note(OLD, {FIRST: 7})
     known.forget(["cluster/1"])
     assert known.of_former_logs(TOPIC, NEW[TOPIC]) == {}
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\xff\x00", b"[1]", b'{"cluster'])
+def test_a_garbled_file_is_begun_anew(tmp_path: Path, garbage: bytes) -> None:
+    (tmp_path / "known-ends.json").write_bytes(garbage)
+    known = KnownEnds(tmp_path)
+    assert known.of_former_logs(TOPIC, NEW[TOPIC]) == {}
+    known.note(OLD, {FIRST: 7})
+    assert known.of_former_logs(TOPIC, NEW[TOPIC]) == {"cluster/1": {FIRST: 7}}
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "known-ends.json").mkdir()
+    with pytest.raises(TransientError, match=r"known-ends\.json cannot be written: Is a directory"):
+        KnownEnds(tmp_path).note(OLD, {FIRST: 7})
 
 
 def test_the_log_of_an_embedded_broker_is_not_kept(tmp_path: Path) -> None:
