@@ -145,7 +145,10 @@ CHUNK_BYTES: Final = 8 * 1024 * 1024
 EXCHANGE: Final = "BINANCE"
 # The archive's own folders lie so deep: data/spot/daily/trades/BTCUSDT.
 LEVELS: Final = 6
-NAME: Final = re.compile(r"(?P<symbol>[^\W_]+)-(?P<kind>\w+)-\d{4}-\d{2}(-\d{2})?\.(?i:zip)")
+NAME: Final = re.compile(
+    r"(?P<symbol>[^\W_]+)-(?P<kind>\w+)-(?P<month>\d{4}-\d{2})(?P<day>-\d{2})?\.(?i:zip)"
+)
+DAY_US: Final = 24 * 3600 * 1_000_000
 READ: Final = "read are files of trades: BTCUSDT-trades-2025-01-31.zip, BTCUSDT-trades-2025-01.zip"
 CHECKSUM_BYTES: Final = 1024
 NAMED: Final = 5
@@ -185,6 +188,25 @@ def archive_instrument(
             "give them, as --assets BASE/QUOTE"
         ) from exc
     return replace(instrument, exchange=archive_exchange(path, exchange))
+
+
+def latest_in(path: Path, *, now_us: int) -> int:
+    """Return a time, µs since the epoch, after which no trade of an archive file can be.
+
+    A clock of ours that is behind must refuse no trade of the day or month that the venue wrote
+    into the file's name.
+    """
+    match = NAME.fullmatch(path.name)
+    try:
+        first = (
+            datetime.fromisoformat(f"{match['month']}{match['day'] or '-01'}") if match else None
+        )
+    except ValueError:
+        first = None
+    if match is None or first is None:
+        return now_us + DAY_US
+    named_us = int(first.replace(tzinfo=UTC).timestamp()) * 1_000_000
+    return max(now_us, named_us + (1 if match["day"] else 31) * DAY_US) + DAY_US
 
 
 def archive_exchange(path: Path, exchange: str | None) -> str:

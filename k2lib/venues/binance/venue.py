@@ -21,7 +21,13 @@ from k2lib.venues.base import (
     MissingTrades,
     ParsedFrames,
 )
-from k2lib.venues.binance.archive import archive_instrument, find_archives, read_archive, verify
+from k2lib.venues.binance.archive import (
+    archive_instrument,
+    find_archives,
+    latest_in,
+    read_archive,
+    verify,
+)
 from k2lib.venues.binance.backfill import missing_trades
 from k2lib.venues.binance.connection import (
     STREAMS_A_CONNECTION,
@@ -39,7 +45,6 @@ if TYPE_CHECKING:
 INFO_WEIGHT: Final = 20
 # The lag's alert fires at as much: a clock that is further off fires it always, or never.
 CLOCK_S: Final = 5.0
-DAY_US: Final = 24 * 3600 * 1_000_000
 STREAM_HOSTS: Final = (
     "wss://stream.binance.com:9443",
     "wss://stream.binance.com:443",
@@ -240,8 +245,7 @@ class ArchiveFile:
 
     def read(self, ingested: datetime) -> Iterator[FileBatch]:
         """Read the file in chunks; see `read_archive`."""
-        # A clock of ours that is behind must not refuse the trades of yesterday.
-        latest_us = time.time_ns() // 1000 + DAY_US
+        latest_us = latest_in(self.path, now_us=time.time_ns() // 1000)
         return read_archive(self.path, self._instrument(), ingested=ingested, latest_us=latest_us)
 
     def _instrument(self) -> Instrument:

@@ -24,6 +24,7 @@ from k2lib.venues.binance.archive import (
     archive_instrument,
     detect_unit,
     find_archives,
+    latest_in,
     read_archive,
     verify,
 )
@@ -59,6 +60,23 @@ def rows_of(batches: list[FileBatch]) -> list[dict[str, Any]]:
 
 def refused(batches: list[FileBatch]) -> list[tuple[str, str]]:
     return [(one.position, one.reason) for batch in batches for one in batch.dead_letters]
+
+
+@pytest.mark.parametrize(
+    ("name", "latest"),
+    [
+        ("BTCUSDT-trades-2025-01-02.zip", datetime(2025, 1, 4, tzinfo=UTC)),
+        ("BTCUSDT-trades-2025-02.zip", datetime(2025, 3, 5, tzinfo=UTC)),
+        ("BTCUSDT-trades-2020-01-02.zip", datetime(2024, 1, 2, tzinfo=UTC)),
+        ("BTCUSDT-trades-2025-13.zip", datetime(2024, 1, 2, tzinfo=UTC)),
+        ("trades.zip", datetime(2024, 1, 2, tzinfo=UTC)),
+    ],
+)
+def test_a_clock_that_is_a_year_behind_refuses_no_day_of_the_archive(
+    name: str, latest: datetime
+) -> None:
+    now_us = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
+    assert latest_in(Path(name), now_us=now_us) == int(latest.timestamp()) * 1_000_000
 
 
 def test_a_line_is_a_row(tmp_path: Path) -> None:
