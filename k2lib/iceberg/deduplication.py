@@ -17,6 +17,7 @@ from pyiceberg.expressions import (
 )
 from pyiceberg.table import Table
 
+from k2lib.iceberg.commit_times import Clock, system_clock
 from k2lib.iceberg.deletions import Deletion, deletions
 from k2lib.iceberg.manifests import ALL_ROWS, compare, plan_paths, table_sql
 from k2lib.iceberg.tables import TableSpec
@@ -33,12 +34,12 @@ class Deduplicator:
     a row that is newer than its newest row of that exchange and symbol: only others are looked up.
     """
 
-    def __init__(self, table: Table, spec: TableSpec) -> None:
+    def __init__(self, table: Table, spec: TableSpec, *, now: Clock = system_clock) -> None:
         self._by_day = spec.by_day
         self._connection = duckdb.connect(config={"threads": 1})
         self._connection.execute("set TimeZone = 'UTC'")
         self._newest = self._read_newest(table) if self._by_day else pl.DataFrame()
-        self._deletions = deletions(table)
+        self._deletions = deletions(table, now=now())
 
     @property
     def newest(self) -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 The snapshots of other engines tell when rows were deleted, and their parents which rows. Other
 engines also expire snapshots: so a commit that follows a deletion keeps its time in the property
-`k2.deleted-at`, and each commit the newest id of every instrument that it has in `k2.newest-ids`.
+`k2.deleted-at`, and each commit of trades the newest id of each instrument in `k2.newest-ids`.
 """
 
 import json
@@ -15,6 +15,7 @@ import polars as pl
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot, ancestors_of
 
+from k2lib.iceberg.manifests import is_readable
 from k2lib.iceberg.offsets import (
     OffsetsProperty,
     find_offsets,
@@ -40,13 +41,16 @@ class Deletion:
     at: datetime
 
 
-def deletions(table: Table) -> list[Deletion]:
-    """Return the deletions by other engines of which the rows can still be read, newest first."""
+def deletions(table: Table, *, now: datetime) -> list[Deletion]:
+    """Return the deletions by other engines of which the rows can still be read, newest first.
+
+    Args:
+        now: none is later, though the other engine's clock may say so.
+    """
     return [
-        Deletion(one.parent_snapshot_id, _committed(one))
+        Deletion(parent.snapshot_id, min(_committed(one), now))
         for one in _foreign_deletes(table)
-        if one.parent_snapshot_id is not None
-        and table.snapshot_by_id(one.parent_snapshot_id) is not None
+        if (parent := _parent(table, one)) is not None and is_readable(table, parent)
     ]
 
 
@@ -107,6 +111,11 @@ def _foreign_deletes(table: Table) -> Iterator[Snapshot]:
     for one in ancestors_of(table.current_snapshot(), table.metadata):
         if one.summary is not None and one.summary.operation in _DELETES and not _is_ours(one):
             yield one
+
+
+def _parent(table: Table, one: Snapshot) -> Snapshot | None:
+    parent_id = one.parent_snapshot_id
+    return None if parent_id is None else table.snapshot_by_id(parent_id)
 
 
 def _is_ours(one: Snapshot) -> bool:

@@ -24,6 +24,7 @@ from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import NestedField, PrimitiveType
 
@@ -159,6 +160,11 @@ def check_readable(table: Table) -> None:
     manifests = list_manifests(table, table.metadata.current_snapshot_id)
     if has_delete_files(table, manifests):
         plan_files(table)
+
+
+def is_readable(table: Table, snapshot: Snapshot) -> bool:
+    """Say whether the rows of a snapshot are those of its data files."""
+    return not has_delete_files(table, snapshot.manifests(table.io))
 
 
 def _has_live_entries(table: Table, manifest: ManifestFile) -> bool:

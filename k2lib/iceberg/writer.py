@@ -234,10 +234,10 @@ class TableWriter:
         self._on_event = on_event
         self._now = now
         check_columns(table, spec.schema)
-        self._deduplicator = Deduplicator(table, spec)
+        self._deduplicator = Deduplicator(table, spec, now=now)
         self._newest_ids: NewestIds = {}
         self._offsets = self._find_offsets()
-        if spec.by_day:
+        if spec.kind == "trades":
             self._newest_ids = with_newest(newest_ids(self.table), self._deduplicator.newest)
 
     def end_of(self, log: str, tp: TopicPartition) -> int | None:
@@ -305,7 +305,7 @@ class TableWriter:
         with transaction.update_snapshot(snapshot_properties=summary).merge_append() as update:
             for file in files:
                 update.append_data_file(file)
-        if self._spec.by_day:
+        if self._spec.kind == "trades":
             self._newest_ids = with_newest(self._newest_ids, newest_rows(rows))
         transaction.set_properties(
             {

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import duckdb
@@ -249,7 +249,11 @@ class TailBuffer(Closing):
         if table is None:
             return np.zeros(rows.num_rows, bool)
         found = self._ids_in_lake(rows, table) + find_deleted_ids(
-            self._connection, rows, table, deletions(table), by_day=self.spec.by_day
+            self._connection,
+            rows,
+            table,
+            deletions(table, now=datetime.now(UTC)),
+            by_day=self.spec.by_day,
         )
         return _mask(rows, pl.Series(found, dtype=pl.String))
 

@@ -8,10 +8,13 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.manifest import DataFileContent
 from support.delete_files import compact_deletes, delete_first_row
 from support.lake_rows import append, catalog_in, quote, rows_table, trade
+from support.lake_upkeep import PARTITION, message_ids
 
 from k2lib.errors import TableError
+from k2lib.events import Event
 from k2lib.iceberg.manifests import PlanCache, check_readable, plan_files
 from k2lib.iceberg.tables import TABLES, load_table
+from k2lib.iceberg.writer import TableWriter
 from k2lib.ops.home import maintain_all, read_home_status
 from k2lib.query.engine import Engine
 from k2lib.settings import Settings
@@ -22,6 +25,10 @@ REFUSED = "table market_data.trades_v2 has delete files, .* compact it with the 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
     return catalog_in(tmp_path)
+
+
+def nobody(event: Event) -> None:
+    """Listen to nothing."""
 
 
 @pytest.mark.parametrize(
@@ -68,3 +75,14 @@ def test_status_and_maintenance_name_the_table(catalog: Catalog, tmp_path: Path)
     assert "delete files" in done["trades_v2"].text and "merged" in done["quotes_v2"].text
     assert "\n" not in json.dumps(done["trades_v2"].to_json())
     assert set(done) <= set(TABLES)
+
+
+def test_a_sink_goes_on_once_the_deletes_are_compacted_away(catalog: Catalog) -> None:
+    table = delete_first_row(append(catalog, [trade(1), trade(2)]))
+    with pytest.raises(TableError, match=REFUSED):
+        TableWriter(table, TABLES["trades_v2"], on_event=nobody)
+    compact_deletes(table, rows_table([trade(2)]))
+    writer = TableWriter(table, TABLES["trades_v2"], on_event=nobody)
+    rows = rows_table([trade(1), trade(2), trade(3)])
+    assert writer.append(rows, {PARTITION: (0, 3)}, {PARTITION.topic: "log/1"}) == 1
+    assert message_ids(writer.table) == ["m000002", "m000003"]

@@ -19,7 +19,7 @@ from support.lake_upkeep import PARTITION, Clock, ids, message_ids, offsets
 from k2lib import K2
 from k2lib.errors import TableError
 from k2lib.events import Event
-from k2lib.iceberg.deletions import EPOCH, deleted_at, newest_ids
+from k2lib.iceberg.deletions import EPOCH, deleted_at, deletions, newest_ids
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.offsets import OFFSETS_PROPERTY, read_offsets
 from k2lib.iceberg.tables import TABLES, ensure_table, load_table
@@ -224,6 +224,13 @@ def test_a_record_received_before_the_deletion_of_its_row_stays_out(catalog: Cat
     assert sink(catalog, range(1, 2), when=early) == 0
     assert sink(catalog, range(1, 2), when=datetime.now(UTC) + timedelta(seconds=1)) == 1
     assert message_ids(trades(catalog)) == ids(range(3))
+
+
+def test_a_deletion_is_never_later_than_now_whatever_the_other_clock_says(
+    catalog: Catalog,
+) -> None:
+    sink(catalog, range(3))
+    assert [one.at for one in deletions(delete(catalog, 1), now=EPOCH)] == [EPOCH]
 
 
 def test_the_time_of_a_deletion_outlives_its_snapshot(catalog: Catalog) -> None:
