@@ -40,7 +40,7 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{host}:{controller_port}
 listeners=BROKER://{host}:{port},CONTROLLER://{host}:{controller_port}
-advertised.listeners=BROKER://{host}:{port}
+advertised.listeners=BROKER://{host}:{client_port}
 listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=BROKER
 controller.listener.names=CONTROLLER
@@ -99,10 +99,15 @@ class LocalServer(Protocol):
 
 @dataclass(frozen=True)
 class KafkaServer:
-    """An Apache Kafka broker that is its own controller."""
+    """An Apache Kafka broker that is its own controller.
+
+    Attributes:
+        client_port: at which clients reach it, where a proxy stands before it.
+    """
 
     folder: Path
     port: int
+    client_port: int | None = None
     key: ClassVar[str] = "kafka"
     name: ClassVar[str] = "Kafka broker"
     port_setting: ClassVar[str] = "K2_KAFKA_PORT"
@@ -114,7 +119,12 @@ class KafkaServer:
 
     def start(self, programs: JavaPrograms) -> ChildProcess:
         """Start the broker, formatting its folder the first time; it is not yet ready."""
-        text = SERVER_PROPERTIES.format(host=HOST, port=self.port, controller_port=free_port())
+        text = SERVER_PROPERTIES.format(
+            host=HOST,
+            port=self.port,
+            client_port=self.client_port or self.port,
+            controller_port=free_port(),
+        )
         java = [programs.java, "-Xmx256m", *JVM, *_own_tmp(self.folder)]
         java += ["-Dlog4j2.level=WARN", "-cp", f"{programs.kafka}/*"]
         (self.folder / "server.properties").write_text(text)

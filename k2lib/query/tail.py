@@ -29,6 +29,7 @@ PRUNE_S: Final = 1.0
 RETRY_S: Final = 1.0
 WAIT_S: Final = 2.0
 IDLE_S: Final = 300.0
+END_S: Final = 10.0
 LIMIT_BYTES: Final = 256 * 1024 * 1024
 FULL: Final = "the lake is so far behind the log that only a part of the rest fits in memory"
 ERRORS: Final = (K2Error, KafkaException, duckdb.Error, *CATALOG_ERRORS)
@@ -133,7 +134,9 @@ class Tail(Closing):
     def close(self) -> None:
         """End the thread and let go of what is held."""
         self.stop()
-        self._thread.join()
+        # Ctrl-C in the middle of a lock's own code leaves it locked for ever (CPython): a thread
+        # that waits for it must not keep the process from ending.
+        self._thread.join(END_S)
 
     def _read_watermarks(self) -> tuple[Ends | None, str | None]:
         try:
