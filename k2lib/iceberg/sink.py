@@ -163,6 +163,7 @@ class Sink:
             if self.discover.is_set() or not session.discovered_within(DISCOVERY_S):
                 self.discover.clear()
                 session.follow_topics()
+                session.check_rollback()
             hurried = self.hurry.is_set()
             limit = self._max_rows - session.pending.n_records
             n_read = session.read(HURRIED_POLL_S if hurried else POLL_S, limit=limit)
@@ -267,6 +268,14 @@ class SinkSession:
 
         self._consumer.follow(partitions, start_at, position_of=self._position_of)
         self._known_ends.note(self._log_ids, self._consumer.ends() | ends)
+
+    def check_rollback(self) -> None:
+        """Notice a rollback of the table.
+
+        Raises:
+            StaleWriterError: as `TableWriter.check_rollback`.
+        """
+        self._writer.check_rollback()
 
     def read(self, timeout_s: float, *, limit: int) -> int:
         """Read and decode the records that have arrived; return how many they were."""

@@ -6,6 +6,7 @@ that is there, and the sink resumes at those, so a batch is in the table once or
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Final
 from uuid import uuid4
 
@@ -202,6 +203,10 @@ CATALOG_ERRORS: Final = (
 RETRIES: Final = "commit.retry.num-retries"
 
 
+def _was_rolled_back(table: Table) -> bool:
+    return leads(OffsetsProperty.of(table), find_offsets(table))
+
+
 def check_appendable(table: Table, spec: TableSpec) -> None:
     """Refuse a table to which a sink could add no row.
 
@@ -273,10 +278,22 @@ class TableWriter:
         self._offsets = offsets
         return int(new_rows.num_rows)
 
+    def check_rollback(self) -> None:
+        """Notice a rollback while there is nothing to append: another engine may expire after it.
+
+        Raises:
+            StaleWriterError: the table went back; begin again at its offsets.
+        """
+        with suppress(*CATALOG_ERRORS):
+            now = self.table.catalog.load_table(self.table.name())
+            head = self.table.metadata.current_snapshot_id
+            if now.metadata.current_snapshot_id != head and _was_rolled_back(now):
+                raise StaleWriterError(f"table {self._spec.name}: another writer rolled it back")
+
     def _find_offsets(self) -> Offsets:
         """Return the offsets; after a rollback, let the property follow it before others expire."""
         found = find_offsets(self.table)
-        if leads(OffsetsProperty.of(self.table), found):
+        if _was_rolled_back(self.table):
             try:
                 with QuickTransaction(self.table, now=self._now) as transaction:
                     transaction.set_properties({**found.to_json(), **newest_property({})})

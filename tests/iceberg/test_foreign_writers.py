@@ -17,7 +17,7 @@ from support.lake_rows import append, catalog_in, quote, rows_table, trade
 from support.lake_upkeep import PARTITION, Clock, ids, message_ids, offsets
 
 from k2lib import K2
-from k2lib.errors import TableError
+from k2lib.errors import StaleWriterError, TableError
 from k2lib.events import Event
 from k2lib.iceberg.deletions import EPOCH, deleted_at, deletions, newest_ids
 from k2lib.iceberg.maintenance import Maintenance
@@ -184,6 +184,18 @@ def test_a_sink_that_sees_a_rollback_rewrites_the_property(catalog: Catalog) -> 
     append(catalog, [trade(9)])
     table = expire_all_but_last(trades(catalog))
     assert read_offsets(table) == offsets(3)
+
+
+def test_a_writer_with_nothing_to_append_notices_a_rollback(catalog: Catalog) -> None:
+    sink(catalog, range(3))
+    first = trades(catalog).metadata.current_snapshot_id
+    sink(catalog, range(3, 5))
+    writer = TableWriter(trades(catalog), TRADES, on_event=nobody)
+    append(catalog, [trade(9)])
+    writer.check_rollback()
+    trades(catalog).manage_snapshots().rollback_to_snapshot(first).commit()
+    with pytest.raises(StaleWriterError, match="another writer rolled it back"):
+        writer.check_rollback()
 
 
 def test_a_rollback_to_before_the_first_commit_of_a_sink_begins_anew(catalog: Catalog) -> None:
