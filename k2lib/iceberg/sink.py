@@ -30,6 +30,7 @@ from k2lib.events import (
     SinkLagMeasured,
     SinkPaused,
     SinkResumed,
+    SinkStopped,
     log_event,
 )
 from k2lib.iceberg.maintenance import Maintenance
@@ -122,7 +123,7 @@ class Sink:
                     self._on_event(SinkPaused(self.spec.name, reason_of(exc)))
                     stop.wait(RETRY_S)
                 except TableError as exc:
-                    self._on_event(SinkPaused(self.spec.name, reason_of(exc)))
+                    self._on_event(SinkStopped(self.spec.name, reason_of(exc)))
                     raise
 
     def _wait_for_lock(self, stop: threading.Event) -> Lock | None:
