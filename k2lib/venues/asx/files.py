@@ -2,9 +2,10 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from string import digits
@@ -32,6 +33,8 @@ from k2lib.venues.csv_lines import BadLine, find_lines, usual_columns
 from k2lib.venues.source_files import expand_path, open_lines
 
 CHUNK_BYTES: Final = 12 * 1024 * 1024
+# Reading takes some twelve times as much memory.
+WHOLE_BYTES: Final = 128 * 1024 * 1024
 HEAD_BYTES: Final = 64 * 1024
 SUFFIXES: Final = (".csv", ".csv.gz")
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -98,19 +101,27 @@ def find_files(paths: Sequence[str | Path], *, parts: bool = False) -> list[AsxF
 
 
 def read_file(
-    file: AsxFile, instrument: Instrument, *, ingested: datetime, chunk_bytes: int = CHUNK_BYTES
+    file: AsxFile,
+    instrument: Instrument,
+    *,
+    ingested: datetime,
+    chunk_bytes: int = CHUNK_BYTES,
+    whole_bytes: int = WHOLE_BYTES,
 ) -> Iterator[FileBatch]:
-    """Read a file in chunks; a large file that is not in time order is read whole.
+    """Read a file in chunks; a millisecond, or a file that is not in time order, is read whole.
 
+    Args:
+        whole_bytes: how much is read whole at most.
     Raises:
-        SourceError: a missing or empty file, or one without a good line among the first thousand.
+        SourceError: a missing or empty file, one without a good line among the first thousand, or
+            one that would be read whole and is too large for that.
     """
     kind = file_kind(file)
     parts = _Parts()
     rows_done, next_line, newest = 0, 1, None
-    for chunk in read_chunks(
-        _pieces(file.paths, parts, chunk_bytes), chunk_bytes=chunk_bytes, cut=_cut
-    ):
+    limit = partial(_limited, file, whole_bytes)
+    pieces = _pieces(file.paths, parts, chunk_bytes)
+    for chunk in read_chunks(pieces, chunk_bytes=chunk_bytes, cut=limit(_cut)):
         if next_line == 1:
             _check_beginning(file, kind, instrument, beginning(chunk.data))
         parsed = _parse(chunk, kind, instrument, ingested)
@@ -123,7 +134,15 @@ def read_file(
         newest = latest or newest
     else:
         return
-    yield _rest(file, instrument, ingested, kind=kind, rows_done=rows_done, next_line=next_line)
+    # All that follows the rows done: equal rows are numbered over the whole file.
+    parts = _Parts()
+    pieces = _pieces(file.paths, parts, chunk_bytes)
+    chunks = read_chunks(pieces, chunk_bytes=chunk_bytes, cut=limit(_nowhere))
+    (whole,) = [chunk for chunk in chunks if chunk.data]
+    parsed = _parse(whole, kind, instrument, ingested)
+    bad_lines = [bad for bad in parsed.bad_lines if bad.number >= next_line]
+    parsed = ParsedLines(parsed.rows.slice(rows_done), bad_lines)
+    yield _batch(kind, parsed, parts, exchange=instrument.exchange, n_bytes=whole.n_bytes)
 
 
 def file_kind(file: AsxFile) -> str:
@@ -173,26 +192,6 @@ def _parse(chunk: Chunk, kind: str, instrument: Instrument, ingested: datetime) 
     return ParsedLines(parsed.rows, sorted(bad_lines, key=lambda bad: bad.number))
 
 
-def _rest(
-    file: AsxFile,
-    instrument: Instrument,
-    ingested: datetime,
-    *,
-    kind: str,
-    rows_done: int,
-    next_line: int,
-) -> FileBatch:
-    """All that follows the rows done: equal rows are numbered over the whole file."""
-    parts = _Parts()
-    pieces = _pieces(file.paths, parts, CHUNK_BYTES)
-    chunks = read_chunks(pieces, chunk_bytes=CHUNK_BYTES, cut=_nowhere)
-    (whole,) = [chunk for chunk in chunks if chunk.data]
-    parsed = _parse(whole, kind, instrument, ingested)
-    bad_lines = [bad for bad in parsed.bad_lines if bad.number >= next_line]
-    parsed = ParsedLines(parsed.rows.slice(rows_done), bad_lines)
-    return _batch(kind, parsed, parts, exchange=instrument.exchange, n_bytes=whole.n_bytes)
-
-
 def _batch(
     kind: str, parsed: ParsedLines, parts: _Parts, *, exchange: str, n_bytes: int
 ) -> FileBatch:
@@ -214,6 +213,21 @@ def _pieces(paths: Sequence[Path], parts: _Parts, chunk_bytes: int) -> Iterator[
             for piece in read_pieces(opened, block_bytes=chunk_bytes):
                 first_line += piece.data.count(b"\n")
                 yield piece
+
+
+def _limited(file: AsxFile, limit: int, cut: Callable[[bytes], int]) -> Callable[[bytes], int]:
+    """Return `cut` with a limit to what it parts nowhere."""
+
+    def limited(data: bytes) -> int:
+        at = cut(data)
+        if not at and len(data) > limit:
+            raise SourceError(
+                f"{file.name}: its lines are not in time order, and too many to be read at once "
+                f"(over {limit:,} bytes): sort them by date and time"
+            )
+        return at
+
+    return limited
 
 
 def _nowhere(data: bytes) -> int:

@@ -207,6 +207,24 @@ def test_a_file_out_of_time_order_numbers_equal_rows_over_all_of_it(tmp_path: Pa
     assert letters(found) == [("9009.csv", "line 52")]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["".join(trade(n) for n in range(90)) + trade(0), trade(0, 5) * 90],
+    ids=["out of order", "one millisecond"],
+)
+def test_what_must_be_read_whole_is_refused_above_a_limit(tmp_path: Path, text: str) -> None:
+    file = AsxFile((write(tmp_path / "trades" / "9009.csv", text),))
+    for limit in (len(text), len(text) // 2):
+        read = read_file(file, XYZ, ingested=NOW, chunk_bytes=200, whole_bytes=limit)
+        if limit == len(text):
+            assert rows(list(read)).num_rows == text.count("\n")
+        else:
+            with pytest.raises(
+                SourceError, match=r"9009\.csv: its lines are not in time order, and"
+            ):
+                list(read)
+
+
 def test_dead_letters_name_file_and_line_whatever_the_chunk(tmp_path: Path) -> None:
     text = "".join(trade(n) + "broken\n" * (n % 10 == 0) for n in range(40))
     path = write(tmp_path / "9009.csv", text)
