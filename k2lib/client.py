@@ -13,6 +13,7 @@ from k2lib.iceberg.tables import TABLES, open_catalog
 from k2lib.kafka.cluster import Cluster, KafkaSource, read_properties
 from k2lib.kafka.connect import RemoteKafka
 from k2lib.kafka.embedded import attach
+from k2lib.kafka.registry import check_registry_url
 from k2lib.lifecycle import Closing, interrupts_deferred
 from k2lib.load import LoadReport, load_files
 from k2lib.ops import services
@@ -45,12 +46,14 @@ def choose_kafka(settings: Settings) -> Target:
     if bootstrap is not None:
         if settings.schema_registry_url is None:
             raise ConfigError(f"Kafka at {bootstrap}: set K2_SCHEMA_REGISTRY_URL too")
-        cluster = Cluster(bootstrap, options)
+        check_registry_url(settings.schema_registry_url)
+        cluster = Cluster(bootstrap, options, timeout_s=settings.timeout_s)
         cluster.admin()  # a client that is made and dropped: a wrong option is refused here
         return Target("yours", cluster, settings.schema_registry_url)
     local = services.running(settings.home)
     if local is not None:
-        return Target("local services", Cluster(local.bootstrap), local.registry_url)
+        cluster = Cluster(local.bootstrap, timeout_s=settings.timeout_s)
+        return Target("local services", cluster, local.registry_url)
     return Target("embedded")
 
 
@@ -211,7 +214,7 @@ class K2(Reads, Closing):
         from k2lib.feed.state_store import open_state
         from k2lib.feed.status_file import status_path
 
-        pipeline = self.pipeline
+        self.engine.check_open()
         if self._state is None:
             url = self.settings.redis_url
             self._state = open_state(
@@ -222,7 +225,7 @@ class K2(Reads, Closing):
         feed = Feed(
             venue,
             symbols,
-            pipeline=pipeline,
+            pipeline=lambda: self.pipeline,
             engine=self.engine,
             state=self._state,
             status_path=status_path(self.settings.home),
@@ -314,7 +317,8 @@ class K2(Reads, Closing):
                     self.settings,
                     accept_loss=accept_loss,
                     on_event=on_event,
-                )
+                ),
+                start_s=self.settings.timeout_s,
             )
 
     def _load(
@@ -327,7 +331,7 @@ class K2(Reads, Closing):
         return load_files(
             file_venue(venue),
             [paths] if isinstance(paths, str | Path) else paths,
-            pipeline=self.pipeline,
+            pipeline=lambda: self.pipeline,
             engine=self.engine if self._with_sinks else None,
             options=options,
             on_progress=on_progress,

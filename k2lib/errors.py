@@ -8,6 +8,7 @@ K2Error
 ├── RecordError                 this record can never pass: dead letter, then go on
 ├── SchemaError                 the schema change is refused; nothing was written
 ├── TableError                  another engine changed this table: the message names the remedy
+│   └── DamagedFileError        a file of lake or home is missing or damaged: restore it
 ├── QueryError                  change the query: the message names what exists
 │   ├── NotFoundError           there is no such instrument, venue, day or snapshot
 │   ├── LimitError              query less: it takes more time or memory than allowed
@@ -50,6 +51,10 @@ class SchemaError(K2Error):
 
 class TableError(K2Error):
     """Another engine left this table as K2 cannot use it; the message names change and remedy."""
+
+
+class DamagedFileError(TableError):
+    """A file of the lake or the home is missing or cannot be read: restore it."""
 
 
 class QueryError(K2Error):

@@ -7,13 +7,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+
 from k2lib.errors import SourceError
 from k2lib.kafka.topics import DEAD_LETTERS, topic_name
 from k2lib.lifecycle import DeferredInterrupt, interrupts_deferred
 from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
 from k2lib.schema.dead_letters import DeadLetter, dead_letter_rows
-from k2lib.schema.records import DEAD_LETTER, QUOTE, REFERENCE, TRADE
+from k2lib.schema.records import DEAD_LETTER, QUOTE, REFERENCE, TRADE, RecordSchema
 from k2lib.venues.base import BrokenFileError, FileBatch, FileOptions, FileVenue, SourceFile
 
 OnProgress = Callable[[str, int], None]
@@ -80,14 +82,20 @@ class LoadReports:
         before = self._lines[stamp]
         self.change(stamp, rows=before.rows + rows, dead_letters=before.dead_letters + dead_letters)
 
-    def finish(self, pipeline: Pipeline, engine: Engine | None, *, interrupted: bool) -> LoadReport:
+    def finish(
+        self, pipeline: Pipeline | None, engine: Engine | None, *, interrupted: bool
+    ) -> LoadReport:
         """Wait until the lake has all of it, or Kafka where no engine can ask the lake.
 
+        Args:
+            pipeline: None where no file had a row.
         Raises:
             DeliveryError, TransientError: they did not take all of it.
         """
         lines = tuple(self._lines.values())
-        if engine is None:
+        if pipeline is None:
+            lines = tuple(replace(line, already_there=0) for line in lines)
+        elif engine is None:
             pipeline.flush()
         else:
             pipeline.settle()
@@ -117,13 +125,14 @@ class _Load:
     def __init__(
         self,
         venue: FileVenue,
-        pipeline: Pipeline,
+        start: Callable[[], Pipeline],
         on_progress: OnProgress,
         interrupts: DeferredInterrupt,
     ) -> None:
         self.reports = LoadReports()
         self._asset_class = venue.asset_class
-        self._pipeline = pipeline
+        self.pipeline: Pipeline | None = None
+        self._start = start
         self._on_progress = on_progress
         self._interrupts = interrupts
 
@@ -147,7 +156,7 @@ class _Load:
     def _take(self, batch: FileBatch, name: str, stamp: datetime) -> None:
         if batch.rows.num_rows:
             topic = topic_name(self._asset_class, batch.kind, batch.exchange)
-            self._pipeline.produce(topic, batch.rows, SCHEMAS[batch.kind])
+            self._produce(topic, batch.rows, SCHEMAS[batch.kind])
         self._produce_dead_letters(batch.dead_letters)
         self.reports.count(stamp, rows=batch.rows.num_rows, dead_letters=len(batch.dead_letters))
         if batch.n_bytes:
@@ -158,14 +167,22 @@ class _Load:
         for first in range(0, len(letters), LETTERS_AT_ONCE):
             part = letters[first : first + LETTERS_AT_ONCE]
             rows = dead_letter_rows(part, datetime.now(UTC))
-            self._pipeline.produce(DEAD_LETTERS, rows, DEAD_LETTER, key="source")
+            self._produce(DEAD_LETTERS, rows, DEAD_LETTER, key="source")
+
+    def _produce(
+        self, topic: str, rows: pa.Table, schema: RecordSchema, *, key: str = "symbol"
+    ) -> None:
+        """Nothing is started or written before the first row: files may all be missing."""
+        if self.pipeline is None:
+            self.pipeline = self._start()
+        self.pipeline.produce(topic, rows, schema, key=key)
 
 
 def load_files(
     venue: FileVenue,
     paths: Sequence[str | Path],
     *,
-    pipeline: Pipeline,
+    pipeline: Callable[[], Pipeline],
     engine: Engine | None,
     options: FileOptions | None = None,
     on_progress: OnProgress = lambda file, n_bytes: None,
@@ -173,6 +190,7 @@ def load_files(
     """Load files, folders and globs, and wait until the lake has all of it.
 
     Args:
+        pipeline: starts the write path, called with the first rows.
         engine: counts the rows that were already there; None where no sink feeds the lake.
         on_progress: called with every chunk: file, bytes.
     Returns:
@@ -191,4 +209,4 @@ def load_files(
                 load.load(file)
         except KeyboardInterrupt:
             interrupted = True
-        return load.reports.finish(pipeline, engine, interrupted=interrupted)
+        return load.reports.finish(load.pipeline, engine, interrupted=interrupted)

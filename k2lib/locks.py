@@ -3,10 +3,11 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from k2lib.lifecycle import Closing
+from k2lib.reasons import file_errors
 
 
 class Lock(Closing):
@@ -39,17 +40,38 @@ def writer_lock(home: Path) -> Path:
 
 
 def try_lock(path: Path) -> Lock | None:
-    """Take the lock and write our pid into it; None where another process holds it."""
-    make_private(path.parent)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    """Take the lock and write our pid into it; None where another process holds it.
+
+    Raises:
+        ConfigError: its file cannot be written.
+    """
+    with file_errors(f"the lock {path}"):
+        make_private(path.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return Lock(path, descriptor)
+
+
+def locked_by(path: Path) -> int | None:
+    """Return the pid of the process that holds a lock, None where none does; changes nothing."""
+    with file_errors(f"the lock {path}"):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return lock_holder(path)
+        finally:
+            os.close(descriptor)
+    return None
 
 
 def lock_holder(path: Path) -> int | None:
@@ -62,8 +84,14 @@ def lock_holder(path: Path) -> int | None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Lock a file over a `with` block, after waiting for the process that has locked it."""
-    make_private(path.parent)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Lock a file over a `with` block, after waiting for the process that has locked it.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    with ExitStack() as stack:
+        with file_errors(f"the lock {path}"):
+            make_private(path.parent)
+            file = stack.enter_context(path.open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

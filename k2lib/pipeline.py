@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from k2lib.events import BatchDone, DeadLettersSent, Event, OnEvent, log_event
 from k2lib.iceberg.offsets import end_of, read_offsets
 from k2lib.iceberg.sink_threads import LOOK_AGAIN_S, SinkThreads, make_sinks
 from k2lib.iceberg.tables import TABLES, check_schema, load_table
-from k2lib.iceberg.writer import CATALOG_ERRORS, check_appendable
+from k2lib.iceberg.writer import check_appendable
 from k2lib.kafka.cluster import Cluster, KafkaSource, log_ids
 from k2lib.kafka.connect import RECORD_OVERHEAD_BYTES, open_kafka
 from k2lib.kafka.consumer import (
@@ -45,7 +45,7 @@ class Target:
 
     mode: str
     cluster: Cluster | None = None
-    registry_url: str = ""
+    registry_url: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         where = self.cluster.bootstrap if self.cluster else "in this process"
@@ -69,6 +69,7 @@ class Pipeline(Closing):
         Raises:
             OwnerError: another process owns the home.
             ConfigError: the embedded broker without sinks would lose everything at its end.
+            TransientError: Kafka does not answer.
         """
         if target.cluster is None and not with_sinks:
             raise ConfigError(
@@ -76,6 +77,7 @@ class Pipeline(Closing):
                 "`k2 up`, or set K2_KAFKA_BOOTSTRAP"
             )
         self._catalog = catalog
+        self._timeout_s = settings.timeout_s
         self._on_event = on_event
         self._landed = threading.Event()
         self._producing = threading.Lock()
@@ -164,6 +166,7 @@ class Pipeline(Closing):
         Raises:
             DeliveryError: Kafka did not take some of it.
             TransientError: for `stalled_s` seconds no table got anything; says what is missing.
+                Or why a sink has been failing, longer than `K2_TIMEOUT_S`.
         """
         self.flush()
         self._wait(self._high_watermarks(), stalled_s)
@@ -202,10 +205,7 @@ class Pipeline(Closing):
 
     def _check_schema(self, topic: str, schema: RecordSchema) -> None:
         """Check before the first record, because a sink cannot send one back that Kafka has."""
-        try:
-            table = load_table(self._catalog, TABLE_OF[topic_kind(topic) or ""].name)
-        except CATALOG_ERRORS as exc:
-            raise TransientError(f"{topic}: the catalog does not answer: {exc}") from exc
+        table = load_table(self._catalog, TABLE_OF[topic_kind(topic) or ""].name)
         if table is not None:
             check_schema(table, schema)
             check_appendable(table, TABLE_OF[topic_kind(topic) or ""])
@@ -258,10 +258,14 @@ class Pipeline(Closing):
 
     def _wait(self, ends: Ends, stalled_s: float) -> None:
         self._sinks.hurry(True)
+        tables = {_table_name(tp) for tp in ends}
         try:
+            # A look at a catalog that does not answer takes long: first ask the sinks.
+            self._sinks.check_progress(tables, after_s=self._timeout_s)
             missing, since = self._still_missing(ends, dict(ends)), time.monotonic()
             while missing:
                 self._check_sinks()
+                self._sinks.check_progress(tables, after_s=self._timeout_s)
                 if time.monotonic() - since > stalled_s:
                     raise TransientError(_stalled_message(missing, stalled_s))
                 self._landed.wait(LOOK_AGAIN_S)
@@ -278,7 +282,7 @@ class Pipeline(Closing):
         """Return what is missing; where the catalog or Kafka do not answer, what was before."""
         try:
             return self._missing(ends)
-        except (TransientError, *CATALOG_ERRORS):
+        except TransientError:
             return before
 
     def _missing(self, ends: Ends) -> dict[TopicPartition, int]:

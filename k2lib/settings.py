@@ -4,14 +4,24 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from k2lib.addresses import has_user, redact
 from k2lib.errors import ConfigError
 
 PREFIX = "K2_"
 KUBERNETES_PREFIXES = ("K2_PORT", "K2_SERVICE_")
+HAS_USER = "holds a user or a password"
+WHERE_USERS_GO = {
+    "kafka_bootstrap": "give sasl.username and sasl.password in the file of K2_KAFKA_CONFIG",
+    "warehouse": "give K2_S3_ACCESS_KEY_ID and K2_S3_SECRET_ACCESS_KEY",
+    "s3_endpoint": "give K2_S3_ACCESS_KEY_ID and K2_S3_SECRET_ACCESS_KEY",
+    "binance_ws_urls": "market data needs none",
+    "binance_rest_urls": "market data needs none",
+}
 
 
 class Settings(BaseSettings):
@@ -35,6 +45,7 @@ class Settings(BaseSettings):
     s3_access_key_id: str | None = None
     s3_secret_access_key: SecretStr | None = None
     s3_region: str | None = None
+    timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     commit_interval_s: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     commit_rows: int = Field(default=400_000, gt=0)
     kafka_port: int = Field(default=19092, gt=0, lt=65536)
@@ -61,6 +72,24 @@ class Settings(BaseSettings):
             raise ValueError(f"{parent} is not a folder")
         return home
 
+    @field_validator(
+        "kafka_bootstrap", "warehouse", "s3_endpoint", "binance_ws_urls", "binance_rest_urls"
+    )
+    @classmethod
+    def _has_no_user(cls, address: str | None, info: ValidationInfo) -> str | None:
+        """These end up in files, metrics and logs of others."""
+        name = info.field_name or ""
+        if address is None or not (
+            has_user(address) or (name == "kafka_bootstrap" and "@" in address)
+        ):
+            return address
+        raise ValueError(f"{HAS_USER}: {WHERE_USERS_GO[name]}")
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Show addresses without user and password."""
+        for name, value in super().__repr_args__():
+            yield name, redact(value) if isinstance(value, str) else value
+
 
 def _check_characters(path: str) -> None:
     # Messages are one line, SQLite's paths are UTF-8, and DuckDB's globs can escape no backslash.
@@ -83,7 +112,8 @@ def read_settings(explicit: Mapping[str, object] | None = None) -> Settings:
     try:
         return Settings.model_validate(explicit)
     except ValidationError as exc:
-        raise ConfigError(_message(exc)) from exc
+        # Its own text quotes the values.
+        raise ConfigError(_message(exc)) from None
 
 
 def _check_names(names: Iterable[str], valid: Sequence[str]) -> None:
@@ -98,7 +128,12 @@ def _is_ours(name: str) -> bool:
 
 def _message(exc: ValidationError) -> str:
     return "; ".join(
-        f"{PREFIX}{str(error['loc'][0]).upper()}={error.get('input')!r}: "
-        + error["msg"].removeprefix("Value error, ")
+        _line(f"{PREFIX}{str(error['loc'][0]).upper()}", error.get("input"), error["msg"])
         for error in exc.errors()
     )
+
+
+def _line(name: str, value: object, message: str) -> str:
+    reason = message.removeprefix("Value error, ")
+    shown = "…" if reason.startswith(HAS_USER) else redact(repr(value))
+    return f"{name}={shown}: {reason}"

@@ -50,8 +50,8 @@ def test_a_catalog_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_home_that_cannot_be_made_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot be made"):
-        K2.open(home="/proc/none")
+    with K2.open(home="/proc/none") as k2, pytest.raises(ConfigError, match="/proc/none"):
+        assert k2.pipeline
 
 
 def test_a_kafka_without_a_registry_is_refused(tmp_path: Path) -> None:

@@ -13,14 +13,16 @@ SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "k2lib").rglob("*.py")
 }
-BASE = {"errors", "events", "lifecycle", "locks", "settings"}
+BASE = {"addresses", "errors", "events", "lifecycle", "locks", "reasons", "settings"}
 DATA = {"schema", "venues", "resilience", "kafka", "iceberg", "query"}
 MAY_IMPORT = {
+    "addresses": set(),
     "errors": set(),
+    "reasons": {"errors"},
     "events": {"errors"},
     "lifecycle": set(),
-    "locks": {"errors", "lifecycle"},
-    "settings": {"errors"},
+    "locks": {"errors", "lifecycle", "reasons"},
+    "settings": {"addresses", "errors"},
     "schema": {"errors"},
     "resilience": {"errors"},
     "simulator": {"errors", "lifecycle"},

@@ -11,7 +11,7 @@ from k2lib.cli.api import api
 from k2lib.cli.home import down, maintain, reset, sink, sql, status, up
 from k2lib.cli.load import load_asx, load_binance_archive
 from k2lib.cli.notebooks import demo, notebooks
-from k2lib.cli.shared import sigterm_ends_it
+from k2lib.cli.shared import one_line, sigterm_ends_it
 from k2lib.cli.simulate import simulate_asx, simulate_binance
 from k2lib.cli.stream import stream_binance, watch
 from k2lib.errors import K2Error
@@ -71,5 +71,5 @@ def main() -> None:
         with sigterm_ends_it():
             app()
     except K2Error as exc:
-        typer.echo(f"k2: {exc}", err=True)
+        typer.echo(f"k2: {one_line(exc)}", err=True)
         sys.exit(1)

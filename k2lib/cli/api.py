@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from k2lib.cli.shared import AsJson, open_k2
+from k2lib.cli.shared import AsJson, open_home
 from k2lib.errors import K2Error
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def api(
 
     with (
         contextlib.suppress(KeyboardInterrupt),
-        open_k2() as k2,
+        open_home() as k2,
         _logging_requests(not quiet),
     ):
         options = api_options(k2.settings)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from k2lib.cli.shared import FAILED, AsJson, open_k2, print_json
+from k2lib.cli.shared import FAILED, AsJson, open_home, print_json
 
 if TYPE_CHECKING:
     from k2lib.retry import RetryReport
@@ -24,7 +24,7 @@ def list_letters(
     """List the dead letters, the newest first."""
     from k2lib.query.export import write
 
-    with open_k2() as k2:
+    with open_home() as k2:
         letters = k2.dead_letters(reason=reason, source=source, last=last)
         frame = letters if as_json else letters.select(SHOWN)
         write(frame, "json" if as_json else "table", output=None, stdout=sys.stdout.buffer)
@@ -37,7 +37,7 @@ def show(
     from k2lib.query.dead_letters import letter_rows
     from k2lib.query.export import json_rows
 
-    with open_k2() as k2:
+    with open_home() as k2:
         letter = k2.dead_letters(message_id)
     if as_json:
         typer.echo(json_rows(letter)[0])
@@ -58,7 +58,7 @@ def retry(
     """Produce records again that can be decoded now; exit code 2 if one cannot."""
     if message_id is None and reason is None and source is None and not every:
         raise typer.BadParameter("name a message_id, --reason, --source, or --all")
-    with open_k2() as k2:
+    with open_home() as k2:
         report = k2.retry_dead_letters(message_id, reason=reason, source=source)
     if as_json:
         print_json(report.to_json())

@@ -1,12 +1,18 @@
 """Commands on a home: its services, its tables, its upkeep."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from k2lib.cli.shared import AsJson, open_k2, print_json
+from k2lib.cli.shared import AsJson, open_home, open_k2, print_json
+from k2lib.errors import TableError, TransientError
+
+if TYPE_CHECKING:
+    from k2lib.client import K2
+    from k2lib.query.answer import ReadResult
 
 
 def sql(
@@ -23,8 +29,9 @@ def sql(
     from k2lib.query.export import as_format, write
 
     chosen = as_format("json" if as_json else form)
-    with open_k2() as k2:
+    with open_home() as k2:
         result = k2.engine.run_sql(query)
+        _warn_of_lake_only(k2, result)
         write(result.frame, chosen, output=output, stdout=sys.stdout.buffer)
     for complete_to in result.complete_to.values():
         for gap in complete_to.gaps:
@@ -33,6 +40,17 @@ def sql(
                 "missing and asked for",
                 err=True,
             )
+
+
+def _warn_of_lake_only(k2: "K2", result: "ReadResult") -> None:
+    """Where a Kafka should be, say that the answer lacks what it has; refuse one of nothing."""
+    lacking = {name: one for name, one in result.complete_to.items() if one.reason is not None}
+    if not lacking or k2.kafka.cluster is None:
+        return
+    names, reason = ", ".join(lacking), next(iter(lacking.values())).reason
+    if all(one.snapshot_id is None for one in lacking.values()):
+        raise TransientError(f"{names}: nothing is in the lake, and {reason}")
+    typer.echo(f"k2: {names}: what the lake has, without what Kafka has: {reason}", err=True)
 
 
 def sink(
@@ -75,22 +93,28 @@ def up(as_json: AsJson = False) -> None:
 def status(as_json: AsJson = False) -> None:
     """Say what runs, what the tables hold, and what it takes on disk."""
     from k2lib.cli.terminal import print_status
-    from k2lib.ops.home import read_home_status
+    from k2lib.ops.home import check_home, read_home_status
     from k2lib.settings import read_settings
 
-    found = read_home_status(read_settings())
+    settings = read_settings()
+    check_home(settings)
+    found = read_home_status(settings)
     if as_json:
         print_json(found.to_json())
     else:
         print_status(found)
+    _raise_first([one.problem for one in found.tables if one.problem is not None])
 
 
 def down(as_json: AsJson = False) -> None:
     """Stop what `k2 up` started; the data stay."""
+    from k2lib.ops.home import check_home
     from k2lib.ops.services import down as services_down
     from k2lib.settings import read_settings
 
-    stopped = services_down(read_settings().home)
+    settings = read_settings()
+    check_home(settings)
+    stopped = services_down(settings.home)
     if as_json:
         print_json([{"name": one.name, "pid": one.pid, "killed": one.killed} for one in stopped])
         return
@@ -105,22 +129,31 @@ def maintain(as_json: AsJson = False) -> None:
     from k2lib.cli.terminal import print_maintenance
     from k2lib.ops.home import maintain_all
 
-    with open_k2() as k2:
+    with open_home() as k2:
         done = maintain_all(k2.catalog, run_folder=k2.settings.home / "run")
     if as_json:
         print_json([one.to_json() for one in done])
     else:
         print_maintenance(done)
+    _raise_first([one.problem for one in done if one.problem is not None])
+
+
+def _raise_first(problems: Sequence[str]) -> None:
+    if problems:
+        more = f"; and {len(problems) - 1} more tables" if len(problems) > 1 else ""
+        raise TableError(f"{problems[0]}{more}")
 
 
 def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete the home: tables, files and the local services' data."""
-    from k2lib.ops.home import reset_home
+    from k2lib.ops.home import check_home, reset_home
     from k2lib.settings import read_settings
 
-    home = read_settings().home
+    settings = read_settings()
+    check_home(settings)
+    home = settings.home
     if not yes:
         typer.confirm(f"Delete {home} and all data in it?", abort=True)
     reset_home(home)

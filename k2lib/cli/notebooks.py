@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from k2lib.reasons import file_errors
+
 
 def notebooks(
     names: Annotated[list[str] | None, typer.Argument(help="All without it.")] = None,
@@ -22,7 +24,7 @@ def notebooks(
     from k2lib.cli.terminal import notebook_progress
     from k2lib.notebook.runner import parse_parameters, run_notebooks
 
-    with notebook_progress() as on_progress:
+    with notebook_progress() as on_progress, file_errors(f"the folder {output}"):
         index = run_notebooks(
             names or [],
             parameters=parse_parameters(parameter or []),
@@ -44,11 +46,12 @@ def demo(
     from k2lib.cli.terminal import load_progress, notebook_progress
     from k2lib.notebook.runner import run_notebooks
 
-    folder = asx or demo_samples(build)
-    with load_progress([folder], times=2) as on_progress:
+    with file_errors(f"the folder {build}"):
+        folder = asx or demo_samples(build)
+    with load_progress([folder], times=2) as on_progress, file_errors(f"the folder {build}"):
         report = run_demo(folder, home=build / "homes" / "demo", on_progress=on_progress)
     print_demo(report)
-    with notebook_progress() as on_cell:
+    with notebook_progress() as on_cell, file_errors(f"the folder {build}"):
         index = run_notebooks(
             [],
             parameters={"asx": str(folder)},

@@ -4,13 +4,13 @@ import contextlib
 import json
 import signal
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 if TYPE_CHECKING:
     from k2lib.client import K2
+    from k2lib.settings import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON.")]
 Symbols = Annotated[str, typer.Option(help="Joined by commas.")]
@@ -22,22 +22,42 @@ INTERRUPTED: Final = 130
 
 @contextlib.contextmanager
 def open_k2(*, with_sinks: bool = True) -> "Iterator[K2]":
-    """Open the home of the settings, and print on standard error which it is."""
-    from k2lib.client import K2
+    """Open the home of the settings to write it, and print on standard error which it is."""
     from k2lib.settings import read_settings
 
-    with K2(read_settings(), with_sinks=with_sinks) as k2:
+    with _opened(read_settings(), with_sinks=with_sinks) as k2:
+        yield k2
+
+
+@contextlib.contextmanager
+def open_home() -> "Iterator[K2]":
+    """Open the home of the settings to read it, as `open_k2` does; there must be one."""
+    from k2lib.ops.home import check_home
+    from k2lib.settings import read_settings
+
+    settings = read_settings()
+    check_home(settings)
+    with _opened(settings) as k2:
+        yield k2
+
+
+@contextlib.contextmanager
+def _opened(settings: "Settings", *, with_sinks: bool = True) -> "Iterator[K2]":
+    from k2lib.client import K2
+
+    with K2(settings, with_sinks=with_sinks) as k2:
         typer.echo(str(k2), err=True)
         yield k2
 
 
+def one_line(exc: Exception) -> str:
+    """Return the message of an error as one line."""
+    return " ".join(str(exc).split())
+
+
 def print_json(value: Any) -> None:
-    """Print plain values as indented JSON, decimals with all their digits."""
-    typer.echo(json.dumps(value, indent=2, default=_json_text))
-
-
-def _json_text(value: object) -> str:
-    return f"{value:f}" if isinstance(value, Decimal) else str(value)
+    """Print plain values as indented JSON."""
+    typer.echo(json.dumps(value, indent=2, default=str))
 
 
 @contextlib.contextmanager

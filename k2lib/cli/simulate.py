@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from k2lib.cli.shared import BOTH, AsJson, Seconds, Symbols, print_json
-from k2lib.errors import ConfigError
+from k2lib.errors import ConfigError, DamagedFileError
 from k2lib.locks import make_private
+from k2lib.reasons import file_errors
 
 if TYPE_CHECKING:
     from k2lib.simulator import FaultScript, GroundTruth, OfflineExchange
@@ -31,7 +32,7 @@ def simulate_asx(
     from k2lib.cli.terminal import samples_progress
     from k2lib.simulator import write_samples
 
-    with samples_progress() as on_progress:
+    with samples_progress() as on_progress, file_errors(f"the folder {folder}"):
         summary = write_samples(
             folder,
             seed=seed,
@@ -117,16 +118,28 @@ def rate_of_home(home: Path, rate: float | None) -> float:
         ConfigError: the home has trades of another rate.
     """
     kept = home / "run" / "offline.json"
-    before = json.loads(kept.read_text(encoding="utf-8"))["rate"] if kept.exists() else None
+    with file_errors(f"the home {home}"):
+        before = _kept_rate(kept)
     if before is not None and rate not in (None, before):
         raise ConfigError(
             f"--rate {rate:g}: the offline exchange of {home} trades {before:g} a second, and its "
             f"ids follow from that; take --rate {before:g}, or another home by K2_HOME"
         )
     chosen = rate or before or RATE
-    make_private(kept.parent)
-    kept.write_text(json.dumps({"rate": chosen}), encoding="utf-8")
+    with file_errors(f"the home {home}"):
+        make_private(kept.parent)
+        kept.write_text(json.dumps({"rate": chosen}), encoding="utf-8")
     return float(chosen)
+
+
+def _kept_rate(kept: Path) -> float | None:
+    try:
+        return float(json.loads(kept.read_bytes())["rate"]) if kept.exists() else None
+    except (ValueError, LookupError, TypeError) as exc:
+        raise DamagedFileError(
+            f"{kept} is damaged: write {json.dumps({'rate': RATE})} into it, with the rate of the "
+            "trades that the home has"
+        ) from exc
 
 
 def addresses(exchange: "OfflineExchange") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from k2lib.cli.shared import BOTH, FAILED, AsJson, Seconds, Symbols, print_json
+from k2lib.cli.shared import BOTH, FAILED, AsJson, Seconds, Symbols, one_line, print_json
 from k2lib.cli.simulate import rate_of_home
 from k2lib.errors import ConfigError, K2Error, TransientError
 
@@ -180,7 +180,7 @@ def _in_one_line(*, hint: bool) -> Iterator[None]:
         yield
     except K2Error as exc:
         remedy = OFFLINE if hint and isinstance(exc, TransientError) else ""
-        typer.echo(f"k2: {' '.join(str(exc).split())}{remedy}", err=True)
+        typer.echo(f"k2: {one_line(exc)}{remedy}", err=True)
         raise typer.Exit(FAILED) from exc
 
 

@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from k2lib.events import BatchDone, Event, SinkPaused, SinkStopped
+from k2lib.events import BatchDone, Event, SinkPaused
 from k2lib.load import LoadReport
 from k2lib.ops.home import HomeStatus, MaintenanceResult
 from k2lib.ops.services import ServicesStatus
@@ -48,7 +48,7 @@ def progress() -> Progress:
 def load_progress(paths: Sequence[Path], *, times: int = 1) -> Iterator[Callable[[str, int], None]]:
     """Show how many bytes of the files are read and produced, if they are loaded `times` times."""
     files = [path for one in _files("asx", paths) for path in one.paths]
-    total = times * sum(path.stat().st_size for path in files if path.is_file())
+    total = times * sum(map(_size, files))
     with progress() as display:
         task = display.add_task("loading", total=total)
 
@@ -56,6 +56,12 @@ def load_progress(paths: Sequence[Path], *, times: int = 1) -> Iterator[Callable
             display.update(task, description=file, advance=n_bytes)
 
         yield on_progress
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size if path.is_file() else 0
+    return 0
 
 
 def _files(venue: str, paths: Sequence[Path]) -> Sequence[SourceFile]:
@@ -126,10 +132,9 @@ class SinkPrinter:
             with self._lock:
                 self._tables.add(event.table)
                 self._totals.update(commits=1, rows=event.added, letters=event.dead_letters)
-        if isinstance(event, BatchDone | SinkPaused | SinkStopped):
+        if isinstance(event, BatchDone | SinkPaused):
             text = ", ".join(f"{name} {value}" for name, value in event.to_json().items())
-            line = f"{datetime.now(UTC):%H:%M:%S} {event.name}: {text}"
-            out().print(line, highlight=False, soft_wrap=True)
+            out().print(f"{datetime.now(UTC):%H:%M:%S} {event.name}: {text}", highlight=False)
 
     def summary(self) -> str:
         """Say in one line what was done."""
@@ -163,13 +168,9 @@ def print_status(status: HomeStatus) -> None:
     for name in ("rows", "files", "disk", "snapshots"):
         table.add_column(name, justify="right")
     for one in status.tables:
-        table.add_row(
-            one.name,
-            f"{one.rows:,}",
-            f"{one.files:,}",
-            size_text(one.disk_bytes),
-            f"{one.snapshots:,}",
-        )
+        numbers = (f"{one.rows:,}", f"{one.files:,}", size_text(one.disk_bytes))
+        known = (*numbers, f"{one.snapshots:,}")
+        table.add_row(one.name, *(known if one.snapshots or not one.problem else "????"))
     out().print(table)
     for one in status.tables:
         if one.problem is not None:

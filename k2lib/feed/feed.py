@@ -37,7 +37,7 @@ class Feed(Closing):
         venue: LiveVenue,
         symbols: Sequence[str],
         *,
-        pipeline: Pipeline,
+        pipeline: Callable[[], Pipeline],
         engine: Engine,
         state: StateStore,
         status_path: Path,
@@ -48,6 +48,7 @@ class Feed(Closing):
         """Ask the venue for the symbols, read the state of their ids, connect.
 
         Args:
+            pipeline: starts the write path, called once the symbols are found.
             status_path: file to which it writes its status once a second.
             alerts: returns what is wrong in this process, for the status.
         Raises:
@@ -73,7 +74,7 @@ class Feed(Closing):
             self._board = StatusBoard(
                 self.venue.exchange, list(self.instruments), venue.stream_hosts, alerts=alerts
             )
-            self._start(self._parts(pipeline, engine, state, options))
+            self._start(self._parts(pipeline(), engine, state, options))
         except BaseException:
             self.close()
             raise

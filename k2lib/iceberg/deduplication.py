@@ -17,6 +17,7 @@ from pyiceberg.expressions import (
 )
 from pyiceberg.table import Table
 
+from k2lib.iceberg.catalog import read_errors
 from k2lib.iceberg.commit_times import Clock, system_clock
 from k2lib.iceberg.deletions import Deletion, deletions
 from k2lib.iceberg.manifests import ALL_ROWS, compare, plan_paths, table_sql
@@ -73,11 +74,12 @@ class Deduplicator:
 
     def _read_newest(self, table: Table) -> pl.DataFrame:
         lake = table_sql(table, files=plan_paths(table))
-        found = self._connection.sql(
-            "select exchange, symbol, max(source_sequence) as source_sequence, "
-            f"max(timestamp) as timestamp from ({lake}) group by all"
-        )
-        return pl.DataFrame(found.to_arrow_table())
+        with read_errors(f"table {table.name()[-1]}"):
+            found = self._connection.sql(
+                "select exchange, symbol, max(source_sequence) as source_sequence, "
+                f"max(timestamp) as timestamp from ({lake}) group by all"
+            )
+            return pl.DataFrame(found.to_arrow_table())
 
 
 def possible_duplicates(frame: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFrame:
@@ -137,7 +139,8 @@ def find_ids(
     for row_filter, part in _ranges(suspects) if by_day else [(ALL_ROWS, suspects)]:
         files = plan_paths(table, row_filter=row_filter, snapshot_id=snapshot_id)
         if files:
-            found += _ids_in(table_sql(table, files=files), connection, part)
+            with read_errors(f"table {table.name()[-1]}"):
+                found += _ids_in(table_sql(table, files=files), connection, part)
     return found
 
 

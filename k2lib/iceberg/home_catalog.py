@@ -15,6 +15,7 @@ from sqlalchemy import URL
 
 from k2lib.errors import ConfigError
 from k2lib.locks import make_private
+from k2lib.reasons import file_errors
 
 CATALOG_FILE: Final = "catalog.db"
 WAREHOUSE: Final = "warehouse"
@@ -58,13 +59,11 @@ def make_home(home: Path) -> None:
     Raises:
         ConfigError: it cannot be made.
     """
-    try:
+    with file_errors(f"K2_HOME={home}"):
         make_private(home / WAREHOUSE)
         with suppress(FileExistsError):
             # SQLite takes an empty file for a new one, and its journals have the same mode.
             os.close(os.open(home / CATALOG_FILE, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except OSError as exc:
-        raise ConfigError(f"K2_HOME={home}: cannot be made: {exc.strerror}") from exc
 
 
 def check_locations(home: Path, *, warehouse: str, namespace: str) -> None:

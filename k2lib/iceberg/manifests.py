@@ -21,14 +21,15 @@ import pyarrow.parquet as pq
 from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression, LiteralPredicate
 from pyiceberg.io import FileIO
-from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
+from pyiceberg.manifest import DataFile, ManifestContent, ManifestEntry, ManifestFile
 from pyiceberg.schema import Schema
-from pyiceberg.table import Table
+from pyiceberg.table import DataScan, FileScanTask, Table
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import NestedField, PrimitiveType
 
 from k2lib.errors import TableError
+from k2lib.iceberg.catalog import CATALOG_ERRORS, UNREADABLE, read_errors
 from k2lib.iceberg.columns import record_table
 from k2lib.iceberg.tables import columns_as_read
 
@@ -133,14 +134,26 @@ class ManifestCache(Generic[File]):
         return list(chain.from_iterable(listed.values()))
 
     def _read(self, table: Table, manifest: ManifestFile) -> list[File]:
-        entries = manifest.fetch_manifest_entry(table.io)
-        return [self._convert(table, entry.data_file) for entry in entries]
+        return [self._convert(table, entry.data_file) for entry in read_manifest(table, manifest)]
+
+
+def read_manifest(table: Table, manifest: ManifestFile) -> list[ManifestEntry]:
+    """Return the live entries of a manifest.
+
+    Raises:
+        DamagedFileError: it is missing or cannot be read.
+    """
+    with read_errors(f"table {table.name()[-1]}", path=lambda: manifest.manifest_path):
+        return manifest.fetch_manifest_entry(table.io)
 
 
 def list_manifests(table: Table, snapshot_id: int | None) -> list[ManifestFile]:
     """Return the manifests of a snapshot; none where nothing was ever committed."""
     snapshot = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
-    return [] if snapshot is None else snapshot.manifests(table.io)
+    if snapshot is None:
+        return []
+    with read_errors(f"table {table.name()[-1]}", path=lambda: snapshot.manifest_list):
+        return snapshot.manifests(table.io)
 
 
 def has_delete_files(table: Table, manifests: Iterable[ManifestFile]) -> bool:
@@ -164,13 +177,13 @@ def check_readable(table: Table) -> None:
 
 def is_readable(table: Table, snapshot: Snapshot) -> bool:
     """Say whether the rows of a snapshot are those of its data files."""
-    return not has_delete_files(table, snapshot.manifests(table.io))
+    return not has_delete_files(table, list_manifests(table, snapshot.snapshot_id))
 
 
 def _has_live_entries(table: Table, manifest: ManifestFile) -> bool:
     added, existing = manifest.added_files_count, manifest.existing_files_count
     if added is None or existing is None:
-        return bool(manifest.fetch_manifest_entry(table.io, discard_deleted=True))
+        return bool(read_manifest(table, manifest))
     return added + existing > 0
 
 
@@ -180,7 +193,7 @@ def data_files(table: Table, snapshot_id: int | None) -> list[DataFile]:
         entry.data_file
         for manifest in list_manifests(table, snapshot_id)
         if manifest.content == ManifestContent.DATA
-        for entry in manifest.fetch_manifest_entry(table.io)
+        for entry in read_manifest(table, manifest)
     ]
 
 
@@ -229,12 +242,37 @@ class PlanCache:
                 self._plans.popitem(last=False)
             return self._plans[key]
 
+    def lists(self, path: str) -> bool:
+        """Say whether a plan has the file."""
+        with self._lock:
+            return any(file.path == path for plan in self._plans.values() for file in plan)
+
     def _all_files(self, table: Table, snapshot_id: int | None) -> list[PlannedFile]:
         manifests = list_manifests(table, snapshot_id)
         if has_delete_files(table, manifests):
             return plan_files(table, snapshot_id=snapshot_id)
         planned = self._manifests.files(record_table(table), manifests)
         return sorted(planned, key=lambda file: file.path)
+
+
+def plan_tasks(scan: DataScan, table: Table) -> list[FileScanTask]:
+    """Plan a scan of a table with pyiceberg.
+
+    Raises:
+        DamagedFileError: a manifest is missing or cannot be read; the message names it.
+        TableError: another writer left delete files that pyiceberg cannot apply.
+    """
+    with read_errors(f"table {table.name()[-1]}, its manifests"):
+        try:
+            return list(scan.plan_files())
+        except (*CATALOG_ERRORS, *UNREADABLE):
+            snapshot = scan.snapshot()
+            manifests = list_manifests(table, None if snapshot is None else snapshot.snapshot_id)
+            for manifest in manifests:
+                read_manifest(table, manifest)
+            if has_delete_files(table, manifests):  # pyiceberg knows no equality deletes
+                raise _delete_files_error(table) from None
+            raise
 
 
 def plan_files(
@@ -249,15 +287,7 @@ def plan_files(
         TableError: another writer left delete files, which a plain read would ignore.
     """
     table = record_table(table)
-    scan = table.scan(row_filter=row_filter, snapshot_id=snapshot_id)
-    try:
-        tasks = list(scan.plan_files())
-    except ValueError as exc:
-        # pyiceberg knows no equality deletes.
-        at = table.metadata.current_snapshot_id if snapshot_id is None else snapshot_id
-        if has_delete_files(table, list_manifests(table, at)):
-            raise _delete_files_error(table) from exc
-        raise
+    tasks = plan_tasks(table.scan(row_filter=row_filter, snapshot_id=snapshot_id), table)
     if any(task.delete_files for task in tasks):
         raise _delete_files_error(table)
     files = [PlannedFile.of(table, task.file) for task in tasks]

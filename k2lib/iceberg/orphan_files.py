@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import fastavro
+import pyarrow as pa
+from pyarrow import parquet
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 from pyiceberg.io.pyarrow import PyArrowFileIO
-from pyiceberg.manifest import ManifestEntryStatus
+from pyiceberg.manifest import DataFile, ManifestEntryStatus
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
+from k2lib.errors import DamagedFileError
+from k2lib.iceberg.catalog import read_errors
+from k2lib.iceberg.manifests import plan_tasks
 from k2lib.locks import make_private
 
 GRACE: Final = timedelta(minutes=10)
@@ -71,8 +76,9 @@ class OrphanFileCleaner:
         listed = _list(table)
         fresh = table.catalog.load_table(table.name())
         try:
-            referenced = self._referenced(fresh)
-        except FileNotFoundError as exc:
+            with read_errors(f"table {table.name()[-1]}"):
+                referenced = self._referenced(fresh)
+        except DamagedFileError as exc:
             return OrphanFileResult(missing=(str(exc),))
         if missing := sorted(_below(fresh, referenced) - listed.keys()):
             return OrphanFileResult(missing=tuple(missing))
@@ -98,6 +104,24 @@ class OrphanFileCleaner:
         for path in paths - self._references_of.keys():
             self._references_of[path] = _read_references(table, path, reference=reference)
         return set().union(*(self._references_of[path] for path in paths))
+
+
+def damaged_files(table: Table) -> list[str]:
+    """Return which data files of the current snapshot are missing or no Parquet, and how."""
+    files = [task.file for task in plan_tasks(table.scan(), table)]
+    found = ((file.file_path, _damage(table, file)) for file in files)
+    return [f"{path} {damage}" for path, damage in found if damage is not None]
+
+
+def _damage(table: Table, file: DataFile) -> str | None:
+    try:
+        with table.io.new_input(file.file_path).open() as opened:
+            rows = parquet.read_metadata(opened).num_rows
+    except FileNotFoundError:
+        return "is missing"
+    except pa.ArrowInvalid:
+        return "is no Parquet file"
+    return None if rows == file.record_count else f"has {rows} of {file.record_count} rows"
 
 
 def _read_references(table: Table, path: str, *, reference: Reference) -> frozenset[str]:
@@ -166,9 +190,9 @@ def _key(location: str) -> str:
 def _read(state: Path) -> dict[str, datetime]:
     try:
         since = json.loads(state.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        return {path: datetime.fromisoformat(at) for path, at in since.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return {}
-    return {path: datetime.fromisoformat(at) for path, at in since.items()}
 
 
 def _write(state: Path, since: Mapping[str, datetime]) -> None:

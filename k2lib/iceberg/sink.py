@@ -15,6 +15,7 @@ from pyiceberg.catalog import Catalog
 
 from k2lib.errors import (
     DeliveryError,
+    K2Error,
     LossError,
     SchemaError,
     TableError,
@@ -30,13 +31,13 @@ from k2lib.events import (
     SinkLagMeasured,
     SinkPaused,
     SinkResumed,
-    SinkStopped,
     log_event,
 )
+from k2lib.iceberg.catalog import lake_errors
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.offsets import OffsetRange
 from k2lib.iceberg.tables import TableSpec, ensure_table
-from k2lib.iceberg.writer import CATALOG_ERRORS, TableWriter
+from k2lib.iceberg.writer import TableWriter
 from k2lib.kafka.cluster import Cluster
 from k2lib.kafka.consumer import (
     MAX_RECORDS,
@@ -73,6 +74,7 @@ class Sink:
         hurry: set while someone waits for the table: commit as soon as nothing more arrives.
         early: set to commit before the interval is over, once.
         discover: set to find new topics now.
+        has_begun: whether table and topics could be opened since its start.
     """
 
     def __init__(
@@ -102,7 +104,16 @@ class Sink:
         self._accept_loss = accept_loss
         self._now = now
         self._on_event = on_event
+        self.has_begun = False
         self._paused = False
+        self._failing: tuple[float, K2Error] | None = None
+
+    def failure(self, *, after_s: float) -> K2Error | None:
+        """Return why it has been failing for so long without a commit; None where it has not."""
+        failing = self._failing
+        if failing is None or time.monotonic() - failing[0] < after_s:
+            return None
+        return failing[1]
 
     def run(self, stop: threading.Event) -> None:
         """Feed the table until `stop` is set, and commit what was read by then.
@@ -112,19 +123,26 @@ class Sink:
         Raises:
             LossError: records that the table never had have left the log.
             SchemaError: today's schema cannot read what the table's last one wrote.
-            TableError: another engine left the table as rows cannot be added to it.
+            TableError: another engine left the table as rows cannot be added to it, or a file of it
+                is missing or damaged.
+            ConfigError: the home cannot be written.
         """
         with self._wait_for_lock(stop) or nullcontext():
             while not stop.is_set():
                 try:
                     self._session(stop)
-                except (TransientError, DeliveryError, *CATALOG_ERRORS) as exc:
-                    self._paused = True
-                    self._on_event(SinkPaused(self.spec.name, reason_of(exc)))
+                except (TransientError, DeliveryError) as exc:
+                    self._pause(exc)
                     stop.wait(RETRY_S)
                 except TableError as exc:
-                    self._on_event(SinkStopped(self.spec.name, reason_of(exc)))
+                    self._on_event(SinkPaused(self.spec.name, reason_of(exc)))
                     raise
+
+    def _pause(self, exc: K2Error) -> None:
+        self._paused = True
+        began = time.monotonic() if self._failing is None else self._failing[0]
+        self._failing = (began, exc)
+        self._on_event(SinkPaused(self.spec.name, reason_of(exc)))
 
     def _wait_for_lock(self, stop: threading.Event) -> Lock | None:
         path = lock_path(self._run_folder, self.spec.name)
@@ -153,8 +171,14 @@ class Sink:
             self._feed(
                 session,
                 stop,
-                lambda more: maintenance.after_commit(writer.table, catching_up=more),
+                lambda more: self._maintain(maintenance, writer, catching_up=more),
             )
+
+    def _maintain(
+        self, maintenance: Maintenance, writer: TableWriter, *, catching_up: bool
+    ) -> None:
+        with lake_errors(f"maintenance of table {self.spec.name}"):
+            maintenance.after_commit(writer.table, catching_up=catching_up)
 
     def _feed(
         self, session: "SinkSession", stop: threading.Event, after_commit: Callable[[bool], object]
@@ -165,16 +189,17 @@ class Sink:
                 self.discover.clear()
                 session.follow_topics()
                 session.check_rollback()
+                self.has_begun = True
             hurried = self.hurry.is_set()
             limit = self._max_rows - session.pending.n_records
             n_read = session.read(HURRIED_POLL_S if hurried else POLL_S, limit=limit)
             if session.pending.read and self._is_due(session, idle=hurried and not n_read):
                 self.early.clear()
                 session.commit()
-                self._paused = False
+                self._paused, self._failing = False, None
                 after_commit(n_read >= MAX_RECORDS)
             if self._paused and not session.pending.read and time.monotonic() - began > QUIET_S:
-                self._paused = False
+                self._paused, self._failing = False, None
                 self._on_event(SinkResumed(self.spec.name))
         if session.pending.read:
             session.commit()

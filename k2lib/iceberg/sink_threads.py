@@ -55,6 +55,14 @@ class SinkThreads:
             if tables is None or name in tables or not isinstance(failure, TableError):
                 raise failure
 
+    def check_progress(self, tables: Collection[str], *, after_s: float) -> None:
+        """Raise why a sink of one of these tables has been failing for so long, if one has."""
+        _raise_failure((sink for sink in self._sinks if sink.spec.name in tables), after_s)
+
+    def check_begin(self, *, after_s: float) -> None:
+        """Raise why a sink could not begin for so long, if there is one."""
+        _raise_failure((sink for sink in self._sinks if not sink.has_begun), after_s)
+
     def discover(self) -> None:
         """Let the sinks find new topics now."""
         for sink in self._sinks:
@@ -86,6 +94,13 @@ class SinkThreads:
             self._failures[sink.spec.name] = exc
 
 
+def _raise_failure(sinks: Iterable[Sink], after_s: float) -> None:
+    failures = (sink.failure(after_s=after_s) for sink in sinks)
+    failure = next((one for one in failures if one is not None), None)
+    if failure is not None:
+        raise failure
+
+
 def make_sinks(
     specs: Iterable[TableSpec],
     catalog: Catalog,
@@ -112,18 +127,22 @@ def make_sinks(
     ]
 
 
-def run_sinks(sinks: list[Sink]) -> None:
+def run_sinks(sinks: list[Sink], *, start_s: float) -> None:
     """Run sinks until Ctrl-C; what they have read by then is committed.
 
+    Args:
+        start_s: a sink that cannot begin for so long ends all of them.
     Raises:
-        LossError, SchemaError: what ended a sink.
+        LossError, SchemaError, ConfigError: what ended a sink.
         TableError: what ended the last of them.
+        TransientError: what kept one from its start.
     """
     threads = SinkThreads(sinks)
     try:
         threads.start()
         while threads.alive:
             threads.check(tables=())
+            threads.check_begin(after_s=start_s)
             time.sleep(LOOK_AGAIN_S)
         threads.check()
     except KeyboardInterrupt:

@@ -5,30 +5,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import yaml
-from pyiceberg.catalog import Catalog, CatalogType, infer_catalog_type, load_catalog
+from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
+from pyiceberg.io import SCHEMA_TO_FILE_IO
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.table.sorting import SortField, SortOrder
 from pyiceberg.transforms import DayTransform, IdentityTransform
-from pyiceberg.typedef import RecursiveDict
 from pyiceberg.types import DecimalType, IcebergType
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
+from k2lib.addresses import public_url
 from k2lib.errors import ConfigError
+from k2lib.iceberg.catalog import connect, lake_errors, read_errors
 from k2lib.iceberg.columns import AVRO_SCHEMA_PROPERTY, stored_schema
 from k2lib.iceberg.home_catalog import (
+    WAREHOUSE,
     check_locations,
-    make_home,
     sqlite_uri,
     warehouse_location,
 )
-from k2lib.iceberg.sql_catalog import SharedSqlCatalog
+from k2lib.reasons import os_reason, with_remedy
 from k2lib.schema.order import EVENT_ORDER
 from k2lib.schema.records import (
     DEAD_LETTER,
@@ -45,8 +47,6 @@ CATALOG: Final = "k2"
 NAMESPACE: Final = "market_data"
 # The sinks of a process begin together, and a catalog may not know how to create twice at once.
 MAKING: Final = threading.Lock()
-# How long SQLite waits for other writers: on a slow disk each takes a second.
-LOCKED_S: Final = 30
 PROPERTIES: Final = {
     "format-version": "2",
     "commit.retry.num-retries": "0",
@@ -92,24 +92,34 @@ TABLES: Final = {
 def open_catalog(settings: Settings) -> Catalog:
     """Open the catalog named by the settings: by default SQLite and files in the home.
 
+    The home's own is made by the first write.
+
     Raises:
-        ConfigError: the home cannot be made, its tables are in another one, or there is no such
-            catalog.
+        ConfigError: there is no such catalog or warehouse, or its tables are in another home.
+        DamagedFileError: it is an SQLite file that is damaged, or lost its tables.
+        TransientError: it does not answer.
     """
     options = _catalog_file(settings.catalog_config)
     home = settings.home.resolve()
     if settings.catalog_uri:
         options["uri"] = settings.catalog_uri
         options.setdefault("type", "rest" if settings.catalog_uri.startswith("http") else "sql")
-    warehouse = settings.warehouse or options.get("warehouse") or warehouse_location(home)
-    if "uri" not in options:
+    named = settings.warehouse or options.get("warehouse")
+    warehouse = named or warehouse_location(home)
+    own_home = home if "uri" not in options else None
+    if own_home is not None:
         check_locations(home, warehouse=warehouse, namespace=NAMESPACE)
-        make_home(home)
-        options |= {"type": "sql", "uri": sqlite_uri(home, timeout_s=LOCKED_S)}
-    try:
-        return _load({**options, "warehouse": warehouse, **_s3_options(settings)})
-    except (ValueError, SQLAlchemyError, OSError) as exc:
-        raise ConfigError(f"no catalog at {options['uri']} (K2_CATALOG_URI): {exc}") from exc
+        # SQLite waits so long for other writers.
+        options |= {"type": "sql", "uri": sqlite_uri(home, timeout_s=settings.timeout_s)}
+    if named is not None and not options["uri"].startswith("http"):
+        _check_warehouse(named)
+    return connect(
+        CATALOG,
+        {**options, "warehouse": warehouse, **_s3_options(settings)},
+        home=own_home,
+        home_warehouse=home / WAREHOUSE if named is None else None,
+        timeout_s=settings.timeout_s,
+    )
 
 
 def ensure_table(catalog: Catalog, spec: TableSpec) -> Table:
@@ -120,11 +130,10 @@ def ensure_table(catalog: Catalog, spec: TableSpec) -> Table:
     Raises:
         SchemaError: the schema of today cannot read what the table's last one wrote.
     """
-    with MAKING:
+    with MAKING, lake_errors(f"table {spec.name} of the warehouse {_warehouse(catalog)}"):
         catalog.create_namespace_if_not_exists(NAMESPACE)
-        try:
-            table = catalog.load_table((NAMESPACE, spec.name))
-        except NoSuchTableError:
+        table = load_table(catalog, spec.name)
+        if table is None:
             return _create_table(catalog, spec)
         try:
             return _evolve_table(table, spec)
@@ -162,29 +171,31 @@ def columns_as_read(table: Table, schema: Schema) -> Schema:
 
 def load_table(catalog: Catalog, name: str) -> Table | None:
     """Load the current state of a table; None where nothing was ever written to it."""
-    try:
-        return catalog.load_table((NAMESPACE, name))
-    except NoSuchTableError:
+    with read_errors(f"table {name}", path=lambda: metadata_location(catalog, name)):
+        try:
+            return catalog.load_table((NAMESPACE, name))
+        except NoSuchTableError:
+            return None
+
+
+def metadata_location(catalog: Catalog, name: str) -> str | None:
+    """Return where a table's metadata lie; only SQL catalogs can be asked without reading them."""
+    if not isinstance(catalog, SqlCatalog):
         return None
+    values = {"catalog": catalog.name, "namespace": NAMESPACE, "name": name}
+    with catalog.engine.connect() as connection:
+        location: str | None = connection.execute(LOCATION, values).scalar()
+    return location
+
+
+def _warehouse(catalog: Catalog) -> str:
+    return public_url(catalog.properties.get("warehouse", "of the catalog"))
 
 
 def _wider(stored: IcebergType, today: IcebergType | None) -> IcebergType:
     if not (isinstance(stored, DecimalType) and isinstance(today, DecimalType)):
         return stored
     return today if today.scale == stored.scale and today.precision > stored.precision else stored
-
-
-def _load(options: Mapping[str, str]) -> Catalog:
-    if "py-catalog-impl" not in options and _kind_of(options) == CatalogType.SQL:
-        return SharedSqlCatalog(CATALOG, **options)
-    return load_catalog(CATALOG, **options)
-
-
-def _kind_of(options: Mapping[str, str]) -> CatalogType | None:
-    if "type" in options:
-        return CatalogType(options["type"].lower())
-    properties: RecursiveDict = {**options}
-    return infer_catalog_type(CATALOG, properties)
 
 
 def _create_table(catalog: Catalog, spec: TableSpec) -> Table:
@@ -216,13 +227,30 @@ def _evolve_table(table: Table, spec: TableSpec) -> Table:
     return table
 
 
+def _check_warehouse(location: str) -> None:
+    scheme = urlsplit(location).scheme
+    if scheme and scheme not in SCHEMA_TO_FILE_IO:
+        raise ConfigError(
+            f"K2_WAREHOUSE={public_url(location)}: nothing is stored at {scheme}://; "
+            "give a folder, file:///folder or s3://bucket/folder"
+        )
+
+
 def _catalog_file(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
-        raise ConfigError(f"K2_CATALOG_CONFIG={path}: cannot be read: {exc}") from exc
+    except OSError as exc:
+        raise ConfigError(f"K2_CATALOG_CONFIG={path}: {with_remedy(os_reason(exc))}") from exc
+    except (UnicodeDecodeError, yaml.YAMLError) as exc:
+        # Its text quotes the line, which may hold a secret.
+        line = getattr(getattr(exc, "problem_mark", None), "line", None)
+        where = "" if line is None else f", line {line + 1}"
+        raise ConfigError(
+            f"K2_CATALOG_CONFIG={path}{where}: is not YAML: write `name: value` lines, texts with "
+            "special characters in quotes"
+        ) from None
     if not isinstance(options, Mapping):
         raise ConfigError(f"K2_CATALOG_CONFIG={path}: must hold `name: value` lines")
     return {str(name): str(value) for name, value in options.items()}
@@ -265,10 +293,6 @@ class TableCache:
         return table
 
     def _location(self, name: str) -> str | None:
-        """A twentieth of the time to load a table; only SQL catalogs can be asked this way."""
-        if not isinstance(self._catalog, SqlCatalog):
-            return None
-        values = {"catalog": self._catalog.name, "namespace": NAMESPACE, "name": name}
-        with self._catalog.engine.connect() as connection:
-            location: str | None = connection.execute(LOCATION, values).scalar()
-        return location
+        """A twentieth of the time to load a table."""
+        with lake_errors(f"table {name}"):
+            return metadata_location(self._catalog, name)

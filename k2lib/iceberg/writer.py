@@ -10,11 +10,10 @@ from contextlib import suppress
 from typing import Final
 from uuid import uuid4
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, RESTError
+from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.fileformat import FileFormatFactory
 from pyiceberg.io.pyarrow import _determine_partitions, schema_to_pyarrow
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
@@ -23,10 +22,11 @@ from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.update import TableRequirement, TableUpdate
 from pyiceberg.typedef import Record
-from sqlalchemy.exc import SQLAlchemyError
 
-from k2lib.errors import ConfigError, StaleWriterError, TableError, TransientError
+from k2lib.addresses import public_url
+from k2lib.errors import ConfigError, StaleWriterError, TableError
 from k2lib.events import CommitBegun, CommitDone, FilesWritten, OnEvent
+from k2lib.iceberg.catalog import CATALOG_ERRORS, lake_errors
 from k2lib.iceberg.columns import check_columns, record_table
 from k2lib.iceberg.commit_times import Clock, not_before, system_clock
 from k2lib.iceberg.deduplication import Deduplicator, newest_rows
@@ -193,13 +193,6 @@ def _location(table: Table, key: PartitionKey | None) -> str:
     return table.location_provider().new_data_location(f"{uuid4()}.parquet", key)
 
 
-CATALOG_ERRORS: Final = (
-    SQLAlchemyError,
-    RESTError,
-    OSError,
-    CommitStateUnknownException,
-    duckdb.IOException,
-)
 RETRIES: Final = "commit.retry.num-retries"
 
 
@@ -228,7 +221,8 @@ class TableWriter:
 
         Raises:
             ConfigError: the table would commit again by itself, which lands a stale batch twice.
-            TableError: another engine left the table as rows cannot be added to it.
+            TableError: another engine left the table as rows cannot be added to it, or a file of it
+                is missing or damaged.
         """
         if table.properties.get(RETRIES) != "0":
             raise ConfigError(
@@ -238,6 +232,7 @@ class TableWriter:
         self._spec = spec
         self._on_event = on_event
         self._now = now
+        self._place = f"table {spec.name} at {public_url(table.location())}"
         check_columns(table, spec.schema)
         self._deduplicator = Deduplicator(table, spec, now=now)
         self._newest_ids: NewestIds = {}
@@ -262,18 +257,18 @@ class TableWriter:
         Raises:
             StaleWriterError: another writer changed the table; this call added nothing.
             TransientError: the catalog failed, and the outcome is unknown: read the table again.
+            DamagedFileError: a file of the table is missing or cannot be read.
         """
         expected = self.table.metadata.current_snapshot_id
         try:
-            self.table.refresh()
-            self._check_head(expected)
-            new_rows = self._deduplicator.new_rows(rows, self.table)
-            offsets = advance(self._offsets, logs, read)
-            self._commit(new_rows, offsets)
+            with lake_errors(f"{self._place} cannot be written"):
+                self.table.refresh()
+                self._check_head(expected)
+                new_rows = self._deduplicator.new_rows(rows, self.table)
+                offsets = advance(self._offsets, logs, read)
+                self._commit(new_rows, offsets)
         except CommitFailedException as exc:
             raise self._overtaken() from exc
-        except CATALOG_ERRORS as exc:
-            raise TransientError(f"table {self._spec.name}: the catalog failed: {exc}") from exc
         self._deduplicator.note_committed(new_rows)
         self._offsets = offsets
         return int(new_rows.num_rows)

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, TopicCollection
 
@@ -15,11 +15,14 @@ from confluent_kafka import Consumer, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ClusterMetadata  # type: ignore[attr-defined]
 
 from k2lib.errors import ConfigError, TransientError
+from k2lib.reasons import START_IT
 from k2lib.schema.codec import SchemaText
 
 TIMEOUT_S: Final = 10.0
 CONNECT_S: Final = 0.25
+REACH_S: Final = 2.0
 KAFKA_PORT: Final = 9092
+Client = TypeVar("Client")
 
 # The log ids of embedded brokers begin with this; such a log dies with its process.
 EMBEDDED: Final = "embedded-"
@@ -27,11 +30,17 @@ EMBEDDED: Final = "embedded-"
 
 @dataclass(frozen=True)
 class Cluster:
-    """Address and client options; `embedded_log` names the log of an embedded broker."""
+    """Address and client options.
+
+    Attributes:
+        embedded_log: the log of an embedded broker.
+        timeout_s: how long it may take to answer.
+    """
 
     bootstrap: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
     embedded_log: str | None = None
+    timeout_s: float = TIMEOUT_S
 
     def client(self, **options: Any) -> dict[str, Any]:
         """Return a client's configuration: the cluster's options, then the given ones."""
@@ -48,12 +57,48 @@ class Cluster:
         Raises:
             ConfigError: librdkafka does not know one of the options.
         """
+        return self.open(AdminClient)
+
+    def open(self, kind: Callable[[dict[str, Any]], Client], **options: Any) -> Client:
+        """Return a new client of a kind; `options` as those of `client`.
+
+        Raises:
+            ConfigError: librdkafka does not know one of the options.
+        """
         try:
-            return AdminClient(self.client())
+            return kind(self.client(**options))
         except KafkaException as exc:
             raise ConfigError(
-                f"options for Kafka at {self.bootstrap}: {exc.args[0].str()}"
+                f"options for Kafka at {self.bootstrap}: {exc.args[0].str()}: "
+                "correct the file of K2_KAFKA_CONFIG"
             ) from exc
+
+    def check_answers(self, admin: AdminClient) -> None:
+        """Refuse a cluster that does not answer.
+
+        Raises:
+            TransientError: names its address.
+        """
+        if not is_reachable(self.bootstrap, timeout_s=min(self.timeout_s, REACH_S)):
+            raise self.error("nothing listens there")
+        self.metadata(admin)
+
+    def metadata(
+        self, client: AdminClient | Consumer, *, timeout_s: float | None = None
+    ) -> ClusterMetadata:
+        """Return the cluster id, and all topics with their partitions.
+
+        Raises:
+            TransientError: the cluster does not answer.
+        """
+        try:
+            return client.list_topics(timeout=self.timeout_s if timeout_s is None else timeout_s)
+        except KafkaException as exc:
+            raise self.error(exc.args[0].str()) from exc
+
+    def error(self, reason: str) -> TransientError:
+        """Return the error of a cluster that does not answer."""
+        return TransientError(f"Kafka at {self.bootstrap} does not answer: {reason}: {START_IT}")
 
 
 @dataclass(frozen=True)
@@ -93,27 +138,16 @@ def _listens(address: str, timeout_s: float) -> bool:
         return False
 
 
-def cluster_metadata(
-    client: AdminClient | Consumer, *, timeout_s: float = TIMEOUT_S
-) -> ClusterMetadata:
-    """Return the cluster id, and all topics with their partitions.
-
-    Raises:
-        TransientError: the cluster does not answer.
-    """
-    try:
-        return client.list_topics(timeout=timeout_s)
-    except KafkaException as exc:
-        raise TransientError(f"Kafka does not answer: {exc.args[0].str()}") from exc
-
-
 def list_topics(admin: AdminClient, *, timeout_s: float = TIMEOUT_S) -> list[str]:
     """Return the names of all topics, sorted.
 
     Raises:
         TransientError: the cluster does not answer.
     """
-    return sorted(cluster_metadata(admin, timeout_s=timeout_s).topics)
+    try:
+        return sorted(admin.list_topics(timeout=timeout_s).topics)
+    except KafkaException as exc:
+        raise TransientError(f"Kafka does not answer: {exc.args[0].str()}") from exc
 
 
 def log_ids(cluster: Cluster, admin: AdminClient, topics: Iterable[str]) -> dict[str, str]:
@@ -125,14 +159,14 @@ def log_ids(cluster: Cluster, admin: AdminClient, topics: Iterable[str]) -> dict
     names = list(topics)
     if cluster.embedded_log is not None or not names:
         return dict.fromkeys(names, cluster.embedded_log or "")
-    cluster_id = cluster_metadata(admin).cluster_id
+    cluster_id = cluster.metadata(admin).cluster_id
     try:
-        described = admin.describe_topics(TopicCollection(names), request_timeout=TIMEOUT_S)
+        described = admin.describe_topics(TopicCollection(names), request_timeout=cluster.timeout_s)
         return {
             name: f"{cluster_id}/{topic.result().topic_id}" for name, topic in described.items()
         }
     except KafkaException as exc:
-        raise TransientError(f"Kafka does not tell its topics: {exc.args[0].str()}") from exc
+        raise cluster.error(f"its topics: {exc.args[0].str()}") from exc
 
 
 def read_properties(path: Path | None) -> dict[str, str]:
@@ -147,10 +181,12 @@ def read_properties(path: Path | None) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as exc:
         raise ConfigError(f"K2_KAFKA_CONFIG={path}: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"K2_KAFKA_CONFIG={path}: is not UTF-8 text: {exc}") from exc
-    stated = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
-    for line in stated:
+    except UnicodeDecodeError:
+        raise ConfigError(f"K2_KAFKA_CONFIG={path}: is not UTF-8 text") from None
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1)]
+    stated = [(number, line) for number, line in numbered if line and not line.startswith("#")]
+    for number, line in stated:
         if "=" not in line:
-            raise ConfigError(f"K2_KAFKA_CONFIG={path}: {line!r} is not name=value")
-    return {name.strip(): value.strip() for name, value in (ln.split("=", 1) for ln in stated)}
+            # The line itself may hold a password.
+            raise ConfigError(f"K2_KAFKA_CONFIG={path}: line {number} is not name=value")
+    return {name.strip(): value.strip() for name, value in (ln.split("=", 1) for _, ln in stated)}

@@ -35,7 +35,7 @@ class RemoteKafka:
 
     def __init__(self, cluster: Cluster, registry_url: str) -> None:
         self.cluster = cluster
-        self.registry = SchemaRegistry(registry_url)
+        self.registry = SchemaRegistry(registry_url, timeout_s=cluster.timeout_s)
         self.client: Producer | None = None
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from k2lib.errors import TransientError
-from k2lib.kafka.cluster import TIMEOUT_S, Cluster, cluster_metadata, log_ids
+from k2lib.kafka.cluster import Cluster, log_ids
 from k2lib.lifecycle import Closing
 from k2lib.schema.codec import SCHEMA_ID_HEADER, framed
 
@@ -127,7 +127,7 @@ class TopicConsumer(Closing):
         if low_latency and cluster.embedded_log is not None:
             options["fetch.wait.max.ms"] = EMBEDDED_WAIT_MS
         self._cluster = cluster
-        self._client = Consumer(cluster.client() | OPTIONS | options)
+        self._client = cluster.open(lambda theirs: Consumer(theirs | OPTIONS | options))
         self._admin: AdminClient | None = None
         self._positions: dict[TopicPartition, int] = {}
         self._found_at = float("-inf")
@@ -147,7 +147,7 @@ class TopicConsumer(Closing):
         Raises:
             TransientError: the cluster does not answer, or reports an error of such a topic.
         """
-        metadata = cluster_metadata(self._client)
+        metadata = self._cluster.metadata(self._client)
         self._found_at = time.monotonic()
         return _partitions(metadata, matches)
 
@@ -158,7 +158,7 @@ class TopicConsumer(Closing):
             TransientError: there is no such topic, or the cluster does not answer.
         """
         try:
-            metadata = self._client.list_topics(topic, timeout=TIMEOUT_S)
+            metadata = self._client.list_topics(topic, timeout=self._cluster.timeout_s)
         except KafkaException as exc:
             raise TransientError(f"{topic}: no partitions: {exc.args[0].str()}") from exc
         return _partitions(metadata, {topic}.__contains__)
@@ -178,10 +178,12 @@ class TopicConsumer(Closing):
             TransientError: Kafka does not answer.
         """
         theirs = confluent_kafka.TopicPartition(tp.topic, tp.partition)
-        until = time.monotonic() + TIMEOUT_S
+        until = time.monotonic() + self._cluster.timeout_s
         while True:
             try:
-                low, high = self._client.get_watermark_offsets(theirs, timeout=TIMEOUT_S)
+                low, high = self._client.get_watermark_offsets(
+                    theirs, timeout=self._cluster.timeout_s
+                )
                 return low, high
             except KafkaException as exc:
                 error = exc.args[0]
@@ -319,6 +321,7 @@ class HighWatermarks:
     """Reads a cluster's high watermarks in two short requests, however many partitions."""
 
     def __init__(self, cluster: Cluster, *, timeout_s: float = HIGH_WATERMARKS_TIMEOUT_S) -> None:
+        self._cluster = cluster
         self._admin = cluster.admin()
         self._timeout_s = timeout_s
 
@@ -328,12 +331,12 @@ class HighWatermarks:
         Raises:
             TransientError: the cluster does not answer.
         """
-        metadata = cluster_metadata(self._admin, timeout_s=self._timeout_s)
+        metadata = self._cluster.metadata(self._admin, timeout_s=self._timeout_s)
         partitions = _partitions(metadata, matches)
         try:
             return self._latest(partitions) if partitions else {}
         except KafkaException as exc:
-            raise TransientError(f"Kafka does not answer: {exc.args[0].str()}") from exc
+            raise self._cluster.error(exc.args[0].str()) from exc
 
     def _latest(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         latest = self._admin.list_offsets(

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from confluent_kafka import Producer
 
-from k2lib.errors import OwnerError, RecordError, TransientError
+from k2lib.errors import ConfigError, OwnerError, RecordError, TransientError
 from k2lib.kafka.cluster import EMBEDDED, TIMEOUT_S, Cluster, KafkaSource, is_reachable
 from k2lib.kafka.producer import OPTIONS
 from k2lib.kafka.registry import SchemaRegistry, unknown_schema
 from k2lib.locks import Lock, lock_holder, try_lock, writer_lock
+from k2lib.reasons import file_errors, os_reason, with_remedy
 from k2lib.schema.codec import SchemaId, SchemaText
 
 WINDOW_BYTES: Final = 1_500_000
@@ -37,7 +38,9 @@ class EmbeddedBroker:
 
         Raises:
             OwnerError: another process owns the home; the message names its pid.
+            ConfigError: the home cannot be written.
         """
+        self._home = home
         self._lock = _own(home)
         self._path = embedded_path(home)
         client = Producer({"test.mock.num.brokers": 1, "log_level": 2} | OPTIONS)
@@ -49,7 +52,11 @@ class EmbeddedBroker:
         self.registry = SchemaRegistry(
             f"mock://{uuid.uuid4()}", on_registered=self._write_description
         )
-        self._write_description()
+        try:
+            self._write_description()
+        except ConfigError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the broker and free the home; other clients must be closed before."""
@@ -71,8 +78,9 @@ class EmbeddedBroker:
                 "schemas": {str(one): text for one, text in self.registry.texts().items()},
             }
             new = self._path.with_suffix(".new")
-            new.write_text(json.dumps(description), encoding="utf-8")
-            new.replace(self._path)
+            with file_errors(f"the home {self._home}"):
+                new.write_text(json.dumps(description), encoding="utf-8")
+                new.replace(self._path)
 
 
 def embedded_path(home: Path) -> Path:
@@ -106,11 +114,17 @@ def _own(home: Path) -> Lock:
 
 def _description(home: Path) -> Mapping[str, Any] | None:
     try:
-        text = embedded_path(home).read_text(encoding="utf-8")
+        text = embedded_path(home).read_bytes()
     except FileNotFoundError:
         return None
-    description: Mapping[str, Any] = json.loads(text)
-    return description
+    except OSError as exc:
+        raise TransientError(f"the embedded broker's {with_remedy(os_reason(exc))}") from exc
+    try:
+        description: Mapping[str, Any] = json.loads(text)
+        return {name: description[name] for name in ("pid", "bootstrap", "log", "schemas")}
+    except (LookupError, TypeError, ValueError) as exc:
+        path = embedded_path(home)
+        raise TransientError(f"{path} is damaged: end the process that writes the home") from exc
 
 
 def _is_alive(pid: int) -> bool:

@@ -30,6 +30,10 @@ OPTIONS: Final[dict[str, Any]] = {
 }
 
 
+def _producer(options: dict[str, Any]) -> Producer:
+    return Producer(options | OPTIONS)
+
+
 class BatchProducer:
     """Produces whole batches; `flush()` says whether all of them arrived."""
 
@@ -38,7 +42,7 @@ class BatchProducer:
     ) -> None:
         self.registry = registry
         self._cluster = cluster
-        self._client = client or Producer(cluster.client() | OPTIONS)
+        self._client = client or cluster.open(_producer)
         self._topics: set[str] = set()
         self._failed: Counter[str] = Counter()
 
@@ -110,7 +114,9 @@ class BatchProducer:
 
     def _create(self, topic: str) -> None:
         if topic not in self._topics and self._cluster.embedded_log is None:
-            create_topics(self._cluster.admin(), [topic])
+            admin = self._cluster.admin()
+            self._cluster.check_answers(admin)
+            create_topics(admin, [topic])
         self._topics.add(topic)
 
     def _on_failure(self, error: KafkaError | None, message: Message) -> None:

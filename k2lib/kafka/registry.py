@@ -1,32 +1,90 @@
 """The schema registry: schemas are registered once per topic, texts looked up by id or GUID."""
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-from k2lib.errors import RecordError, SchemaError, TransientError
+from k2lib.addresses import public_url, redact, without_secrets
+from k2lib.errors import ConfigError, RecordError, SchemaError, TransientError, reason_of
+from k2lib.kafka.cluster import TIMEOUT_S
+from k2lib.reasons import START_IT
 from k2lib.schema.codec import SchemaId
 from k2lib.schema.records import RecordSchema
 
 INCOMPATIBLE: Final = 409
 NOT_FOUND: Final = 404
+RETRY_MS: Final = 500
+
+
+def check_registry_url(url: str) -> None:
+    """Refuse an address, or several joined by commas, that is none of a registry.
+
+    Raises:
+        ConfigError: names it, without its user.
+    """
+    for one in url.split(","):
+        try:
+            parts = urlsplit(one.strip())
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            usable = usable or parts.scheme == "mock"
+        except ValueError:
+            usable = False
+        if not usable:
+            shown = public_url(url) if "@" not in public_url(url) else "…"
+            raise ConfigError(f"K2_SCHEMA_REGISTRY_URL={shown}: give http://host:port")
+
+
+def _options(url: str, timeout_s: float) -> dict[str, object]:
+    """Return the client's options: the user not in the address, which its library logs.
+
+    One try more, so that a registry that is restarted is waited for; both are in time.
+    """
+    urls = [one.strip() for one in url.split(",")]
+    first = urlsplit(urls[0])
+    options: dict[str, object] = {
+        "url": ",".join(map(_without_user, urls)),
+        "timeout": timeout_s / 2,
+        "max.retries": 1,
+        "retries.wait.ms": RETRY_MS,
+    }
+    if first.username is not None:
+        user = f"{unquote(first.username)}:{unquote(first.password or '')}"
+        options["basic.auth.user.info"] = user
+    return options
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 class SchemaRegistry:
     """A Confluent-compatible schema registry, or `mock://` inside the process.
 
     Args:
+        timeout_s: how long it may take to answer.
         on_registered: called when a schema is registered, before anything is written by it.
+    Raises:
+        ConfigError: the address is none.
     """
 
-    def __init__(self, url: str, *, on_registered: Callable[[], None] = lambda: None) -> None:
-        self.url = url
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        on_registered: Callable[[], None] = lambda: None,
+    ) -> None:
+        check_registry_url(url)
+        self._name = f"the schema registry at {public_url(url)}"
         self._on_registered = on_registered
-        self._client = SchemaRegistryClient.new_client({"url": url})
+        self._client = SchemaRegistryClient.new_client(_options(url, timeout_s))
         self._texts: dict[SchemaId, str] = {}
         self._ids: dict[str, int] = {}
 
@@ -65,30 +123,49 @@ class SchemaRegistry:
         """Return the Avro texts used so far, by id, and by GUID where the registry gives one."""
         return dict(self._texts)
 
-    def _register(self, subject: str, schema: RecordSchema) -> tuple[int, str | None]:
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raise what a registry that does not do its work makes the client raise."""
         try:
-            registered = self._client.register_schema_full_response(
-                subject, Schema(schema.text, "AVRO")
-            )
+            yield
         except SchemaRegistryError as exc:
-            if exc.http_status_code == INCOMPATIBLE:
-                raise SchemaError(f"{subject}: the registry refuses the schema: {exc}") from exc
-            raise TransientError(f"{subject}: the registry at {self.url}: {exc}") from exc
+            message = f"{self._name} answers {exc.http_status_code}: {redact(reason_of(exc))}"
+            raise TransientError(f"{message}: correct K2_SCHEMA_REGISTRY_URL") from without_secrets(
+                exc
+            )
+        except httpx2.TimeoutException as exc:
+            raise self._silent("no answer in time") from without_secrets(exc)
         except httpx2.HTTPError as exc:
-            raise TransientError(f"the registry at {self.url} does not answer: {exc}") from exc
+            raise self._silent(redact(reason_of(exc))) from without_secrets(exc)
+        except (ValueError, LookupError, TypeError, httpx2.InvalidURL) as exc:
+            reason = "its answer is none of a schema registry: correct K2_SCHEMA_REGISTRY_URL"
+            raise TransientError(f"{self._name}: {reason}") from without_secrets(exc)
+
+    def _silent(self, reason: str) -> TransientError:
+        return TransientError(f"{self._name} does not answer: {reason}: {START_IT}")
+
+    def _register(self, subject: str, schema: RecordSchema) -> tuple[int, str | None]:
+        with self._errors():
+            try:
+                registered = self._client.register_schema_full_response(
+                    subject, Schema(schema.text, "AVRO")
+                )
+            except SchemaRegistryError as exc:
+                if exc.http_status_code == INCOMPATIBLE:
+                    raise SchemaError(f"{subject}: the registry refuses the schema: {exc}") from exc
+                raise
         if registered.schema_id is None:
-            raise TransientError(f"{subject}: the registry at {self.url} gives the schema no id")
+            raise TransientError(f"{subject}: {self._name} gives the schema no id")
         return registered.schema_id, registered.guid
 
     def _look_up(self, schema_id: SchemaId) -> str:
-        try:
-            schema = self._schema(schema_id)
-        except SchemaRegistryError as exc:
-            if exc.http_status_code == NOT_FOUND:
-                raise RecordError(unknown_schema(schema_id)) from exc
-            raise TransientError(f"the registry at {self.url}: {exc}") from exc
-        except httpx2.HTTPError as exc:
-            raise TransientError(f"the registry at {self.url} does not answer: {exc}") from exc
+        with self._errors():
+            try:
+                schema = self._schema(schema_id)
+            except SchemaRegistryError as exc:
+                if exc.http_status_code == NOT_FOUND:
+                    raise RecordError(unknown_schema(schema_id)) from exc
+                raise
         if schema.schema_type != "AVRO" or schema.schema_str is None:
             raise RecordError(f"the schema {schema_id} is {schema.schema_type}, not AVRO")
         return schema.schema_str

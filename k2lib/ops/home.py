@@ -1,6 +1,7 @@
 """The state of a home: its writer, its services, its tables."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,16 +10,19 @@ from typing import Any
 from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
-from k2lib.errors import ConfigError, OwnerError, TableError
+from k2lib.errors import ConfigError, OwnerError, TableError, TransientError
 from k2lib.events import MaintenanceDone
+from k2lib.iceberg.catalog import read_errors
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.offsets import snapshot_properties
+from k2lib.iceberg.orphan_files import damaged_files
 from k2lib.iceberg.sink import lock_path
 from k2lib.iceberg.tables import TABLES, TableSpec, load_table, open_catalog
 from k2lib.iceberg.writer import check_appendable
-from k2lib.locks import lock_holder, try_lock, writer_lock
+from k2lib.locks import lock_holder, locked_by, try_lock, writer_lock
 from k2lib.ops.services import ServicesStatus, running
 from k2lib.ops.services import status as services_status
+from k2lib.reasons import file_errors
 from k2lib.settings import Settings
 
 
@@ -31,7 +35,7 @@ class TableStatus:
     files: int
     disk_bytes: int
     snapshots: int
-    problem: str | None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,26 +68,24 @@ def read_home_status(settings: Settings) -> HomeStatus:
 
 def writer_pid(home: Path) -> int | None:
     """Return the pid of the process that owns the home's embedded broker, if one does."""
-    path = writer_lock(home)
-    if not path.exists():
-        return None
-    lock = try_lock(path)
-    if lock is None:
-        return lock_holder(path)
-    lock.close()
-    return None
+    return locked_by(writer_lock(home))
 
 
 def _tables(settings: Settings) -> tuple[TableStatus, ...]:
-    local = settings.catalog_uri is None and settings.catalog_config is None
-    if local and not (settings.home / "catalog.db").exists():
-        return ()
     catalog = open_catalog(settings)
-    tables = [(name, load_table(catalog, name)) for name in TABLES]
-    return tuple(_table(name, table) for name, table in tables if table is not None)
+    tables = (_table(catalog, name) for name in TABLES)
+    return tuple(table for table in tables if table is not None)
 
 
-def _table(name: str, table: Table) -> TableStatus:
+def _table(catalog: Catalog, name: str) -> TableStatus | None:
+    try:
+        table = load_table(catalog, name)
+    except TableError as exc:
+        return TableStatus(name, 0, 0, 0, 0, problem=str(exc))
+    return None if table is None else _sums(name, table)
+
+
+def _sums(name: str, table: Table) -> TableStatus:
     totals = snapshot_properties(table.current_snapshot())
     return TableStatus(
         name,
@@ -105,9 +107,11 @@ def _problem(table: Table, spec: TableSpec) -> str | None:
 
 @dataclass(frozen=True)
 class MaintenanceResult:
-    """What maintenance did to one table; `holder` is the pid of the sink that does it instead.
+    """What maintenance did to one table.
 
-    `problem` is why nothing was done.
+    Attributes:
+        holder: the pid of the sink that does it instead.
+        problem: why it was not done, or which files of the table are missing or damaged.
     """
 
     table: str
@@ -134,30 +138,63 @@ class MaintenanceResult:
 
 
 def maintain_all(catalog: Catalog, *, run_folder: Path) -> list[MaintenanceResult]:
-    """Maintain every table whose lock is free."""
-    return [
-        _maintain(catalog, spec, run_folder)
-        for spec in TABLES.values()
-        if load_table(catalog, spec.name) is not None
-    ]
+    """Maintain every table whose lock is free; one that cannot be read stops no other."""
+    results = (_try_maintain(catalog, spec, run_folder) for spec in TABLES.values())
+    return [one for one in results if one is not None]
 
 
-def _maintain(catalog: Catalog, spec: TableSpec, run_folder: Path) -> MaintenanceResult:
+def _try_maintain(catalog: Catalog, spec: TableSpec, run_folder: Path) -> MaintenanceResult | None:
+    try:
+        with read_errors(f"maintenance of table {spec.name}"):
+            table = load_table(catalog, spec.name)
+            return None if table is None else _maintain(table, spec, run_folder)
+    except (ConfigError, TableError, TransientError) as exc:
+        return MaintenanceResult(spec.name, None, problem=str(exc))
+
+
+def _maintain(table: Table, spec: TableSpec, run_folder: Path) -> MaintenanceResult:
     path = lock_path(run_folder, spec.name)
     lock = try_lock(path)
-    table = load_table(catalog, spec.name)
-    if lock is None or table is None:
+    if lock is None:
         return MaintenanceResult(spec.name, None, holder=lock_holder(path))
     with lock:
+        table.refresh()
+        if damaged := damaged_files(table):
+            return MaintenanceResult(spec.name, None, problem=_damage(spec, damaged))
         problem = _problem(table, spec)
         if problem is not None:
             return MaintenanceResult(spec.name, None, problem=problem)
         state = run_folder / f"unreferenced-{spec.name}.json"
         maintenance = Maintenance(spec, state=state, now=lambda: datetime.now(UTC))
-        return MaintenanceResult(spec.name, maintenance.run_now(table))
+        done = maintenance.run_now(table)
+        problem = _damage(spec, done.files_missing) if done.files_missing else None
+        return MaintenanceResult(spec.name, done, problem=problem)
+
+
+def _damage(spec: TableSpec, files: Sequence[str]) -> str:
+    more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
+    return f"table {spec.name}: {files[0]}{more}: nothing was changed: restore it from a copy"
 
 
 HOME_FILES = ("catalog.db", "run", "services", "warehouse")
+
+
+def check_home(settings: Settings) -> None:
+    """Refuse a home that does not exist; one whose catalog is elsewhere needs no folder.
+
+    Raises:
+        ConfigError: names the folder.
+    """
+    home = settings.home
+    if settings.catalog_uri is not None or settings.catalog_config is not None:
+        return
+    with file_errors(f"K2_HOME={home}"):
+        exists = any((home / name).exists() for name in HOME_FILES)
+    if not exists:
+        raise ConfigError(
+            f"no home at {home.absolute()}: nothing was written there; go to the folder of yours, "
+            "name it with K2_HOME, or make one with `k2 load` or `k2 stream`"
+        )
 
 
 def reset_home(home: Path) -> None:
@@ -174,7 +211,10 @@ def reset_home(home: Path) -> None:
         raise OwnerError(f"process {pid} writes {home}: end it first")
     if running(home) is not None:
         raise OwnerError(f"Kafka and the registry run in {home}: `k2 down` first")
-    others = sorted(path.name for path in home.iterdir() if path.name not in HOME_FILES)
-    if others:
-        raise ConfigError(f"{home} is not only a home of ours; it holds {', '.join(others[:5])}")
-    shutil.rmtree(home)
+    with file_errors(f"the home {home}"):
+        others = sorted(path.name for path in home.iterdir() if path.name not in HOME_FILES)
+        if others:
+            raise ConfigError(
+                f"{home} is not only a home of ours; it holds {', '.join(others[:5])}"
+            )
+        shutil.rmtree(home)

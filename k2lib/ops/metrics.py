@@ -38,7 +38,6 @@ from k2lib.events import (
     SinkLagMeasured,
     SinkPaused,
     SinkResumed,
-    SinkStopped,
     StateLost,
     StateRestored,
     TradesBackfilled,
@@ -300,7 +299,7 @@ class Metrics:
                 self.sink_paused.labels(table).set(0)
             case SinkLagMeasured(records=records):
                 self.sink_lag.labels(table).set(records)
-            case SinkPaused() | SinkStopped():
+            case SinkPaused():
                 self.sink_paused.labels(table).set(1)
             case DeadLettersSent(count=count):
                 self.dead_letters.labels(table).inc(count)

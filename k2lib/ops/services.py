@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from k2lib.errors import ConfigError, OwnerError
+from k2lib.errors import ConfigError, DamagedFileError, OwnerError
 from k2lib.locks import Lock, lock_holder, locked, make_private, try_lock, writer_lock
 from k2lib.ops.jars import JavaPrograms, OnStep, default_cache, fetch_servers
 from k2lib.ops.processes import ChildProcess, alive, free_port, is_free, stop
 from k2lib.ops.servers import KafkaServer, LocalServer, RegistryServer, await_ready
+from k2lib.reasons import file_errors
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,29 @@ class RunningServices:
 
 
 def read_running_services(home: Path) -> RunningServices:
-    """Read a home's service registry; without a file it is empty."""
+    """Read a home's service registry; without a file it is empty.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DamagedFileError: it is damaged.
+    """
+    file = _file(home)
+    with file_errors(f"the home {home}"):
+        try:
+            data = file.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return RunningServices()
     try:
-        values = json.loads(_file(home).read_text())
-    except FileNotFoundError:
-        return RunningServices()
-    started = values.pop("started")
-    if values.pop("folder", _folder_id(home)) != _folder_id(home):
-        return RunningServices()  # this home is a copy: they are those of the first one
-    entries = {name: StartedService(**entry) for name, entry in values.items()}
-    return RunningServices(entries, datetime.fromisoformat(started) if started else None)
+        values = json.loads(data)
+        started = values.pop("started")
+        if values.pop("folder", _folder_id(home)) != _folder_id(home):
+            return RunningServices()  # this home is a copy: they are those of the first one
+        entries = {name: StartedService(**entry) for name, entry in values.items()}
+        return RunningServices(entries, datetime.fromisoformat(started) if started else None)
+    except (ValueError, LookupError, TypeError, AttributeError) as exc:
+        raise DamagedFileError(
+            f"{file} is damaged: end the Java processes of `k2 up` if they run, and delete the file"
+        ) from exc
 
 
 def write_running_services(home: Path, services: RunningServices) -> None:
@@ -165,7 +179,11 @@ def up(
         OwnerError: an embedded broker serves this home.
     """
     home = home.resolve()
-    with locked(_lock(home)), _without_embedded_owner(home):
+    with (
+        file_errors(f"the home {home}"),
+        locked(_lock(home)),
+        _without_embedded_owner(home),
+    ):
         programs = fetch_servers(jar_cache or default_cache(), on_step=on_step)
         ports = {"kafka": kafka_port, "registry": registry_port}
         _start_missing(home, ports, programs=programs, on_step=on_step)

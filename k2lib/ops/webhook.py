@@ -21,8 +21,25 @@ from k2lib.lifecycle import Closing
 from k2lib.ops.alerts import Alert
 
 LOG: Final = logging.getLogger("k2lib.alerts")
+HTTP_LOG: Final = logging.getLogger("httpx2")
 TRY_AGAIN: Final = frozenset({408, 425, 429})
 HOST: Final = re.compile(r"[\w.:-]+")
+
+
+class _HideUrl(logging.Filter):
+    """Keeps an address out of the log of the HTTP library, which names each one it asks."""
+
+    def __init__(self, url: httpx2.URL) -> None:
+        super().__init__()
+        self._url = str(url)
+        self._shown = _shown(url)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                self._shown if str(value) == self._url else value for value in record.args
+            )
+        return True
 
 
 class Webhook(Closing):
@@ -49,6 +66,8 @@ class Webhook(Closing):
     ) -> None:
         self._url = _checked(url)
         self._receiver = f"the alert webhook at {_shown(self._url)}"
+        self._hide_url = _HideUrl(self._url)
+        HTTP_LOG.addFilter(self._hide_url)
         self._timeout_s = timeout_s
         self._retry_for_s = retry_for_s
         self._close_s = close_s
@@ -88,6 +107,7 @@ class Webhook(Closing):
                 self._loop.call_soon_threadsafe(self._closing.set)
         # A name that is being looked up cannot be interrupted: the thread ends by itself later.
         self._thread.join(self._close_s + self._timeout_s)
+        HTTP_LOG.removeFilter(self._hide_url)
 
     def _run(self) -> None:
         with self._runner as runner:

@@ -1,5 +1,6 @@
 """Reads of lake and log together: SQL over views, and the rows of one instrument."""
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,7 +15,8 @@ from duckdb import DuckDBPyConnection
 from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import BooleanExpression
 
-from k2lib.errors import ClosedError, QueryError
+from k2lib.errors import ClosedError, DamagedFileError, QueryError
+from k2lib.iceberg.catalog import RESTORE, is_missing
 from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile
 from k2lib.iceberg.tables import TABLES, TableCache
 from k2lib.kafka.cluster import FindLog, no_log
@@ -69,6 +71,7 @@ BY_TIME: Final = ("trades_v2", "quotes_v2")
 # Venues count trades alone, so of no other table it is known what is missing.
 WITH_GAPS: Final = "trades_v2"
 GAPS: Final = "gaps"
+QUOTED: Final = re.compile(r"['\"]([^'\"]+)['\"]")
 
 
 class Engine(Closing):
@@ -91,7 +94,7 @@ class Engine(Closing):
         """
         self._guard = guard
         self._closed = False
-        plans = PlanCache()
+        self._plans = plans = PlanCache()
         self._lock = threading.Lock()
         self._tails = TailPool(TableCache(catalog).table, find_log)
         self._connection = duckdb.connect()
@@ -331,9 +334,18 @@ class Engine(Closing):
             with nullcontext() if self._guard is None else self._guard.limit(cursor):
                 yield cursor
         except (duckdb.Error, pl.exceptions.PolarsError) as exc:
-            raise QueryError(first_lines(exc)) from exc
+            raise self._error(exc) from exc
         finally:
             cursor.close()
+
+    def _error(self, exc: Exception) -> QueryError | DamagedFileError:
+        """Blame the query, unless a file of a table is named that the table does have."""
+        text = first_lines(exc)
+        file = next(filter(self._plans.lists, QUOTED.findall(text)), None)
+        if file is None:
+            return QueryError(text)
+        reason = "is missing" if is_missing(text) else f"cannot be read ({' '.join(text.split())})"
+        return DamagedFileError(f"a file of a table, {file} {reason}: {RESTORE}")
 
 
 def _tail_sql(view: TableView, rows: pa.Table, where: str = "") -> list[str]:

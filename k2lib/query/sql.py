@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection
 from pyiceberg.table import Table
 
-from k2lib.errors import QueryError, TableError
+from k2lib.errors import DamagedFileError, QueryError, TableError
 from k2lib.iceberg.columns import record_table, renamed_columns, snapshot_schema
 from k2lib.iceberg.manifests import PlanCache, PlannedFile, relation_sql, table_sql, text_sql
 from k2lib.iceberg.tables import TABLES, columns_as_read
@@ -305,7 +305,9 @@ class SqlViews:
         self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_shown_sql(name, named)}")
         if name == "trades_v2" and name not in self._shown:
             self._show_bars()
-        self._shown[name] = state
+        # A file that is missing may come back; what another engine did stays so in this snapshot.
+        is_damaged = isinstance(self._refused.get(name), DamagedFileError)
+        self._shown[name] = ("damaged",) if is_damaged else state
 
     def check(self, text: str) -> None:
         """Refuse a text that names a table which cannot be read.

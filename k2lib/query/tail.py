@@ -13,7 +13,6 @@ from pyiceberg.table import Table
 from k2lib.errors import K2Error, TableError, TransientError
 from k2lib.iceberg.offsets import end_of
 from k2lib.iceberg.tables import TABLES, TableSpec
-from k2lib.iceberg.writer import CATALOG_ERRORS
 from k2lib.kafka.cluster import FindLog, KafkaSource, is_reachable, no_log
 from k2lib.kafka.consumer import ConsumerRecords, HighWatermarks, TopicConsumer, TopicPartition
 from k2lib.kafka.topics import topic_kind
@@ -32,7 +31,7 @@ IDLE_S: Final = 300.0
 END_S: Final = 10.0
 LIMIT_BYTES: Final = 256 * 1024 * 1024
 FULL: Final = "the lake is so far behind the log that only a part of the rest fits in memory"
-ERRORS: Final = (K2Error, KafkaException, duckdb.Error, *CATALOG_ERRORS)
+ERRORS: Final = (K2Error, KafkaException, duckdb.Error)
 
 LoadTable = Callable[[], Table | None]
 
@@ -151,7 +150,7 @@ class Tail(Closing):
         """Cheaper than to wait for a client that finds nobody."""
         bootstrap = self.source.cluster.bootstrap
         if not is_reachable(bootstrap):
-            raise TransientError(f"Kafka at {bootstrap} does not answer")
+            raise self.source.cluster.error("nothing listens there")
 
     def _feeds(self, topic: str) -> bool:
         return topic_kind(topic) == self._spec.kind

@@ -37,6 +37,20 @@ def test_a_name_that_is_none_is_an_error(run: Run) -> None:
     assert err.startswith("k2: a key's name")
 
 
+def test_without_a_home_nothing_is_served(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("api", "--port", 0)
+    assert code == 1
+    assert f"k2: no home at {tmp_path}/home" in err
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path) -> None:
+    """Make a home to which nothing was written yet."""
+    (tmp_path / "home" / "run").mkdir(parents=True)
+
+
+@pytest.mark.usefixtures("empty_home")
 def test_a_port_in_use_is_an_error_of_one_line(run: Run) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -47,12 +61,14 @@ def test_a_port_in_use_is_an_error_of_one_line(run: Run) -> None:
     assert f"k2: K2_API_PORT={port}: cannot listen on 127.0.0.1:{port}" in err.splitlines()[-1]
 
 
+@pytest.mark.usefixtures("empty_home")
 def test_others_are_not_served_without_keys(run: Run) -> None:
     code, _, err = run("api", K2_API_HOST="0.0.0.0", K2_API_PORT="0")
     assert code == 1
     assert "k2: K2_API_HOST=0.0.0.0 is reached from other machines" in err.splitlines()[-1]
 
 
+@pytest.mark.usefixtures("empty_home")
 def test_keys_that_are_none_are_an_error_and_not_shown(run: Run) -> None:
     code, _, err = run("api", "--port", 0, K2_API_KEYS="alice:my-secret-key")
     assert code == 1
@@ -96,6 +112,7 @@ def served(home: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_told_to_end(tmp_path: Path, ending: signal.Signals) -> None:
+    (tmp_path / "home" / "run").mkdir(parents=True)
     with served(tmp_path / "home") as (process, url):
         headers = {"X-Request-Id": "told-in-the-log"}
         answer = httpx2.get(f"{url}/ready", headers=headers, trust_env=False, timeout=30)

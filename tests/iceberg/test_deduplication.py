@@ -5,13 +5,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import hypothesis.strategies as st
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from support.lake_rows import append, at, catalog_in, gap, quote, rows_table, trade
 
+from k2lib.errors import DamagedFileError
 from k2lib.iceberg.deduplication import Deduplicator
 from k2lib.iceberg.manifests import plan_paths
 from k2lib.iceberg.tables import TABLES, ensure_table
@@ -135,7 +135,7 @@ def test_what_is_not_newer_is_looked_for_in_the_files(tmp_path: Path) -> None:
     lake.add([trade(1)])
     for file in plan_paths(lake.table):
         Path(file).unlink()
-    with pytest.raises(duckdb.IOException):
+    with pytest.raises(DamagedFileError, match="No files found"):
         lake.add([trade(1)])
 
 

@@ -173,7 +173,12 @@ def test_a_kafka_that_is_away_delays_no_answer(tmp_path: Path) -> None:
         with K2.open(home=tmp_path, **away) as k2:
             assert numbers(k2) == [1]
             told = completeness(k2)
-        assert told == (False, None, "Kafka at 127.0.0.1:1 does not answer")
+        assert told == (
+            False,
+            None,
+            "Kafka at 127.0.0.1:1 does not answer: nothing listens there: start it, or "
+            "correct its address",
+        )
         return time.monotonic() - began
 
     wait_until(lambda: answer_s() < 2 * LONGEST_S)

@@ -202,10 +202,10 @@ def test_a_good_file_beside_bad_ones_is_loaded(bad_files: Loaded) -> None:
         ),
         (
             "trades/9009-missing.csv",
-            "trades/9009-missing.csv: cannot be read: No such file or directory",
+            "{folder}/trades/9009-missing.csv: cannot be read: No such file or directory",
         ),
-        ("quotes/*.csv", "quotes/*.csv: cannot be read: No such file or directory"),
-        ("{name}/nothing", "{name}/nothing: no .csv file in this folder"),
+        ("quotes/*.csv", "{folder}/quotes/*.csv: cannot be read: No such file or directory"),
+        ("{name}/nothing", "{folder}/nothing: no .csv file in this folder"),
     ],
 )
 def test_a_file_that_cannot_be_loaded_is_told_why(bad_files: Loaded, file: str, error: str) -> None:
@@ -272,6 +272,15 @@ def test_an_unknown_setting_ends_the_command_in_one_line(tmp_path: Path) -> None
     assert err.count("\n") == 1
 
 
+@pytest.fixture
+def empty_home(tmp_path: Path) -> Path:
+    """Return a home to which nothing was written yet."""
+    home = tmp_path / "home"
+    (home / "run").mkdir(parents=True)
+    return home
+
+
+@pytest.mark.usefixtures("empty_home")
 @pytest.mark.parametrize(
     ("variables", "told"),
     [
@@ -298,6 +307,7 @@ def test_a_setting_that_does_not_fit_is_told(
     assert (code, out, only_error(err)) == (1, "", f"k2: {told}")
 
 
+@pytest.mark.usefixtures("empty_home")
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -317,9 +327,23 @@ def test_a_question_that_cannot_be_answered_is_told(
     assert only_error(err).startswith(f"k2: {told}")
 
 
-def test_the_tables_of_an_empty_home_are_empty(run: Run) -> None:
+def test_the_tables_of_an_empty_home_are_empty(run: Run, empty_home: Path) -> None:
     code, out, _ = run("sql", "select count(*) as n from trades_v2", "--format", "csv")
     assert (code, out.split()) == (0, ["n", "0"])
+    assert [path.name for path in empty_home.iterdir()] == ["run"]
+
+
+def test_a_load_without_a_file_makes_no_home(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("load", "asx", tmp_path / "nope")
+    assert code == 2
+    assert f"{tmp_path}/nope: cannot be read: No such file" in err.replace("\n", "")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_python_read_of_no_home_makes_none(tmp_path: Path) -> None:
+    with K2.open(home=tmp_path / "home") as k2:
+        assert k2.sql("from trades_v2").is_empty()
+    assert not (tmp_path / "home").exists()
 
 
 def test_no_files_to_load_is_a_mistake_in_the_command(run: Run) -> None:

@@ -46,7 +46,7 @@ def load(
     return load_files(
         binance(),
         paths,
-        pipeline=k2.pipeline,
+        pipeline=lambda: k2.pipeline,
         engine=k2.engine,
         options=FileOptions(**options),
         on_progress=on_progress,

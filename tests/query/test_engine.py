@@ -15,7 +15,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.types import StringType
 from support.lake_rows import NOON, append, at, catalog_in, gap, quote, trade
 
-from k2lib.errors import QueryError
+from k2lib.errors import DamagedFileError, QueryError
 from k2lib.iceberg.manifests import plan_files
 from k2lib.iceberg.tables import TABLES, load_table
 from k2lib.query.engine import Engine
@@ -326,5 +326,5 @@ def test_sql_of_a_span_opens_no_file_of_another_time(catalog: Catalog, engine: E
     assert len(engine.sql("SELECT * FROM trades_v2")) == 2
     Path(first.path).unlink()
     assert len(engine.sql("SELECT * FROM trades_v2", start=at(60))) == 1
-    with pytest.raises(QueryError, match="No files found"):
+    with pytest.raises(DamagedFileError, match=f"{first.path} is missing: restore it"):
         engine.sql("SELECT * FROM trades_v2")

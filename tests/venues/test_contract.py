@@ -191,7 +191,7 @@ def test_files_are_in_the_lake_once_however_often_they_are_loaded(
 ) -> None:
     with K2.open(home=tmp_path / "home") as k2:
         first, again = (
-            load_files(files.venue, [files.folder], pipeline=k2.pipeline, engine=k2.engine)
+            load_files(files.venue, [files.folder], pipeline=lambda: k2.pipeline, engine=k2.engine)
             for _ in range(2)
         )
         counts = k2.sql("SELECT count(*), count(DISTINCT message_id) FROM lake.trades_v2").row(0)
@@ -206,7 +206,7 @@ def test_a_file_that_is_not_there_is_an_error_of_its_own_line(
 ) -> None:
     with K2.open(home=tmp_path / "home") as k2:
         paths = [files.missing, files.folder]
-        report = load_files(files.venue, paths, pipeline=k2.pipeline, engine=k2.engine)
+        report = load_files(files.venue, paths, pipeline=lambda: k2.pipeline, engine=k2.engine)
     assert report.files[0].error is not None and report.files[0].rows == 0
     assert all(line.error is None for line in report.files[1:])
 

@@ -13,7 +13,6 @@ from k2lib.api.problems import problem
 from k2lib.client import K2
 from k2lib.errors import K2Error, TransientError, reason_of
 from k2lib.iceberg.tables import load_table
-from k2lib.iceberg.writer import CATALOG_ERRORS
 from k2lib.kafka.cluster import is_reachable
 
 RETRY_S: Final = 5
@@ -76,7 +75,7 @@ def readiness(k2: K2) -> Response:
     """Return whether the lake can be read; without Kafka only the lake is served."""
     try:
         tables = [name for name in CHECKED_TABLES if load_table(k2.catalog, name) is not None]
-    except (K2Error, *CATALOG_ERRORS) as exc:
+    except K2Error as exc:
         detail = f"the lake cannot be read: {reason_of(exc)}"
         return problem(503, detail, title="Not ready", headers={"Retry-After": str(RETRY_S)})
     ready = Ready(status="ready", tables=tables, log=log_state(k2))

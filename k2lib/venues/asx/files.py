@@ -159,7 +159,7 @@ def file_kind(file: AsxFile) -> str:
 
 def _part_kind(path: Path) -> str:
     name = _shown(path)
-    with open_lines(path, name) as opened:
+    with open_lines(path, str(path)) as opened:
         head = opened.read(HEAD_BYTES).removeprefix(BYTE_ORDER_MARK)
     if not head.strip():
         raise SourceError(f"{name}: the file is empty")

@@ -325,7 +325,7 @@ def _digest(path: Path) -> str:
         with path.open("rb") as opened:
             return file_digest(opened, "sha256").hexdigest()
     except OSError as exc:
-        raise SourceError(f"{path.name}: cannot be read: {exc.strerror}") from exc
+        raise SourceError(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
 def _check_sum(path: Path, digest: str) -> str | None:

@@ -1,0 +1,314 @@
+"""The catalog of a home, and what the libraries of catalog and files raise, as errors of ours."""
+
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import duckdb
+import httpx2
+import pydantic
+from pyiceberg.catalog import (
+    PY_CATALOG_IMPL,
+    Catalog,
+    CatalogType,
+    infer_catalog_type,
+    load_catalog,
+)
+from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.exceptions import (
+    CommitStateUnknownException,
+    NoSuchTableError,
+    NotInstalledError,
+    RESTError,
+    ValidationError,
+)
+from pyiceberg.table import Table
+from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from k2lib.addresses import public_url, redact, without_secrets
+from k2lib.errors import ConfigError, DamagedFileError, K2Error, TransientError, reason_of
+from k2lib.iceberg.home_catalog import make_home
+from k2lib.iceberg.sql_catalog import SharedSqlCatalog
+from k2lib.reasons import START_IT, os_reason, with_remedy
+
+CATALOG_ERRORS: Final = (
+    SQLAlchemyError,
+    RESTError,
+    OSError,
+    CommitStateUnknownException,
+    duckdb.IOException,
+)
+# What the readers of JSON, Avro and Parquet raise of bytes that are none.
+UNREADABLE: Final = (
+    ValueError,
+    EOFError,
+    LookupError,
+    AssertionError,
+    TypeError,
+    OverflowError,
+    ValidationError,
+    zlib.error,
+    duckdb.InvalidInputException,
+    duckdb.SerializationException,
+)
+NO_FILE: Final = ("No such file", "No files found")
+SQL_TABLES: Final = "sqlite_master WHERE name IN ('iceberg_tables', 'iceberg_namespace_properties')"
+RESTORE: Final = "restore it from a copy"
+SECRET_OPTIONS: Final = ("secret", "password", "token", "credential")
+
+
+@contextmanager
+def lake_errors(part: str) -> Iterator[None]:
+    """Raise what the libraries of catalog and storage raise as an error of ours, in one line.
+
+    Args:
+        part: what is read or written here.
+    Raises:
+        DamagedFileError: a file is missing, or SQLite's is damaged.
+        TransientError: catalog or storage do not answer, or refuse.
+    """
+    try:
+        yield
+    except CATALOG_ERRORS as exc:
+        raise _failure(f"{part}: ", exc) from without_secrets(exc)
+
+
+@contextmanager
+def read_errors(part: str, *, path: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+    """Raise what `lake_errors` raises, and what readers say of bytes that they cannot read.
+
+    Args:
+        part: what is read here.
+        path: finds the file, where its reader does not name it.
+    Raises:
+        DamagedFileError: a file is missing, or is not what its name says.
+        TransientError: catalog or storage do not answer, or refuse.
+    """
+    try:
+        with lake_errors(part):
+            yield
+    except UNREADABLE as exc:
+        file = path()
+        where = "" if file is None else f"{file}: "
+        message = f"{part}: {where}cannot be read ({cause_text(exc)}): {RESTORE}"
+        raise DamagedFileError(message) from without_secrets(exc)
+
+
+def _failure(part: str, exc: Exception) -> DamagedFileError | TransientError:
+    reason = cause_text(exc)
+    if _is_no_database(exc) or is_missing(reason):
+        return DamagedFileError(f"{part}{reason}: {RESTORE}")
+    return TransientError(f"{part}{with_remedy(reason)}")
+
+
+def is_missing(reason: str) -> bool:
+    """Say whether a library says that a file is not there."""
+    return any(words in reason for words in NO_FILE)
+
+
+def _is_no_database(exc: Exception) -> bool:
+    """Say whether SQLite finds its file damaged; a lock or a full disk are operational."""
+    cause = exc.orig if isinstance(exc, DBAPIError) else None
+    return isinstance(cause, sqlite3.DatabaseError) and not isinstance(
+        cause, sqlite3.OperationalError
+    )
+
+
+def cause_text(exc: BaseException) -> str:
+    """Return why a library failed, in one line without secrets: its innermost reason."""
+    if isinstance(exc, DBAPIError) and exc.orig is not None:
+        return redact(reason_of(exc.orig))
+    inner = _innermost(exc)
+    if isinstance(inner, pydantic.ValidationError):
+        return redact(str(inner.errors()[0]["msg"]))
+    if isinstance(inner, OSError):
+        return redact(os_reason(inner))
+    return redact(" ".join(reason_of(inner).split()))
+
+
+def connect(
+    name: str,
+    properties: Mapping[str, str],
+    *,
+    home: Path | None,
+    home_warehouse: Path | None,
+    timeout_s: float,
+) -> Catalog:
+    """Connect to the catalog of these properties.
+
+    Args:
+        home: whose own catalog it is.
+        home_warehouse: the folder of its tables, where it is the home's own.
+        timeout_s: how long it may take to answer.
+    Raises:
+        ConfigError: there is no such catalog.
+        DamagedFileError: it is an SQLite file that is damaged.
+        TransientError: it does not answer.
+    """
+    uri = properties["uri"]
+    part = f"the catalog {_shown(uri)}"
+    secrets = _secrets(properties)
+    try:
+        if uri.startswith("sqlite") and PY_CATALOG_IMPL not in properties:
+            return SqliteCatalog(name, home=home, home_warehouse=home_warehouse, **properties)
+        if uri.startswith("http"):
+            _check_answers(uri, part, timeout_s)
+        catalog = _load(name, properties)
+    except (DBAPIError, RESTError, OSError) as exc:
+        failure = _failure(f"{part}: ", exc)
+        raise type(failure)(redact(str(failure), secrets=secrets)) from without_secrets(
+            exc, secrets=secrets
+        )
+    except (ValueError, SQLAlchemyError, ImportError, NotInstalledError) as exc:
+        reason = with_remedy(cause_text(exc), otherwise="correct K2_CATALOG_URI")
+        raise ConfigError(redact(f"{part}: {reason}", secrets=secrets)) from without_secrets(
+            exc, secrets=secrets
+        )
+    if isinstance(catalog, RestCatalog):
+        session = catalog._session
+        # Without it a server that never answers is waited for without an end.
+        session.request = partial(session.request, timeout=timeout_s)  # type: ignore[method-assign]
+    return catalog
+
+
+def _load(name: str, properties: Mapping[str, str]) -> Catalog:
+    if PY_CATALOG_IMPL not in properties and _kind_of(name, properties) == CatalogType.SQL:
+        return SharedSqlCatalog(name, **properties)
+    return load_catalog(name, **properties)
+
+
+def _kind_of(name: str, properties: Mapping[str, str]) -> CatalogType | None:
+    if "type" in properties:
+        return CatalogType(properties["type"].lower())
+    return infer_catalog_type(name, {**properties})
+
+
+def _shown(uri: str) -> str:
+    """Return the file of an SQLite catalog, the address of any other."""
+    if uri.startswith("sqlite"):
+        return make_url(uri).database or uri
+    return f"at {public_url(uri)}"
+
+
+def _secrets(properties: Mapping[str, str]) -> list[str]:
+    given = [v for k, v in properties.items() if any(word in k.lower() for word in SECRET_OPTIONS)]
+    try:
+        password = urlsplit(properties["uri"]).password or ""
+    except ValueError:
+        password = ""
+    return [*given, password, unquote(password)]
+
+
+def _check_answers(uri: str, part: str, timeout_s: float) -> None:
+    """Look before pyiceberg does, whose first request waits without an end."""
+    try:
+        httpx2.get(f"{uri.rstrip('/')}/v1/config", timeout=timeout_s)
+    except httpx2.TimeoutException as exc:
+        message = f"{part}: no answer within {timeout_s:g} s: {START_IT}"
+        raise TransientError(message) from without_secrets(exc)
+    except (httpx2.HTTPError, httpx2.InvalidURL):
+        return  # pyiceberg tells why
+
+
+def _innermost(exc: BaseException) -> BaseException:
+    # Beyond an error of ours is what was handled when the library was called.
+    while (inner := exc.__cause__ or exc.__context__) and not isinstance(inner, K2Error):
+        exc = inner
+    return exc
+
+
+class SqliteCatalog(SharedSqlCatalog):
+    """A catalog in an SQLite file that the first write makes; before it has nothing.
+
+    Args:
+        home: whose own catalog it is.
+        home_warehouse: the folder of its tables, where it is the home's own.
+    """
+
+    def __init__(
+        self, name: str, *, home: Path | None, home_warehouse: Path | None, **properties: str
+    ) -> None:
+        self._home = home
+        database = make_url(properties["uri"]).database
+        self._file = None if database in (None, "", ":memory:") else Path(database or "")
+        self._warehouse = home_warehouse
+        self._is_open = False
+        super().__init__(name, **properties)
+
+    def _init_catalog(self) -> None:
+        """Open the file if it is there; pyiceberg would make it."""
+        if self._file is None:
+            super()._init_catalog()
+            self._is_open = True
+            return
+        self.open()
+
+    def open(self) -> bool:
+        """Open the file if it is there, and say whether it has tables of a catalog.
+
+        Raises:
+            DamagedFileError: the file, or what it said, is gone, while the warehouse has tables.
+        """
+        if self._is_open:
+            return True
+        if self._count(SQL_TABLES) < 2:  # or another process is making them
+            self._check_not_emptied()
+            return False
+        super()._init_catalog()
+        if self._count("iceberg_tables") == 0:
+            self._check_not_emptied()
+        self._is_open = True
+        return True
+
+    def load_table(self, identifier: str | Identifier) -> Table:
+        """Load a table; there is none before the first write."""
+        if not self.open():
+            raise NoSuchTableError(f"{self._file} does not exist yet")
+        return super().load_table(identifier)
+
+    def namespace_exists(self, namespace: str | Identifier) -> bool:
+        """Say whether a namespace exists; none does before the first write."""
+        return self.open() and super().namespace_exists(namespace)
+
+    def list_namespaces(self, namespace: str | Identifier = ()) -> list[Identifier]:
+        """List the namespaces; there are none before the first write."""
+        return super().list_namespaces(namespace) if self.open() else []
+
+    def create_namespace(
+        self, namespace: str | Identifier, properties: Properties = EMPTY_DICT
+    ) -> None:
+        """Create a namespace, and before it the file."""
+        if not self.open():
+            if self._home is not None:
+                make_home(self._home)
+            elif self._file is not None:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+            super()._init_catalog()
+            self._is_open = True
+        super().create_namespace(namespace, properties)
+
+    def _count(self, table: str) -> int:
+        """Count rows; pyiceberg would take a file that is locked for one without tables."""
+        if self._file is None or not self._file.exists():
+            return 0
+        with self.engine.connect() as connection:
+            count: Any = connection.execute(text(f"SELECT count(*) FROM {table}")).scalar()
+        return int(count)
+
+    def _check_not_emptied(self) -> None:
+        if self._warehouse is None or self._file is None:
+            return
+        commit = next(self._warehouse.glob("*/*/metadata/snap-*.avro"), None)
+        if commit is not None:
+            state = "is empty" if self._file.exists() else "is missing"
+            raise DamagedFileError(
+                f"the catalog {self._file} {state}, but {self._warehouse} has tables: "
+                "restore it from a copy, or move the warehouse away to begin anew"
+            )
