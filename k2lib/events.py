@@ -359,6 +359,13 @@ class SinkPaused(SinkEvent):
 
 
 @dataclass(frozen=True)
+class SinkStopped(SinkEvent):
+    """Another engine left the table so that it takes no row; start the sink again once it does."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class SinkResumed(SinkEvent):
     """A sink that was paused works, and had nothing to write for 2 s."""
 

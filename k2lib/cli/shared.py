@@ -4,6 +4,7 @@ import contextlib
 import json
 import signal
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -56,8 +57,12 @@ def one_line(exc: Exception) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print plain values as indented JSON."""
-    typer.echo(json.dumps(value, indent=2, default=str))
+    """Print plain values as indented JSON, decimals with all their digits."""
+    typer.echo(json.dumps(value, indent=2, default=_json_text))
+
+
+def _json_text(value: object) -> str:
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
 @contextlib.contextmanager

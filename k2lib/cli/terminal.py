@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from k2lib.events import BatchDone, Event, SinkPaused
+from k2lib.events import BatchDone, Event, SinkPaused, SinkStopped
 from k2lib.load import LoadReport
 from k2lib.ops.home import HomeStatus, MaintenanceResult
 from k2lib.ops.services import ServicesStatus
@@ -132,9 +132,10 @@ class SinkPrinter:
             with self._lock:
                 self._tables.add(event.table)
                 self._totals.update(commits=1, rows=event.added, letters=event.dead_letters)
-        if isinstance(event, BatchDone | SinkPaused):
+        if isinstance(event, BatchDone | SinkPaused | SinkStopped):
             text = ", ".join(f"{name} {value}" for name, value in event.to_json().items())
-            out().print(f"{datetime.now(UTC):%H:%M:%S} {event.name}: {text}", highlight=False)
+            line = f"{datetime.now(UTC):%H:%M:%S} {event.name}: {text}"
+            out().print(line, highlight=False, soft_wrap=True)
 
     def summary(self) -> str:
         """Say in one line what was done."""

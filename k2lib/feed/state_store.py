@@ -7,10 +7,12 @@ a thread writes the newest value of each key; while Redis is away, everything go
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from functools import partial
 from itertools import chain
 from typing import Final
 
+import pyarrow as pa
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -22,6 +24,8 @@ from k2lib.resilience.backoff import delays
 from k2lib.resilience.breaker import Memory
 
 Value = str | dict[str, str]
+# What other programs find of a symbol's latest trade.
+COLUMNS: Final = ("price", "quantity", "side", "trade_id", "timestamp")
 
 BREAKER: Final = "k2:breaker:"
 LATEST: Final = "k2:latest:"
@@ -31,6 +35,12 @@ FAILURES: Final = (redis.RedisError, OSError, UnicodeError)
 FORMS: Final = "redis://[user:password@]host:port/0, rediss:// with TLS, or unix:///path"
 
 RECONNECT_WAITS: Final = partial(delays, 0.5, 5.0)
+
+
+def latest_trade(trades: pa.Table) -> dict[str, str]:
+    """Return the last of some trades as texts, numbers with all their digits."""
+    last = trades.slice(trades.num_rows - 1).select(COLUMNS).to_pylist()[0]
+    return {n: f"{v:f}" if isinstance(v, Decimal) else str(v) for n, v in last.items()}
 
 
 class StateStore(Closing):

@@ -34,7 +34,7 @@ from k2lib.feed.gaps import SequenceGap, gap_rows
 from k2lib.feed.options import FeedOptions
 from k2lib.feed.recovery import recover_state
 from k2lib.feed.sequence_tracker import SequenceTracker
-from k2lib.feed.state_store import StateStore
+from k2lib.feed.state_store import StateStore, latest_trade
 from k2lib.feed.status import StatusBoard
 from k2lib.feed.status_file import write_status
 from k2lib.kafka.topics import DEAD_LETTERS, GAPS, topic_name
@@ -51,7 +51,6 @@ CLOSE_S: Final = 30.0
 AHEAD_US: Final = 60 * 1_000_000
 # Kafka or the catalog is away: both come back, and what was missed meanwhile is filled.
 PAUSED_BY: Final = (DeliveryError, TransientError)
-LATEST: Final = ("price", "quantity", "side", "trade_id", "timestamp")
 
 
 class FeedWorker:
@@ -158,9 +157,7 @@ class FeedWorker:
         if kind == "trade":
             lag_s = time.time() - last_us / 1e6
             self._on_event(FeedLagMeasured(self._exchange, symbol, lag_s))
-            last = rows.slice(rows.num_rows - 1).select(LATEST).to_pylist()[0]
-            latest = {name: str(value) for name, value in last.items()}
-            self._state.put_latest(self._exchange, symbol, latest)
+            self._state.put_latest(self._exchange, symbol, latest_trade(rows))
 
     def _refuse(self, letters: list[DeadLetter]) -> None:
         if not letters:

@@ -31,6 +31,7 @@ from k2lib.events import (
     SinkLagMeasured,
     SinkPaused,
     SinkResumed,
+    SinkStopped,
     log_event,
 )
 from k2lib.iceberg.catalog import lake_errors
@@ -135,7 +136,7 @@ class Sink:
                     self._pause(exc)
                     stop.wait(RETRY_S)
                 except TableError as exc:
-                    self._on_event(SinkPaused(self.spec.name, reason_of(exc)))
+                    self._on_event(SinkStopped(self.spec.name, reason_of(exc)))
                     raise
 
     def _pause(self, exc: K2Error) -> None:

@@ -13,6 +13,8 @@ from k2lib.iceberg.commit_times import in_order
 
 # The catalog has two SQL tables: another process can be faster with each of them.
 TRIES: Final = 3
+# As SQLite and PostgreSQL say it.
+MADE_MEANWHILE: Final = "already exists"
 
 
 class SharedSqlCatalog(SqlCatalog):
@@ -24,12 +26,12 @@ class SharedSqlCatalog(SqlCatalog):
 
     def create_tables(self) -> None:
         """Create the catalog's own SQL tables where they are not there."""
-        for _ in range(TRIES - 1):
+        for left in reversed(range(TRIES)):
             try:
                 return super().create_tables()
-            except (IntegrityError, OperationalError, ProgrammingError):
-                continue  # made by another process meanwhile, or else it fails again
-        return super().create_tables()
+            except (IntegrityError, OperationalError, ProgrammingError) as exc:
+                if not left or MADE_MEANWHILE not in str(exc):
+                    raise
 
     def create_namespace(
         self, namespace: str | Identifier, properties: Properties = EMPTY_DICT

@@ -35,6 +35,7 @@ from k2lib.events import (
     SinkEvent,
     SinkPaused,
     SinkResumed,
+    SinkStopped,
     StateLost,
     StateRestored,
     StreamResumed,
@@ -386,6 +387,12 @@ class Alerts:
                 text = (
                     f"{table} is not written: {reason}. Kafka keeps what arrives and the sink "
                     "tries again by itself; see whether the catalog and Kafka are reached"
+                )
+                self._alerts.fire((SINK_PAUSED, table), text)
+            case SinkStopped(reason=reason):
+                text = (
+                    f"{table} is not written: {reason}. Kafka keeps what arrives; once that is "
+                    "done, start its sink again"
                 )
                 self._alerts.fire((SINK_PAUSED, table), text)
             case BatchDone() | SinkResumed():

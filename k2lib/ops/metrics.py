@@ -38,6 +38,7 @@ from k2lib.events import (
     SinkLagMeasured,
     SinkPaused,
     SinkResumed,
+    SinkStopped,
     StateLost,
     StateRestored,
     TradesBackfilled,
@@ -299,7 +300,7 @@ class Metrics:
                 self.sink_paused.labels(table).set(0)
             case SinkLagMeasured(records=records):
                 self.sink_lag.labels(table).set(records)
-            case SinkPaused():
+            case SinkPaused() | SinkStopped():
                 self.sink_paused.labels(table).set(1)
             case DeadLettersSent(count=count):
                 self.dead_letters.labels(table).inc(count)

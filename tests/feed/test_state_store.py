@@ -5,18 +5,21 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from itertools import repeat
 from pathlib import Path
 
 import pytest
+from support.lake_rows import at, rows_table, trade
 from support.redis_server import RedisServer, free_port
 from support.waiting import wait_until
 
 from k2lib.errors import ConfigError
 from k2lib.events import Event, StateLost, StateRestored
-from k2lib.feed.state_store import StateStore, open_state
+from k2lib.feed.state_store import StateStore, latest_trade, open_state
 from k2lib.resilience.breaker import Circuit, Memory
 
+SMALL = {"price": Decimal("0.00000012"), "quantity": Decimal("92233720368.54775807")}
 OPEN = Memory(Circuit.OPEN, failures=3, successes=0, retry_at=1030.5)
 TRADE = {"price": "65000.10", "quantity": "0.5", "trade_id": "BINANCE-7"}
 LATER = TRADE | {"price": "65001.20", "trade_id": "BINANCE-8"}
@@ -73,6 +76,16 @@ def knows_both(state: StateStore) -> bool:
 def kept(server: RedisServer, symbol: str) -> dict[str, str]:
     with server.client() as client:
         return client.hgetall(f"k2:latest:BINANCE:{symbol}")
+
+
+def test_the_latest_trade_has_all_digits_and_no_exponent() -> None:
+    assert latest_trade(rows_table([trade(1), trade(2, **SMALL)])) == {
+        "price": "0.00000012",
+        "quantity": "92233720368.54775807",
+        "side": "UNKNOWN",
+        "trade_id": "ASX-m000002",
+        "timestamp": str(at(2)),
+    }
 
 
 def test_without_redis_the_state_is_in_memory() -> None:

@@ -33,6 +33,7 @@ from k2lib.events import (
     GapNoticed,
     HostBanned,
     SinkPaused,
+    SinkStopped,
     StateLost,
     StateRestored,
     StreamResumed,
@@ -320,6 +321,13 @@ def test_another_tables_batch_does_not_resolve_a_paused_sink(watched: Watched) -
     watched.on(SinkPaused, table="trades_v2", reason="locked")
     watched.on(BatchDone, table="gaps", added=1, duplicates=0, dead_letters=0)
     assert len(watched.alerts.firing) == 1
+
+
+def test_a_sink_that_stopped_says_that_it_is_to_be_started_again(watched: Watched) -> None:
+    watched.on(SinkStopped, table="trades_v2", reason="it has delete files: compact it")
+    (alert,) = watched.alerts.firing
+    assert alert.name == "sink_paused" and "compact it. " in alert.summary
+    assert alert.summary.endswith("start its sink again")
 
 
 @pytest.mark.parametrize("end", [FeedStopped, FeedFailed])
