@@ -19,6 +19,8 @@ from k2lib.errors import TableError
 from k2lib.schema.records import RecordSchema
 
 AVRO_SCHEMA_PROPERTY: Final = "k2.avro-schema"
+# What pyiceberg writes.
+NEWEST_FORMAT: Final = 2
 # What rows are found, put in order and told apart by.
 KEYS: Final = (
     "message_id",
@@ -108,6 +110,11 @@ def check_columns(table: Table, schema: RecordSchema) -> None:
     Raises:
         TableError: names the change.
     """
+    if table.format_version > NEWEST_FORMAT:
+        change = f"upgraded it to format version {table.format_version}"
+        raise _change(
+            table, change, f"K2 writes up to {NEWEST_FORMAT}; make a copy of that version"
+        )
     today = record_table(table).schema()
     ours = schema.iceberg
     for name in schema.arrow.names:

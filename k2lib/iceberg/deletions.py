@@ -62,9 +62,9 @@ def deleted_at(table: Table) -> datetime:
     """
     recorded = EPOCH + timedelta(milliseconds=_recorded_ms(table))
     times = [_committed(one) for one in _foreign_deletes(table)]
-    *_, oldest = [None, *ancestors_of(table.current_snapshot(), table.metadata)]
-    if oldest is not None and not (_is_ours(oldest) or is_first(oldest)):
-        times.append(_committed(oldest))
+    kept = list(ancestors_of(table.current_snapshot(), table.metadata))
+    if kept and not any(map(_is_ours, kept)) and not is_first(kept[-1]):
+        times.append(_committed(kept[-1]))
     return max([recorded, *times])
 
 

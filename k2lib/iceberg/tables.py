@@ -10,7 +10,12 @@ from urllib.parse import urlsplit
 import yaml
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    NoSuchTableError,
+    ResolveError,
+    ValidationError,
+)
 from pyiceberg.io import SCHEMA_TO_FILE_IO
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
@@ -21,7 +26,7 @@ from pyiceberg.types import DecimalType, IcebergType
 from sqlalchemy import text
 
 from k2lib.addresses import public_url
-from k2lib.errors import ConfigError
+from k2lib.errors import ConfigError, TableError, reason_of
 from k2lib.iceberg.catalog import connect, lake_errors, read_errors
 from k2lib.iceberg.columns import AVRO_SCHEMA_PROPERTY, stored_schema
 from k2lib.iceberg.home_catalog import (
@@ -129,6 +134,7 @@ def ensure_table(catalog: Catalog, spec: TableSpec) -> Table:
 
     Raises:
         SchemaError: the schema of today cannot read what the table's last one wrote.
+        TableError: another writer changed columns so that those of today cannot be added.
     """
     with MAKING, lake_errors(f"table {spec.name} of the warehouse {_warehouse(catalog)}"):
         catalog.create_namespace_if_not_exists(NAMESPACE)
@@ -147,7 +153,7 @@ def check_schema(table: Table, schema: RecordSchema) -> None:
     Raises:
         SchemaError: names field and reason.
     """
-    before = table.properties[AVRO_SCHEMA_PROPERTY]
+    before = table.properties.get(AVRO_SCHEMA_PROPERTY, schema.text)
     if before != schema.text:
         check_compatible(schema.text, before, subject=f"table {table.name()[-1]}")
 
@@ -218,12 +224,18 @@ def _create_table(catalog: Catalog, spec: TableSpec) -> Table:
 
 def _evolve_table(table: Table, spec: TableSpec) -> Table:
     check_schema(table, spec.schema)
-    if table.properties[AVRO_SCHEMA_PROPERTY] == spec.schema.text:
+    if table.properties.get(AVRO_SCHEMA_PROPERTY) == spec.schema.text:
         return table
-    with table.transaction() as transaction:
-        with transaction.update_schema() as update:
-            update.union_by_name(stored_schema(table, spec.schema))
-        transaction.set_properties({AVRO_SCHEMA_PROPERTY: spec.schema.text})
+    try:
+        with table.transaction() as transaction:
+            with transaction.update_schema() as update:
+                update.union_by_name(stored_schema(table, spec.schema))
+            transaction.set_properties({AVRO_SCHEMA_PROPERTY: spec.schema.text})
+    except (ResolveError, ValidationError, ValueError) as exc:
+        raise TableError(
+            f"table {'.'.join(table.name())}: another writer changed columns so that those of "
+            f"today cannot be added: {reason_of(exc)}. Restore them with that engine"
+        ) from exc
     return table
 
 

@@ -10,6 +10,7 @@ import pytest
 from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import EqualTo
 from pyiceberg.table import Table
+from pyiceberg.table.metadata import TableMetadataV3
 from pyiceberg.table.sorting import NullOrder
 from pyiceberg.table.update.schema import UpdateSchema
 from pyiceberg.transforms import BucketTransform, IdentityTransform
@@ -19,7 +20,13 @@ from support.lake_upkeep import PARTITION, message_ids
 
 from k2lib.errors import TableError
 from k2lib.events import Event
-from k2lib.iceberg.columns import record_table, renamed_columns, snapshot_schema
+from k2lib.iceberg.columns import (
+    AVRO_SCHEMA_PROPERTY,
+    check_columns,
+    record_table,
+    renamed_columns,
+    snapshot_schema,
+)
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.manifests import compare, plan_paths, table_sql
 from k2lib.iceberg.tables import TABLES, ensure_table
@@ -204,3 +211,29 @@ def test_files_without_field_ids_are_read_by_the_tables_name_mapping(
 def test_a_table_that_nobody_changed_is_its_own_record_table(catalog: Catalog) -> None:
     table = append(catalog, [trade(1)])
     assert record_table(table) is table
+
+
+def test_a_table_without_the_property_of_its_schema_gets_it_again(catalog: Catalog) -> None:
+    table = append(catalog, [trade(1)])
+    with table.transaction() as transaction:
+        transaction.remove_properties(AVRO_SCHEMA_PROPERTY)
+    assert read(sink(catalog, 2))["message_id"].to_pylist() == ["m000001", "m000002"]
+    assert ensure_table(catalog, TRADES).properties[AVRO_SCHEMA_PROPERTY] == TRADE.text
+
+
+def test_columns_that_cannot_be_added_again_are_one_line(catalog: Catalog) -> None:
+    table = evolve(append(catalog, [trade(1)]), lambda update: update.delete_column("price"))
+    evolve(table, lambda update: update.add_column("price", StringType()))
+    with table.transaction() as transaction:
+        transaction.remove_properties(AVRO_SCHEMA_PROPERTY)
+    with pytest.raises(TableError, match="those of today cannot be added") as refused:
+        ensure_table(catalog, TRADES)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_format_that_cannot_be_written_is_one_line(catalog: Catalog) -> None:
+    table = append(catalog, [trade(1)])
+    newer = table.metadata.model_dump(by_alias=True) | {"format-version": 3, "next-row-id": 0}
+    table.metadata = TableMetadataV3.model_validate(newer)
+    with pytest.raises(TableError, match="another writer upgraded it to format version 3"):
+        check_columns(table, TRADE)

@@ -262,6 +262,19 @@ def test_what_another_engine_expired_may_have_been_a_deletion(catalog: Catalog) 
     assert deleted_at(expire_all_but_last(trades(catalog))) > EPOCH
 
 
+def test_our_own_expiry_before_a_snapshot_of_another_engine_is_no_deletion(
+    catalog: Catalog,
+) -> None:
+    sink(catalog, range(3))
+    append(catalog, [trade(9)])
+    sink(catalog, range(3, 5))
+    table = trades(catalog)
+    first = min(table.snapshots(), key=lambda one: one.sequence_number or 0)
+    with table.transaction() as transaction:
+        ExpireSnapshots(transaction).by_ids([first.snapshot_id]).commit()
+    assert deleted_at(trades(catalog)) == EPOCH
+
+
 def test_the_newest_ids_outlive_the_deletion_of_their_rows(catalog: Catalog) -> None:
     sink(catalog, range(3))
     expire_all_but_last(delete(catalog, 2))
@@ -317,13 +330,17 @@ def test_files_rewritten_while_a_sink_runs_lose_and_double_nothing(k2: K2) -> No
     assert both(k2) == (ids(range(15)), ids(range(15)))
 
 
-@pytest.mark.parametrize("change", ["added", "renamed", "widened", "dropped", "partitioned"])
+@pytest.mark.parametrize(
+    "change", ["added", "renamed", "widened", "dropped", "partitioned", "unpartitioned"]
+)
 def test_columns_changed_while_a_sink_runs_are_written_and_read(embedded: K2, change: str) -> None:
     produced(embedded, range(3))
     table = trades(embedded.catalog)
-    if change == "partitioned":
+    if change.endswith("partitioned"):
         with table.update_spec() as spec:
-            spec.add_identity("symbol")
+            spec.add_identity("symbol") if change == "partitioned" else spec.remove_field(
+                "exchange"
+            )
     else:
         with table.update_schema(allow_incompatible_changes=True) as update:
             match change:
