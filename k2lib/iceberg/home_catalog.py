@@ -80,7 +80,7 @@ def check_locations(home: Path, *, warehouse: str, namespace: str) -> None:
         raise ConfigError(
             f"K2_WAREHOUSE={warehouse}: that is in another home: set K2_HOME={folder.parent}"
         )
-    folders = [one for one in (home / WAREHOUSE, folder) if one is not None]
+    folders = [one for one in ((home / WAREHOUSE).resolve(), folder) if one is not None]
     for location in _metadata_locations(home / CATALOG_FILE, namespace):
         path = _local_path(location)
         if path is not None and not any(path.is_relative_to(one) for one in folders):

@@ -11,9 +11,10 @@ from k2lib.venues.csv_lines import BadLine, columns_error
 
 Opened = IO[bytes] | BufferedIOBase
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-BLOCK_BYTES: Final = 1024 * 1024
-# Kafka takes no longer record either.
-LINE_BYTES: Final = 1024 * 1024
+# Kafka takes records of a MiB, and a row has some fields of its line twice.
+LINE_BYTES: Final = 256 * 1024
+# No longer, so that only the first line of what is read can be too long.
+BLOCK_BYTES: Final = LINE_BYTES
 # Only lines shorter than those of venues are so many in a chunk: blank or malformed ones.
 CHUNK_LINES: Final = 250_000
 BEGINNING_LINES: Final = 1000
@@ -35,7 +36,7 @@ SEPARATORS: Final = {b";": "semicolons", b"\t": "tabs", b"|": "bars"}
 
 @dataclass(frozen=True)
 class LongLine:
-    """A line of more than a MiB: its first bytes, the digest of all of it, and its commas."""
+    """A line of more than 256 KiB: its first bytes, the digest of all of it, and its commas."""
 
     raw: bytes
     digest: RawDigest
@@ -54,7 +55,7 @@ class LongLine:
 class Piece:
     """Whole lines as they follow each other in a file, and how many of its bytes they took.
 
-    A line of more than a MiB is `long_line`, and `data` a blank line in its place. While it is
+    A line of more than 256 KiB is `long_line`, and `data` a blank line in its place. While it is
     read, pieces without data count its bytes.
     """
 

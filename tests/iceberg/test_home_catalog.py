@@ -150,6 +150,18 @@ def test_links_and_relative_paths_lead_to_the_same_home(
         assert load_table(catalog_in(home), "trades_v2") is not None
 
 
+def test_the_warehouse_of_a_home_may_be_a_link_to_a_larger_disk(tmp_path: Path) -> None:
+    home, disk = tmp_path / "home", tmp_path / "disk"
+    disk.mkdir()
+    home.mkdir()
+    (home / "warehouse").symlink_to(disk)
+    home_with_a_trade(home)
+    for warehouse in (None, str(tmp_path / "elsewhere")):
+        catalog = open_catalog(Settings(home=home, warehouse=warehouse))
+        assert load_table(catalog, "trades_v2") is not None
+    assert folders(disk) == ["market_data"]
+
+
 def test_a_warehouse_of_the_settings_may_be_anywhere_but_in_another_home(tmp_path: Path) -> None:
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     for warehouse in (str(elsewhere), f"file://{elsewhere}"):

@@ -36,7 +36,7 @@ def joined(found: list[Chunk]) -> bytes:
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r\r\n", b""])
 @pytest.mark.parametrize("extra", range(-2, 3))
 def test_a_long_line_is_kept_as_its_beginning_and_its_digest(end: bytes, extra: int) -> None:
-    # Its end is at the end of a block of a MiB, or on one side of it.
+    # Its end is at the end of a block, or on one side of it.
     line = LONG + b"x" * (MIB - 3 + extra)
     found = chunks(line + end)
     ((number, long_line),) = [one for chunk in found for one in chunk.long_lines]
@@ -59,11 +59,11 @@ def test_a_long_line_is_refused_for_its_columns_or_for_its_length() -> None:
     (long,) = chunk.bad_lines(MIB + 1)
     assert (long.reason, long.detail) == (
         "bad_text",
-        "the line has 2,097,152 bytes, 1,048,576 at most",
+        "the line has 2,097,152 bytes, 262,144 at most",
     )
 
 
-def test_a_line_of_a_mib_is_no_long_one() -> None:
+def test_a_line_of_256_kib_is_no_long_one() -> None:
     assert not any(chunk.long_lines for chunk in chunks(b"x" * LINE_BYTES + b"\n" * 2))
     assert any(chunk.long_lines for chunk in chunks(b"x" * (LINE_BYTES + 1) + b"\n"))
 

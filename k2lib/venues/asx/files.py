@@ -163,8 +163,10 @@ def _part_kind(path: Path) -> str:
         head = opened.read(HEAD_BYTES).removeprefix(BYTE_ORDER_MARK)
     if not head.strip():
         raise SourceError(f"{name}: the file is empty")
-    if len(head) >= HEAD_BYTES - len(BYTE_ORDER_MARK) and b"\n" not in head:
-        return "trades"  # one line, which will be a dead letter of either kind
+    if len(head) >= HEAD_BYTES - len(BYTE_ORDER_MARK):
+        head = head[: head.rfind(b"\n") + 1]
+        if not head:
+            return "trades"  # one line, which will be a dead letter of either kind
     columns = usual_columns(find_lines(head))
     for kind, names in COLUMNS.items():
         if columns == len(names):

@@ -146,6 +146,11 @@ def test_the_kind_is_that_of_most_lines(tmp_path: Path) -> None:
     assert file_kind(AsxFile((write(tmp_path / "9009.csv", mostly),))) == "quotes"
 
 
+def test_a_line_that_the_beginning_cuts_does_not_tell_the_kind(tmp_path: Path) -> None:
+    text = TRADE_LINE + TRADE_LINE.replace(",0,", f",{'x' * 70_000},")
+    assert file_kind(AsxFile((write(tmp_path / "9009.csv", text),))) == "trades"
+
+
 def test_parts_must_all_be_there_and_of_one_kind(tmp_path: Path) -> None:
     first = write(tmp_path / "a" / "9009.csv", TRADE_LINE)
     second = write(tmp_path / "b" / "9009.csv", QUOTE_LINE)
