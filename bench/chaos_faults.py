@@ -17,6 +17,7 @@ TICK_S: Final = 0.05
 EVERY_S: Final = (0.2, 1.2)
 STOP_S: Final = (0.3, 3.0)
 FIRST_COMMIT_S: Final = 5.0
+REST_S: Final = 3.0
 # How often each is drawn; a broker or a registry takes seconds to come back.
 WEIGHTS: Final = {"stream": 4, "sink": 5, "sink of another home": 3, "load": 3, "exchange": 2}
 
@@ -59,6 +60,7 @@ class Chaos:
         self._pending: dict[str, Pending] = {}
         self._due: list[tuple[float, Callable[[], None]]] = []
         self._armed: dict[str, tuple[float, object]] = {}
+        self._rests: dict[str, float] = {}
 
     def join(self, victim: Victim) -> None:
         """Take in one more."""
@@ -103,6 +105,7 @@ class Chaos:
             if value is not None and value != one.before:
                 del self._pending[name]
                 self.tallies[name].worst_s = max(self.tallies[name].worst_s, now - one.since)
+                self._rests[name] = now + REST_S
 
     def _fault(self) -> None:
         free = [one for one in self.victims if one.name not in self._busy() and one.pid]
@@ -122,7 +125,9 @@ class Chaos:
             self._stop(chosen)
 
     def _busy(self) -> set[str]:
-        return self._pending.keys() | self._armed.keys()
+        now = time.monotonic()
+        resting = {name for name, until in self._rests.items() if until > now}
+        return self._pending.keys() | self._armed.keys() | resting
 
     def _kill(self, victim: Victim, kind: str) -> None:
         if (pid := victim.pid) is not None:

@@ -1,5 +1,6 @@
 """The schema registry: schemas are registered once per topic, texts looked up by id or GUID."""
 
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,10 @@ from k2lib.schema.records import RecordSchema
 INCOMPATIBLE: Final = 409
 NOT_FOUND: Final = 404
 RETRY_MS: Final = 500
+ASK_AGAIN_S: Final = 0.5
+# For so long an unknown id is not believed: a registry may answer before it has read all that it
+# keeps in Kafka, and a record that cannot be decoded becomes a dead letter.
+PATIENCE_S: Final = 10.0
 
 
 def check_registry_url(url: str) -> None:
@@ -70,6 +75,8 @@ class SchemaRegistry:
     Args:
         timeout_s: how long it may take to answer.
         on_registered: called when a schema is registered, before anything is written by it.
+    Attributes:
+        patience_s: how long it may know nothing of an id.
     Raises:
         ConfigError: the address is none.
     """
@@ -85,7 +92,9 @@ class SchemaRegistry:
         self._name = f"the schema registry at {public_url(url)}"
         self._on_registered = on_registered
         self._client = SchemaRegistryClient.new_client(_options(url, timeout_s))
+        self.patience_s = 0.0 if url.startswith("mock:") else PATIENCE_S
         self._texts: dict[SchemaId, str] = {}
+        self._unknown: set[SchemaId] = set()
         self._ids: dict[str, int] = {}
 
     def register(self, topic: str, schema: RecordSchema) -> int:
@@ -145,6 +154,14 @@ class SchemaRegistry:
         return TransientError(f"{self._name} does not answer: {reason}: {START_IT}")
 
     def _register(self, subject: str, schema: RecordSchema) -> tuple[int, str | None]:
+        try:
+            return self._register_once(subject, schema)
+        except SchemaError:
+            # Of two that register a subject at once Apicurio refuses one, with the same status.
+            time.sleep(ASK_AGAIN_S)
+            return self._register_once(subject, schema)
+
+    def _register_once(self, subject: str, schema: RecordSchema) -> tuple[int, str | None]:
         with self._errors():
             try:
                 registered = self._client.register_schema_full_response(
@@ -159,16 +176,24 @@ class SchemaRegistry:
         return registered.schema_id, registered.guid
 
     def _look_up(self, schema_id: SchemaId) -> str:
-        with self._errors():
-            try:
-                schema = self._schema(schema_id)
-            except SchemaRegistryError as exc:
-                if exc.http_status_code == NOT_FOUND:
-                    raise RecordError(unknown_schema(schema_id)) from exc
-                raise
+        until = time.monotonic() + (0.0 if schema_id in self._unknown else self.patience_s)
+        while (schema := self._ask(schema_id)) is None and time.monotonic() < until:
+            time.sleep(ASK_AGAIN_S)
+        if schema is None:
+            self._unknown.add(schema_id)
+            raise RecordError(unknown_schema(schema_id))
         if schema.schema_type != "AVRO" or schema.schema_str is None:
             raise RecordError(f"the schema {schema_id} is {schema.schema_type}, not AVRO")
         return schema.schema_str
+
+    def _ask(self, schema_id: SchemaId) -> Schema | None:
+        with self._errors():
+            try:
+                return self._schema(schema_id)
+            except SchemaRegistryError as exc:
+                if exc.http_status_code == NOT_FOUND:
+                    return None
+                raise
 
     def _schema(self, schema_id: SchemaId) -> Schema:
         if isinstance(schema_id, uuid.UUID):

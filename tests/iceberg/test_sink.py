@@ -151,6 +151,7 @@ def test_what_cannot_be_decoded_is_a_dead_letter_and_its_neighbours_land(
 ) -> None:
     produce(kafka, many_trades(100))
     schema_id = kafka.registry.register(TRADES_TOPIC, TRADE)
+    kafka.registry.patience_s = 0.0
     produce_raw(kafka, NO_RECORD, header(schema_id) + b"\x02", header(987_654) + b"\x02")
     commit_one(kafka, settings, 103)
     assert seen(settings).column() == message_ids(100)

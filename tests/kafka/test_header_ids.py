@@ -93,6 +93,7 @@ def test_a_guid_that_nobody_knows_is_a_dead_letter_with_key_and_headers(
     kafka: Kafka, settings: Settings
 ) -> None:
     (body,) = bodies(1)
+    kafka.registry.patience_s = 0.0
     send(kafka, body, b"\1" + UNKNOWN.bytes)
     with open_session(kafka, settings) as session:
         read_messages(session, 1)

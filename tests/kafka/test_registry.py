@@ -1,8 +1,12 @@
 """The registry: one id a topic, texts by id, and refusals that say who refused what."""
 
-from collections.abc import Iterator
+import json
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
@@ -49,6 +53,7 @@ def test_another_client_finds_the_text_by_the_id(services: Services) -> None:
 
 
 def test_an_id_that_nobody_registered_is_the_records_fault(registry: SchemaRegistry) -> None:
+    registry.patience_s = 0.0
     with pytest.raises(RecordError, match=f"no schema has the id {UNKNOWN}"):
         registry.text(UNKNOWN)
 
@@ -83,3 +88,68 @@ def test_a_registry_that_does_not_answer_is_a_transient_error() -> None:
         pytest.raises(TransientError, match=r"127\.0\.0\.1:1 does not answer"),
     ):
         registry.text(1)
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Answers one request after the other from a list of status and body."""
+
+    answers: ClassVar[list[tuple[int, dict[str, object]]]] = []
+
+    def do_GET(self) -> None:
+        status, body = self.answers.pop(0)
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[..., str]]:
+    """Return the address of a registry that gives these answers."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def answer(*answers: tuple[int, dict[str, object]]) -> str:
+            _Answers.answers[:] = answers
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield answer
+        server.shutdown()
+
+
+UNKNOWN_YET = (404, {"error_code": 40403, "message": "Schema not found"})
+
+
+@pytest.mark.slow
+def test_an_id_is_asked_for_again_while_the_registry_reads_its_schemas(
+    answering: Callable[..., str],
+) -> None:
+    url = answering(UNKNOWN_YET, UNKNOWN_YET, (200, {"schema": TRADE.text}))
+    with closing(SchemaRegistry(url)) as registry:
+        assert registry.text(7) == TRADE.text
+
+
+def test_an_id_that_is_not_believed_once_is_asked_for_once_from_then_on(
+    answering: Callable[..., str],
+) -> None:
+    url = answering(UNKNOWN_YET, UNKNOWN_YET, (200, {"schema": TRADE.text}))
+    with closing(SchemaRegistry(url)) as registry:
+        registry.patience_s = 0.0
+        for _ in range(2):
+            with pytest.raises(RecordError, match="no schema has the id 7"):
+                registry.text(7)
+        assert registry.text(7) == TRADE.text
+
+
+@pytest.mark.slow
+def test_a_conflict_with_another_that_registers_the_same_is_no_refusal(
+    answering: Callable[..., str],
+) -> None:
+    url = answering((409, {"error_code": 409, "message": "already exists"}), (200, {"id": 5}))
+    with closing(SchemaRegistry(url)) as registry:
+        assert registry.register(TOPIC, TRADE) == 5
