@@ -49,7 +49,7 @@ class SinkThreads:
         """Raise what ended a sink, if anything did.
 
         Args:
-            tables: what is of no use to the caller is left alone: the TableErrors of others.
+            tables: of others no TableError is raised; by default all are of interest.
         """
         for name, failure in list(self._failures.items()):
             if tables is None or name in tables or not isinstance(failure, TableError):

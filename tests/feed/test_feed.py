@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pyiceberg.expressions import And, EqualTo, In
+from pyiceberg.table.update.snapshot import ExpireSnapshots
 from support.live import (
     CALM,
     SOON,
@@ -20,6 +22,7 @@ from support.waiting import wait_until
 from k2lib import K2
 from k2lib.errors import ConfigError, TransientError
 from k2lib.events import Event, FramesRefused, GapClosed, GapNoticed
+from k2lib.iceberg.tables import load_table
 from k2lib.simulator import OfflineExchange
 from k2lib.venues.binance.venue import binance
 
@@ -182,3 +185,40 @@ def test_a_venue_out_of_reach_is_an_error_at_the_start(tmp_path: Path) -> None:
         pytest.raises(TransientError, match=r"BINANCE lets us in nowhere: ws://127\.0\.0\.1:9"),
     ):
         k2.feed(["BTCUSDT"], venue=nowhere, options=SOON)
+
+
+@pytest.mark.slow
+def test_a_feed_started_again_leaves_alone_what_another_engine_deleted(tmp_path: Path) -> None:
+    home, symbol = tmp_path / "home", SYMBOLS[0]
+    with OfflineExchange(SYMBOLS, rate=200.0) as exchange:
+        with K2.open(home=home, commit_interval_s=0.5) as k2:
+            with k2.feed(SYMBOLS, venue=venue_of(exchange), options=SOON):
+                wait_for_lake(k2, exchange)
+            k2.pipeline.settle()
+            ids = ids_in_lake(k2, symbol)
+            deleted = {*ids[10:20], *ids[-20:]}
+            delete_and_expire(k2, symbol, deleted)
+        with (
+            K2.open(home=home, commit_interval_s=0.5) as k2,
+            k2.feed(SYMBOLS, venue=venue_of(exchange), options=SOON),
+        ):
+            last = exchange.truth(symbol).last_id + 50
+            made = {*range(ids[0], last + 1)} - {*exchange.truth(symbol).void}
+            wait_until(lambda: {*ids_in_lake(k2, symbol)} >= made - deleted)
+            assert not deleted & {*ids_in_lake(k2, symbol)}
+
+
+def ids_in_lake(k2: K2, symbol: str) -> list[int]:
+    sql = "select source_sequence as id from lake.trades_v2 where symbol = ? order by id"
+    return k2.sql(sql, [symbol])["id"].to_list()
+
+
+def delete_and_expire(k2: K2, symbol: str, ids: set[int]) -> None:
+    """Delete trades as another engine does, and expire every other snapshot."""
+    table = load_table(k2.catalog, "trades_v2")
+    assert table is not None
+    table.delete(And(EqualTo("symbol", symbol), In("source_sequence", ids)))
+    old = [one.snapshot_id for one in table.snapshots()]
+    old.remove(table.metadata.current_snapshot_id)
+    with table.transaction() as transaction:
+        ExpireSnapshots(transaction).by_ids(old).commit()
