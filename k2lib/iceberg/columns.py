@@ -13,7 +13,7 @@ from typing import Final
 from pyiceberg.exceptions import ResolveError
 from pyiceberg.schema import Schema, promote
 from pyiceberg.table import Table
-from pyiceberg.types import NestedField, PrimitiveType
+from pyiceberg.types import IcebergType, NestedField, PrimitiveType
 
 from k2lib.errors import TableError
 from k2lib.schema.records import RecordSchema
@@ -117,25 +117,31 @@ def check_columns(table: Table, schema: RecordSchema) -> None:
         )
     today = record_table(table).schema()
     ours = schema.iceberg
+    # The next write widens what an older version made.
+    is_older = table.properties.get(AVRO_SCHEMA_PROPERTY) != schema.text
     for name in schema.arrow.names:
         if name not in today.column_names:
             if name in KEYS:
                 raise _change(table, f"dropped column {name}", "add it again")
             continue
-        _check_type(table, name, ours.find_field(name), today.find_field(name))
+        was, kind = today.find_field(name).field_type, ours.find_field(name).field_type
+        if not _takes(was, kind) and not (is_older and _takes(kind, was)):
+            change = f"made column {name} {was}, which cannot take {kind}"
+            raise _change(table, change, "restore its type")
     for field in today.fields:
         if field.required and field.name not in schema.arrow.names:
             raise _change(table, f"added the required column {field.name}", "make it optional")
 
 
-def _check_type(table: Table, name: str, ours: NestedField, today: NestedField) -> None:
-    if not isinstance(ours.field_type, PrimitiveType) or ours.field_type == today.field_type:
-        return
+def _takes(kind: IcebergType, written: IcebergType) -> bool:
+    """Say whether a column of the first type takes values of the second."""
+    if not isinstance(written, PrimitiveType) or written == kind:
+        return True
     try:
-        promote(ours.field_type, today.field_type)
+        promote(written, kind)
     except ResolveError:
-        change = f"made column {name} {today.field_type}, which cannot take {ours.field_type}"
-        raise _change(table, change, "restore its type") from None
+        return False
+    return True
 
 
 def _column_ids(table: Table) -> dict[str, list[int]]:

@@ -112,6 +112,17 @@ def test_every_answer_is_the_same_before_and_after_the_table_is_widened(
         assert_frame_equal(after[name], frame)
 
 
+@pytest.mark.slow
+def test_the_first_write_of_an_older_home_widens_it(old: Table, tmp_path: Path) -> None:
+    with K2.open(home=tmp_path / "home", commit_interval_s=0.2) as k2:
+        k2.pipeline.produce("market.equities.trades.asx", rows_table([*OLD, *NEW]), TRADE)
+        k2.pipeline.settle()
+        assert quantities(k2.sql("SELECT * FROM lake.trades_v2")) == quantities_of([*OLD, *NEW])
+        table = k2.table("trades_v2")
+    assert table.schema().find_field("quantity").field_type == DecimalType(19, 8)
+    assert table.properties[AVRO_SCHEMA_PROPERTY] == TRADE.text
+
+
 def test_widening_changes_the_quantities_and_no_file(catalog: Catalog, old: Table) -> None:
     files = [task.file.file_path for task in old.scan().plan_files()]
     table = ensure_table(catalog, TRADES)
