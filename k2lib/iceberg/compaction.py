@@ -24,13 +24,8 @@ from k2lib.errors import TransientError
 from k2lib.iceberg.columns import record_table
 from k2lib.iceberg.commit_times import Clock, system_clock
 from k2lib.iceberg.deletions import deletion_property
-from k2lib.iceberg.manifests import (
-    ManifestCache,
-    duckdb_path,
-    has_delete_files,
-    list_manifests,
-    table_sql,
-)
+from k2lib.iceberg.file_sql import table_sql
+from k2lib.iceberg.manifests import ManifestCache, duckdb_path, has_delete_files, list_manifests
 from k2lib.iceberg.offsets import (
     CAUSE_PROPERTY,
     OFFSETS_PROPERTY,

@@ -20,7 +20,8 @@ from pyiceberg.table import Table
 from k2lib.iceberg.catalog import read_errors
 from k2lib.iceberg.commit_times import Clock, system_clock
 from k2lib.iceberg.deletions import Deletion, deletions
-from k2lib.iceberg.manifests import ALL_ROWS, compare, plan_paths, table_sql
+from k2lib.iceberg.file_sql import table_sql
+from k2lib.iceberg.manifests import ALL_ROWS, compare, plan_paths
 from k2lib.iceberg.tables import TableSpec
 
 INSTRUMENT: Final = ["exchange", "symbol"]

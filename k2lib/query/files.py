@@ -9,7 +9,8 @@ import polars as pl
 from pyiceberg.expressions import BooleanExpression
 
 from k2lib.iceberg.columns import record_table, snapshot_schema
-from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile, table_sql, text_sql
+from k2lib.iceberg.file_sql import table_sql, text_sql
+from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile
 from k2lib.iceberg.tables import columns_as_read
 from k2lib.query.request import LISTED_AT_MOST, InstrumentFilter, TimeRange
 from k2lib.query.sql import nothing_sql

@@ -10,7 +10,7 @@ import duckdb
 from duckdb import DuckDBPyConnection
 
 from k2lib.errors import LimitError
-from k2lib.iceberg.manifests import literal_path, text_sql
+from k2lib.iceberg.file_sql import literal_path, text_sql
 
 AGAIN_S: Final = 0.05
 

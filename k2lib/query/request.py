@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo
 from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOrEqual, LessThan
 
 from k2lib.errors import NotFoundError, QueryError
-from k2lib.iceberg.manifests import compare, text_sql
+from k2lib.iceberg.file_sql import text_sql
+from k2lib.iceberg.manifests import compare
 from k2lib.schema.calendar import zone
 from k2lib.schema.order import INSTRUMENT_ORDER
 

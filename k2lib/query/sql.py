@@ -17,7 +17,8 @@ from pyiceberg.table import Table
 
 from k2lib.errors import DamagedFileError, QueryError, TableError
 from k2lib.iceberg.columns import record_table, renamed_columns, snapshot_schema
-from k2lib.iceberg.manifests import PlanCache, PlannedFile, relation_sql, table_sql, text_sql
+from k2lib.iceberg.file_sql import relation_sql, table_sql, text_sql
+from k2lib.iceberg.manifests import PlanCache, PlannedFile
 from k2lib.iceberg.tables import TABLES, columns_as_read
 from k2lib.query.answer import CompleteTo, ReadResult
 from k2lib.query.request import InstrumentFilter, RowKey, TimeRange

@@ -8,7 +8,8 @@ import polars as pl
 from pyiceberg.table import Table
 
 from k2lib.errors import NotFoundError, QueryError
-from k2lib.iceberg.manifests import plan_paths, table_sql, text_sql
+from k2lib.iceberg.file_sql import table_sql, text_sql
+from k2lib.iceberg.manifests import plan_paths
 from k2lib.iceberg.tables import TABLES
 from k2lib.query.answer import ReadResult
 from k2lib.query.engine import BY_TIME, Engine

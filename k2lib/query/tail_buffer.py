@@ -22,7 +22,8 @@ from k2lib.iceberg.deduplication import (
     possible_duplicates,
 )
 from k2lib.iceberg.deletions import deletions
-from k2lib.iceberg.manifests import plan_paths, table_sql, text_sql
+from k2lib.iceberg.file_sql import table_sql, text_sql
+from k2lib.iceberg.manifests import plan_paths
 from k2lib.iceberg.offsets import end_of
 from k2lib.iceberg.tables import TableSpec
 from k2lib.kafka.consumer import TopicPartition

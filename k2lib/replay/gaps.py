@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, LessThanOrEqual
 
-from k2lib.iceberg.manifests import compare, plan_paths, table_sql
+from k2lib.iceberg.file_sql import table_sql
+from k2lib.iceberg.manifests import compare, plan_paths
 from k2lib.query.engine import Engine
 from k2lib.query.request import InstrumentFilter
 from k2lib.query.table_state import TableView

@@ -27,8 +27,9 @@ from k2lib.iceberg.columns import (
     renamed_columns,
     snapshot_schema,
 )
+from k2lib.iceberg.file_sql import table_sql
 from k2lib.iceberg.maintenance import Maintenance
-from k2lib.iceberg.manifests import compare, plan_paths, table_sql
+from k2lib.iceberg.manifests import compare, plan_paths
 from k2lib.iceberg.tables import TABLES, ensure_table
 from k2lib.iceberg.writer import TableWriter
 from k2lib.schema.records import TRADE

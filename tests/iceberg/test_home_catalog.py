@@ -12,8 +12,9 @@ from support.lake_rows import catalog_in, rows_table, trade
 from support.lake_upkeep import Clock, commit, trades_table
 
 from k2lib.errors import ConfigError
+from k2lib.iceberg.file_sql import table_sql
 from k2lib.iceberg.home_catalog import sqlite_uri, warehouse_location
-from k2lib.iceberg.manifests import plan_paths, table_sql
+from k2lib.iceberg.manifests import plan_paths
 from k2lib.iceberg.orphan_files import OrphanFileCleaner
 from k2lib.iceberg.tables import TABLES, ensure_table, load_table, open_catalog
 from k2lib.settings import Settings, read_settings

@@ -13,14 +13,8 @@ from pyiceberg.schema import Schema
 from pyiceberg.types import LongType, NestedField, StringType
 from support.lake_rows import append, at, catalog_in, rows_table, trade
 
-from k2lib.iceberg.manifests import (
-    PlanCache,
-    compare,
-    plan_files,
-    plan_paths,
-    relation_sql,
-    table_sql,
-)
+from k2lib.iceberg.file_sql import relation_sql, table_sql
+from k2lib.iceberg.manifests import PlanCache, compare, plan_files, plan_paths
 from k2lib.iceberg.tables import TableCache
 from k2lib.schema.records import TRADE
 
