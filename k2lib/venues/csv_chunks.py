@@ -15,8 +15,8 @@ BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 LINE_BYTES: Final = 256 * 1024
 # No longer, so that only the first line of what is read can be too long.
 BLOCK_BYTES: Final = LINE_BYTES
-# Only lines shorter than those of venues are so many in a chunk: blank or malformed ones.
-CHUNK_LINES: Final = 250_000
+# Each may be a bad line, which takes a kilobyte until it is a dead letter.
+CHUNK_LINES: Final = 100_000
 BEGINNING_LINES: Final = 1000
 UTF_16: Final = "UTF-16 text, UTF-8 expected"
 SIGNATURES: Final = (
@@ -154,7 +154,7 @@ class _Pending:
 def read_chunks(
     pieces: Iterable[Piece], *, chunk_bytes: int, cut: Callable[[bytes], int] = len
 ) -> Iterator[Chunk]:
-    """Put pieces together to chunks of about so many bytes, and at most some 250,000 lines.
+    """Put pieces together to chunks of about so many bytes, and at most some 100,000 lines.
 
     Args:
         cut: returns where the lines may be parted; 0 for nowhere, then more are read.

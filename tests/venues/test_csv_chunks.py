@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k2lib.venues.csv_chunks import (
+    BLOCK_BYTES,
     CHUNK_LINES,
     LINE_BYTES,
     Chunk,
@@ -75,10 +76,10 @@ def test_progress_goes_on_while_a_long_line_is_read() -> None:
     assert sum(chunk.n_bytes for chunk in found) == len(data)
 
 
-def test_a_chunk_has_some_250_000_lines_at_most() -> None:
+def test_a_chunk_has_some_100_000_lines_at_most() -> None:
     found = chunks(b"\n" * 3_000_000)
     assert sum(chunk.data.count(b"\n") for chunk in found) == 3_000_000
-    assert max(chunk.data.count(b"\n") for chunk in found) < CHUNK_LINES + MIB + 1
+    assert max(chunk.data.count(b"\n") for chunk in found) < CHUNK_LINES + BLOCK_BYTES
 
 
 def test_lines_that_may_not_be_parted_stay_together() -> None:
