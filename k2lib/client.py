@@ -328,6 +328,7 @@ class K2(Reads, Closing):
         options: FileOptions,
         on_progress: Callable[[str, int], None],
     ) -> LoadReport:
+        self.engine.check_open()
         return load_files(
             file_venue(venue),
             [paths] if isinstance(paths, str | Path) else paths,

@@ -211,7 +211,7 @@ def _pieces(paths: Sequence[Path], parts: _Parts, chunk_bytes: int) -> Iterator[
     first_line = 1
     for path in paths:
         parts.begin(path.name, first_line)
-        with open_lines(path, _shown(path)) as opened:
+        with open_lines(path, str(path)) as opened:
             for piece in read_pieces(opened, block_bytes=chunk_bytes):
                 first_line += piece.data.count(b"\n")
                 yield piece
