@@ -84,9 +84,10 @@ def lab(build: Path, *, seed: int, jar_cache: Path | None) -> Iterator[Lab]:
             "network of Redis": (open_["redis"], stream.progress),
             "network of the exchange": (open_["exchange"], stream.progress),
         }
-        chaos = Chaos([*services, *programs[:-1]], links, draw=draw)
+        chaos = Chaos([*services, *programs[:-2]], links, draw=draw)
         _wait_for_first(chaos, commit, stream.progress)
-        chaos.join(programs[-1])
+        for program in programs[-2:]:
+            chaos.join(program)
         yield Lab(
             home,
             files,
@@ -184,7 +185,6 @@ def _programs(
         program("stream", "stream", "binance", "--symbols", symbols, look=feed),
         program("sink", "sink", look=commit),
         program("load", "load", "asx", str(files), again_s=1.0),
-        program("maintenance", "maintain", again_s=2.0),
         Program(
             "reader",
             [sys.executable, "-m", "bench.chaos_reader"],
@@ -192,7 +192,8 @@ def _programs(
             environment,
             partial(size_of, logs / "reader.log"),
         ),
-        # Last: it needs the catalog of the others.
+        # Last: these two need the home and the catalog of the others.
+        program("maintenance", "maintain", again_s=2.0),
         program("sink of another home", "sink", look=commit, env=other),
     ]
 
