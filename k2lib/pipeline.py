@@ -24,7 +24,7 @@ from k2lib.kafka.consumer import (
     TopicPartition,
     believed_watermarks,
 )
-from k2lib.kafka.known_ends import KnownEnds
+from k2lib.kafka.log_ends import LogEnds
 from k2lib.kafka.producer import FLUSH_S, SLICE_ROWS, BatchProducer
 from k2lib.kafka.registry import SchemaRegistry
 from k2lib.kafka.topics import DEAD_LETTERS, topic_kind
@@ -88,7 +88,7 @@ class Pipeline(Closing):
             self.cluster, self._kafka.registry, client=self._kafka.client
         )
         self._watch = TopicConsumer(self.cluster)
-        self._known_ends = KnownEnds(settings.home / "run")
+        self._log_ends = LogEnds(settings.home / "run")
         self._admin = self.cluster.admin()
         self._topics: set[str] = set()
         self._window: Ends = {}
@@ -253,7 +253,7 @@ class Pipeline(Closing):
             watermarks |= believed_watermarks(positions, self._watch.watermarks)
             self._emptied |= {tp: watermarks[tp][1] for tp in positions}
         ends = {tp: high for tp, (low, high) in watermarks.items() if low < high}
-        self._known_ends.note(log_ids(self.cluster, self._admin, self._topics), ends)
+        self._log_ends.note(log_ids(self.cluster, self._admin, self._topics), ends)
         return ends
 
     def _wait(self, ends: Ends, stalled_s: float) -> None:

@@ -104,12 +104,12 @@ def _retry_topic(
     details = {one.index: one.detail for one in undecodable}
     decoded = [one for index, one in enumerate(letters) if index not in details]
     ids = rows["message_id"].to_pylist()
-    before = _stored(engine, spec, rows)
+    before = _ids_in_lake(engine, spec, rows)
     new = [one for one, found in zip(decoded, ids, strict=True) if found not in before]
     if new:
         pipeline.produce_again(topic, list(map(_message, new)), spec.schema)
         pipeline.settle()
-    after = _stored(engine, spec, rows) if new else before
+    after = _ids_in_lake(engine, spec, rows) if new else before
     done = [_retried(letters[index], "not retried", why) for index, why in details.items()]
     for letter, record_id in zip(decoded, ids, strict=True):
         if record_id in before:
@@ -121,7 +121,7 @@ def _retry_topic(
     return {one.message_id: one for one in done}
 
 
-def _stored(engine: Engine, spec: TableSpec, rows: pa.Table) -> set[str]:
+def _ids_in_lake(engine: Engine, spec: TableSpec, rows: pa.Table) -> set[str]:
     """Return the ids of these rows that the table has."""
     text = f"SELECT message_id FROM lake.{spec.name} WHERE message_id IN (SELECT unnest($ids))"
     ids = rows["message_id"].to_pylist()

@@ -40,7 +40,8 @@ from k2lib.feed.options import FeedOptions
 from k2lib.feed.status import FeedState
 from k2lib.feed.worker import AHEAD_US, RETRY_S
 from k2lib.kafka.producer import FLUSH_S, QUEUE_MESSAGES
-from k2lib.ops.alerts import ALERT_NAMES, Alert, AlertLimits
+from k2lib.ops.alerts import ALERT_NAMES, AlertLimits
+from k2lib.ops.firing_alerts import Alert
 from k2lib.ops.metrics import Metrics
 from k2lib.ops.webhook import body
 from k2lib.resilience.backoff import delays

@@ -147,7 +147,7 @@ def test_without_sinks_closing_waits_for_kafka_alone(
     with opened(empty_kafka, settings.home) as kafka:
         assert sum(high for _, high in watermarks(kafka)) == 1_000
     assert stored(settings) == []
-    [topics] = json.loads((settings.home / "run" / "known-ends.json").read_text()).values()
+    [topics] = json.loads((settings.home / "run" / "log-ends.json").read_text()).values()
     assert sum(topics[TRADES_TOPIC].values()) == 1_000
 
 

@@ -30,7 +30,7 @@ from k2lib.feed.feed import Feed
 from k2lib.feed.status import FeedStatus, HostStatus, SymbolStatus
 from k2lib.feed.status_file import StatusFile, read_status
 from k2lib.lifecycle import Closing
-from k2lib.ops.alerts import Alert, log_alert
+from k2lib.ops.firing_alerts import Alert, log_alert
 from k2lib.ops.processes import birth
 
 FRAME_S: Final = 0.5

@@ -170,8 +170,8 @@ def print_status(status: HomeStatus) -> None:
         table.add_column(name, justify="right")
     for one in status.tables:
         numbers = (f"{one.rows:,}", f"{one.files:,}", size_text(one.disk_bytes))
-        known = (*numbers, f"{one.snapshots:,}")
-        table.add_row(one.name, *(known if one.snapshots or not one.problem else "????"))
+        cells = (*numbers, f"{one.snapshots:,}")
+        table.add_row(one.name, *(cells if one.snapshots or not one.problem else "????"))
     out().print(table)
     for one in status.tables:
         if one.problem is not None:

@@ -47,7 +47,7 @@ from k2lib.kafka.consumer import (
     TopicPartition,
     record_headers,
 )
-from k2lib.kafka.known_ends import KnownEnds
+from k2lib.kafka.log_ends import LogEnds
 from k2lib.kafka.producer import BatchProducer
 from k2lib.kafka.registry import SchemaRegistry
 from k2lib.kafka.topics import DEAD_LETTERS, GAPS, topic_kind
@@ -165,7 +165,7 @@ class Sink:
                 consumer,
                 cluster=self._cluster,
                 registry=self._registry,
-                known_ends=KnownEnds(self._run_folder),
+                log_ends=LogEnds(self._run_folder),
                 accept_loss=self._accept_loss,
                 on_event=self._on_event,
             )
@@ -249,7 +249,7 @@ class SinkSession:
         *,
         cluster: Cluster,
         registry: SchemaRegistry,
-        known_ends: KnownEnds,
+        log_ends: LogEnds,
         accept_loss: bool,
         on_event: OnEvent,
     ) -> None:
@@ -260,7 +260,7 @@ class SinkSession:
         self._consumer = consumer
         self._cluster = cluster
         self._registry = registry
-        self._known_ends = known_ends
+        self._log_ends = log_ends
         self._accept_loss = accept_loss
         self._on_event = on_event
         self._log_ids: dict[str, str] = {}
@@ -294,7 +294,7 @@ class SinkSession:
             return self._start_at(tp, low, high)
 
         self._consumer.follow(partitions, start_at, position_of=self._position_of)
-        self._known_ends.note(self._log_ids, self._consumer.ends() | ends)
+        self._log_ends.note(self._log_ids, self._consumer.ends() | ends)
 
     def check_rollback(self) -> None:
         """Notice a rollback of the table.
@@ -353,13 +353,13 @@ class SinkSession:
 
     def _check_former_logs(self, topic: str, log: str) -> None:
         """Account for what earlier topics of this name had and the table has not read."""
-        former_logs = self._known_ends.of_former_logs(topic, log)
+        former_logs = self._log_ends.of_former_logs(topic, log)
         for former, ends in former_logs.items():
             for tp, end in sorted(ends.items()):
                 position = self._writer.end_of(former, tp) or 0
                 if position < end:
                     self._record_loss(tp, position, end, why="went with the deleted topic")
-        self._known_ends.forget(former_logs)
+        self._log_ends.forget(former_logs)
 
     def _position_of(self, tp: TopicPartition) -> int | None:
         return self._writer.end_of(self._log_ids[tp.topic], tp)

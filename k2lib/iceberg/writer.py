@@ -97,11 +97,11 @@ def write_files(table: Table, spec: TableSpec, rows: pa.Table) -> list[DataFile]
     table = record_table(table)
     return [
         write_file(table, _location(table, key), [part], key.partition if key else Record())
-        for key, part in _partitions(table, spec, _stored(table, rows))
+        for key, part in _partitions(table, spec, _as_table_columns(table, rows))
     ]
 
 
-def _stored(table: Table, rows: pa.Table) -> pa.Table:
+def _as_table_columns(table: Table, rows: pa.Table) -> pa.Table:
     """Return rows with the table's columns: those of other writers are null."""
     schema = schema_to_pyarrow(table.schema())
     try:

@@ -22,7 +22,8 @@ from k2lib.events import (
     QueueMeasured,
 )
 from k2lib.lifecycle import Closing
-from k2lib.ops.alerts import Alert, AlertLimits, Alerts, AlertsThread
+from k2lib.ops.alerts import AlertLimits, Alerts, AlertsThread
+from k2lib.ops.firing_alerts import Alert
 from k2lib.simulator import FaultScript, OfflineExchange
 
 # Label of a button, the fault, its options, and the tooltip.

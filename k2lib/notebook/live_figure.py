@@ -13,7 +13,7 @@ from plotly.graph_objects import FigureWidget
 from plotly.subplots import make_subplots
 
 from k2lib.feed.status import FeedStatus, HostStatus, SymbolStatus, TapeRow
-from k2lib.ops.alerts import Alert
+from k2lib.ops.firing_alerts import Alert
 
 Floats = npt.NDArray[np.float64]
 PLOTLY: Final = "application/vnd.plotly.v1+json"

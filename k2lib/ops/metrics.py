@@ -44,7 +44,8 @@ from k2lib.events import (
     TradesBackfilled,
 )
 from k2lib.lifecycle import Closing
-from k2lib.ops.alerts import ALERT_NAMES, Alert
+from k2lib.ops.alerts import ALERT_NAMES
+from k2lib.ops.firing_alerts import Alert
 
 
 class BatchHistogram(Collector):

@@ -4,7 +4,8 @@ from contextlib import ExitStack
 
 from k2lib.events import Event
 from k2lib.lifecycle import Closing
-from k2lib.ops.alerts import Alerts, AlertsThread, log_alert
+from k2lib.ops.alerts import Alerts, AlertsThread
+from k2lib.ops.firing_alerts import log_alert
 from k2lib.ops.metrics import Metrics, MetricsServer
 from k2lib.ops.webhook import Webhook
 from k2lib.settings import Settings

@@ -18,7 +18,7 @@ import stamina
 
 from k2lib.errors import ConfigError, TransientError
 from k2lib.lifecycle import Closing
-from k2lib.ops.alerts import Alert
+from k2lib.ops.firing_alerts import Alert
 
 LOG: Final = logging.getLogger("k2lib.alerts")
 HTTP_LOG: Final = logging.getLogger("httpx2")

@@ -28,8 +28,8 @@ def read_dead_letters(
         QueryError: no such reason, or a number of rows that is none.
     """
     _check(reason, last)
-    wanted = {"message_id": message_id, "reason": reason, "source": source}
-    filters = {name: value for name, value in wanted.items() if value is not None}
+    conditions = {"message_id": message_id, "reason": reason, "source": source}
+    filters = {name: value for name, value in conditions.items() if value is not None}
     where = " AND ".join(f"{name} = ${name}" for name in filters) or "true"
     limit = "" if last is None else f" LIMIT {last}"
     text = f"SELECT * FROM dead_letters WHERE {where} ORDER BY noticed DESC, message_id{limit}"

@@ -159,7 +159,7 @@ def read_chunks(
     Args:
         cut: returns where the lines may be parted; 0 for nowhere, then more are read.
     """
-    pending, skipped, wanted = _Pending(), 0, (chunk_bytes, CHUNK_LINES)
+    pending, skipped, limits = _Pending(), 0, (chunk_bytes, CHUNK_LINES)
     for piece in pieces:
         if not piece.data:
             skipped += piece.n_bytes
@@ -168,15 +168,15 @@ def read_chunks(
                 skipped = 0
             continue
         pending.add(piece)
-        if pending.n_bytes < wanted[0] and pending.n_lines < wanted[1]:
+        if pending.n_bytes < limits[0] and pending.n_lines < limits[1]:
             continue
         at = cut(pending.join())
         if at:
             chunk, pending = pending.split(at)
-            wanted = chunk_bytes, CHUNK_LINES
+            limits = chunk_bytes, CHUNK_LINES
             yield chunk
         else:  # `cut` looks at all lines again, so only once there are twice as many
-            wanted = 2 * pending.n_bytes, 2 * pending.n_lines
+            limits = 2 * pending.n_bytes, 2 * pending.n_lines
     data = pending.join()
     if data:
         yield Chunk(data, pending.first_line, pending.n_bytes + skipped, pending.long_lines)

@@ -49,7 +49,8 @@ from k2lib.notebook.live_figure import (
 from k2lib.notebook.live_view import LiveView
 from k2lib.notebook.measurements import compare_ids, wait_until_healed
 from k2lib.notebook.venue import OFFLINE, offline_venue, reachable_venue
-from k2lib.ops.alerts import Alert, AlertLimits
+from k2lib.ops.alerts import AlertLimits
+from k2lib.ops.firing_alerts import Alert
 from k2lib.simulator import GroundTruth, OfflineExchange
 from k2lib.venues.binance.venue import binance
 

@@ -39,7 +39,8 @@ from k2lib.events import (
     StreamResumed,
     StreamStale,
 )
-from k2lib.ops.alerts import ALERT_NAMES, Alert, AlertLimits, Alerts, AlertsThread, log_alert
+from k2lib.ops.alerts import ALERT_NAMES, AlertLimits, Alerts, AlertsThread
+from k2lib.ops.firing_alerts import Alert, log_alert
 from k2lib.ops.metrics import Metrics
 from k2lib.ops.webhook import Webhook
 

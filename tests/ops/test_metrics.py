@@ -45,7 +45,8 @@ from k2lib.events import (
     StateRestored,
     TradesBackfilled,
 )
-from k2lib.ops.alerts import ALERT_NAMES, Alert
+from k2lib.ops.alerts import ALERT_NAMES
+from k2lib.ops.firing_alerts import Alert
 from k2lib.ops.metrics import BatchHistogram, Metrics, MetricsServer
 
 BTC = {"symbol": "BTCUSDT"}

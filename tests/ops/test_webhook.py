@@ -11,7 +11,7 @@ from support.waiting import wait_until
 from support.webhook_receiver import Receiver
 
 from k2lib.errors import ConfigError
-from k2lib.ops.alerts import Alert
+from k2lib.ops.firing_alerts import Alert
 from k2lib.ops.webhook import Webhook, body
 
 SINCE = datetime(2026, 3, 14, 9, 30, tzinfo=UTC)

@@ -25,7 +25,7 @@ from k2lib.iceberg.writer import TableWriter
 from k2lib.kafka.cluster import KafkaSource
 from k2lib.kafka.consumer import TopicConsumer, TopicPartition
 from k2lib.kafka.embedded import EmbeddedBroker
-from k2lib.kafka.known_ends import KnownEnds
+from k2lib.kafka.log_ends import LogEnds
 from k2lib.query.answer import ReadResult
 from k2lib.query.engine import Engine
 from k2lib.schema.codec import encode
@@ -115,7 +115,7 @@ class World:
             self.stack.enter_context(TopicConsumer(self.broker.cluster)),
             cluster=self.broker.cluster,
             registry=self.broker.registry,
-            known_ends=KnownEnds(self.settings.home / "run"),
+            log_ends=LogEnds(self.settings.home / "run"),
             accept_loss=False,
             on_event=lambda event: None,
         )

@@ -19,7 +19,7 @@ from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.iceberg.writer import TableWriter
 from k2lib.kafka.connect import Kafka
 from k2lib.kafka.consumer import TopicConsumer
-from k2lib.kafka.known_ends import KnownEnds
+from k2lib.kafka.log_ends import LogEnds
 from k2lib.kafka.producer import BatchProducer
 from k2lib.kafka.topics import create_topics
 from k2lib.schema.records import TRADE, RecordSchema
@@ -87,7 +87,7 @@ def open_session(
             reader,
             cluster=kafka.cluster,
             registry=kafka.registry,
-            known_ends=KnownEnds(settings.home / "run"),
+            log_ends=LogEnds(settings.home / "run"),
             accept_loss=accept_loss,
             on_event=on_event,
         )

@@ -14,12 +14,12 @@ from k2lib.locks import locked
 Ends = dict[str, dict[str, dict[str, int]]]
 
 
-class KnownEnds:
+class LogEnds:
     """A file of the highest offsets seen of each log; several processes may write it."""
 
     def __init__(self, run_folder: Path) -> None:
         """Begin; nothing is written before there is an end to note."""
-        self._path = run_folder / "known-ends.json"
+        self._path = run_folder / "log-ends.json"
         self._noted: dict[tuple[str, TopicPartition], int] = {}
 
     def note(self, logs: Mapping[str, str], ends: Mapping[TopicPartition, int]) -> None:
@@ -38,9 +38,9 @@ class KnownEnds:
         }
         if not new:
             return
-        with self._changing() as known:
+        with self._changing() as all_ends:
             for (log, tp), end in new.items():
-                partitions = known.setdefault(log, {}).setdefault(tp.topic, {})
+                partitions = all_ends.setdefault(log, {}).setdefault(tp.topic, {})
                 partitions[str(tp.partition)] = max(end, partitions.get(str(tp.partition), 0))
         self._noted |= new
 
@@ -62,26 +62,26 @@ class KnownEnds:
         """
         gone = set(logs)
         if gone:
-            with self._changing() as known:
-                for log in gone & known.keys():
-                    del known[log]
+            with self._changing() as ends:
+                for log in gone & ends.keys():
+                    del ends[log]
 
     @contextmanager
     def _changing(self) -> Iterator[Ends]:
         """Read the file, and write it back as a whole, while no other process does."""
         try:
             with locked(self._path.with_suffix(".lock")):
-                known = self._read()
-                yield known
+                ends = self._read()
+                yield ends
                 part = self._path.with_suffix(".part")
-                part.write_text(json.dumps(known), encoding="utf-8")
+                part.write_text(json.dumps(ends), encoding="utf-8")
                 part.replace(self._path)
         except OSError as exc:
             raise TransientError(f"{self._path} cannot be written: {exc.strerror}") from exc
 
     def _read(self) -> Ends:
         try:
-            known: Ends = json.loads(self._path.read_text(encoding="utf-8"))
+            ends: Ends = json.loads(self._path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return {}
-        return known if isinstance(known, dict) else {}
+        return ends if isinstance(ends, dict) else {}
