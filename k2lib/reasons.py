@@ -29,6 +29,7 @@ REMEDIES: Final = (
     ("connect to server", START_IT),
     ("no answer", START_IT),
     ("timed out", START_IT),
+    ("Timeout was reached", START_IT),
     ("resolve", START_IT),
     ("Name or service not known", START_IT),
     ("No module named", "install it"),

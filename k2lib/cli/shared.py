@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import signal
 from collections.abc import Iterator
 from decimal import Decimal
@@ -26,6 +27,8 @@ def open_k2(*, with_sinks: bool = True) -> "Iterator[K2]":
     """Open the home of the settings to write it, and print on standard error which it is."""
     from k2lib.settings import read_settings
 
+    # What ends the command says what the alerts of its last seconds would say, in one line.
+    logging.getLogger("k2lib.alerts").addHandler(logging.NullHandler())
     with _opened(read_settings(), with_sinks=with_sinks) as k2:
         yield k2
 

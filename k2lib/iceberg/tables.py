@@ -195,7 +195,9 @@ def metadata_location(catalog: Catalog, name: str) -> str | None:
 
 
 def _warehouse(catalog: Catalog) -> str:
-    return public_url(catalog.properties.get("warehouse", "of the catalog"))
+    warehouse = public_url(catalog.properties.get("warehouse", "of the catalog"))
+    endpoint = catalog.properties.get("s3.endpoint")
+    return f"{warehouse} at {public_url(endpoint)}" if endpoint else warehouse
 
 
 def _wider(stored: IcebergType, today: IcebergType | None) -> IcebergType:

@@ -109,8 +109,9 @@ class BatchProducer:
             raise DeliveryError(f"not delivered to Kafka: {reasons}. Load them again")
 
     def _prepare(self, topic: str, schema: RecordSchema) -> int:
+        schema_id = self.registry.register(topic, schema)
         self._create(topic)
-        return self.registry.register(topic, schema)
+        return schema_id
 
     def _create(self, topic: str) -> None:
         if topic not in self._topics and self._cluster.embedded_log is None:

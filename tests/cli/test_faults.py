@@ -1,0 +1,385 @@
+"""Every command on every broken part: one line that names it, the right code, soon, no secret."""
+
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+import pytest
+import typer
+from support.broken_parts import BROKEN_PARTS, SECRET, BrokenPart
+from support.ports import refusing_port
+
+from k2lib import K2
+from k2lib.cli import app, main
+from k2lib.settings import Settings
+from k2lib.simulator import write_archive
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+LIMIT_S: Final = 15.0
+OF_THE_RUN: Final = re.compile(r"K2: |\d\d:\d\d:\d\d ")
+ALL_LIMIT_S: Final = 120.0
+REFERENCE: Final = (
+    "company_id,symbol,company_name,ISIN,start_date,end_date\n"
+    "9009,XYZ,XYZ MINING LTD,AU000000XYZ9,05/07/2008,03/31/2014\n"
+)
+LINES: Final = "03/10/2014,10:00:06.717,1.11,3667,0,,\n03/10/2014,10:00:07.717,1.12,10,0,,\n"
+
+
+@dataclass(frozen=True)
+class Command:
+    """How the tests call a command.
+
+    Attributes:
+        arguments: `{folder}` is where its files are.
+        variables: settings that it needs.
+        ends_at: what ends one that runs until Ctrl-C, given its port.
+        always_fails: whether it ends in one line here even if nothing is broken.
+        apart: what it reads and writes is not of the home: another test breaks that.
+    """
+
+    arguments: tuple[str, ...]
+    variables: Mapping[str, str] = field(default_factory=dict)
+    ends_at: Callable[[int], object] | None = None
+    always_fails: bool = False
+    apart: bool = False
+
+
+def _served(port: int) -> None:
+    """Wait until a server answers, whatever it says."""
+    while True:
+        with suppress(httpx2.HTTPError):
+            httpx2.get(f"http://127.0.0.1:{port}/ready", trust_env=False, timeout=5)
+            return
+        time.sleep(0.02)
+
+
+COMMANDS: Final = {
+    "load asx": Command(("load", "asx", "{folder}/trades")),
+    "load binance-archive": Command(
+        ("load", "binance-archive", "--exchange", "BINANCE_SIM", "{folder}/zips")
+    ),
+    "stream binance": Command(("stream", "binance", "--offline", "--seconds", "0.2")),
+    "watch": Command(("watch", "--json"), always_fails=True),
+    "sql": Command(("sql", "select sum(quantity) from trades_v2")),
+    "api": Command(("api", "--port", "{port}", "--quiet"), ends_at=_served),
+    "sink": Command(
+        ("sink", "trades_v2"), {"K2_SCHEMA_REGISTRY_URL": "mock://x"}, always_fails=True
+    ),
+    # Without Java it has no more to do than to say so.
+    "up": Command(("up",), {"PATH": ""}, always_fails=True),
+    "status": Command(("status",)),
+    "down": Command(("down",)),
+    "maintain": Command(("maintain",)),
+    "dead-letters list": Command(("dead-letters", "list")),
+    "dead-letters show": Command(("dead-letters", "show", "none"), always_fails=True),
+    "dead-letters retry": Command(("dead-letters", "retry", "--all")),
+    "reset": Command(("reset", "--yes")),
+    "notebooks": Command(("notebooks",), apart=True),
+    "demo": Command(("demo",), apart=True),
+    "simulate asx": Command(("simulate", "asx"), apart=True),
+    "simulate binance": Command(("simulate", "binance"), apart=True),
+}
+CELLS: Final = [
+    pytest.param(name, part, id=f"{name}: {part.name}")
+    for part in BROKEN_PARTS
+    for name, command in COMMANDS.items()
+    if not command.apart and (name in part.stops or (part.spares and not command.always_fails))
+]
+TOOK_S: Final[dict[str, float]] = {}
+
+
+def _names(command: Any, *path: str) -> Iterator[str]:
+    """Name a command, or the commands of a group."""
+    if not hasattr(command, "commands"):
+        yield " ".join(path)
+        return
+    for name, one in command.commands.items():
+        yield from _names(one, *path, name)
+
+
+def test_every_command_is_in_the_matrix() -> None:
+    assert set(_names(typer.main.get_command(app))) == COMMANDS.keys()
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """Return a folder that any user can enter, with files to load."""
+    folder = Path(tempfile.mkdtemp(prefix="k2-faults-"))
+    folder.chmod(0o755)
+    for name, text in {
+        "trades/9009.csv": LINES,
+        "reference-data/company_info.csv": REFERENCE,
+    }.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    write_archive(folder / "zips", "BTCUSDT", date(2025, 1, 31), limit=5)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """Return a copy of a home that has trades of each command."""
+    home = folder / "home"
+    with K2.open(home=home, commit_interval_s=0.2) as k2:
+        k2.load_asx(folder / "trades")
+        k2.load_binance_archive(folder / "zips", exchange="BINANCE_SIM")
+    return home.rename(folder / "whole")
+
+
+@pytest.fixture
+def home(folder: Path, whole: Path) -> Path:
+    """Return a home with data, at the place where they were written."""
+    home = folder / "home"
+    shutil.rmtree(home, ignore_errors=True)
+    return Path(shutil.copytree(whole, home))
+
+
+@contextmanager
+def _ended_by(wait: Callable[[int], object] | None, port: int) -> Iterator[None]:
+    """Press Ctrl-C once the wait is over, unless the command has ended before."""
+    ended = threading.Event()
+
+    def press() -> None:
+        if wait is not None:
+            wait(port)
+            if not ended.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command said and how it ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines on standard error, but those that say what was opened and how it goes."""
+        lines = [line.strip() for line in self.err.splitlines()]
+        return [line for line in lines if line and not OF_THE_RUN.match(line)]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
+) -> Callable[..., Outcome]:
+    """Return the command line, run in this process."""
+
+    def run(command: Command, home: Path, variables: Mapping[str, str]) -> Outcome:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        arguments = [one.format(folder=folder, port=port) for one in command.arguments]
+        with monkeypatch.context() as patch:
+            for name in Settings.model_fields:
+                patch.delenv(f"K2_{name.upper()}", raising=False)
+            ours = {"K2_HOME": str(home), "K2_COMMIT_INTERVAL_S": "0.1", "K2_TIMEOUT_S": "1"}
+            for name, value in (ours | dict(command.variables) | dict(variables)).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["k2", *arguments])
+            began = time.monotonic()
+            with _ended_by(command.ends_at, port), pytest.raises(SystemExit) as ended:
+                main()
+            seconds = time.monotonic() - began
+        out, err = capfd.readouterr()
+        return Outcome(int(ended.value.code or 0), out, err, seconds)
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "part"), CELLS)
+def test_a_command_on_a_broken_part(
+    name: str, part: BrokenPart, home: Path, run: Callable[..., Outcome]
+) -> None:
+    command = COMMANDS[name]
+    with part.breaks(home) as variables:
+        outcome = run(command, home, variables)
+    TOOK_S[f"{name}: {part.name}"] = outcome.seconds
+    text = outcome.out + outcome.err
+    assert "Traceback" not in text, text
+    assert SECRET not in text, text
+    assert outcome.seconds < LIMIT_S
+    if name in part.stops:
+        assert outcome.code in (1, 2), text
+        assert 1 <= len(outcome.lines) <= 2, text
+        says = [one.format(home=home, **variables) for one in part.says]
+        assert [one for one in says if one not in outcome.lines[-1]] == [], outcome.lines[-1]
+        assert outcome.lines[-1].startswith("k2: ")
+    else:
+        assert outcome.code == 0, text
+
+
+def _child(
+    command: Command,
+    home: Path,
+    folder: Path,
+    variables: Mapping[str, str],
+    *,
+    before: Sequence[str] = (),
+    preexec_fn: Callable[[], object] | None = None,
+) -> Outcome:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("K2_")}
+    ours = {"K2_HOME": str(home), "K2_COMMIT_INTERVAL_S": "0.1", "K2_TIMEOUT_S": "1"}
+    arguments = [one.format(folder=folder, port=0) for one in command.arguments]
+    began = time.monotonic()
+    done = subprocess.run(
+        [*before, sys.executable, "-m", "k2lib", *arguments],
+        env=kept | ours | dict(command.variables) | dict(variables),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=preexec_fn,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
+
+
+def _check_line(outcome: Outcome, *says: str) -> None:
+    text = outcome.out + outcome.err
+    assert "Traceback" not in text, text
+    assert SECRET not in text, text
+    assert outcome.code in (1, 2), text
+    assert 1 <= len(outcome.lines) <= 2, text
+    assert [one for one in says if one not in outcome.lines[-1]] == [], outcome.lines[-1]
+
+
+# Root may write everywhere, unless it gives that up.
+GIVEN_UP: Final = "-dac_override,-dac_read_search"
+AS_A_USER: Final = (
+    (str(shutil.which("setpriv")), f"--inh-caps={GIVEN_UP}", f"--bounding-set={GIVEN_UP}")
+    if os.geteuid() == 0
+    else ()
+)
+
+
+@pytest.fixture
+def read_only_home(home: Path) -> Iterator[Path]:
+    """Return a home that its user may read and not write."""
+    for path in (home, *home.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    yield home
+    for path in (home, *home.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+@pytest.mark.parametrize("name", ["load asx", "stream binance", "maintain", "reset"])
+def test_a_home_that_is_read_only_is_not_written(
+    name: str, read_only_home: Path, folder: Path
+) -> None:
+    outcome = _child(COMMANDS[name], read_only_home, folder, {}, before=AS_A_USER)
+    TOOK_S[f"{name}: a read-only home"] = outcome.seconds
+    _check_line(outcome, str(read_only_home), "Permission denied", "let this user")
+
+
+@pytest.mark.parametrize("name", ["sql", "status", "dead-letters list"])
+def test_a_home_that_is_read_only_can_be_read(
+    name: str, read_only_home: Path, folder: Path
+) -> None:
+    outcome = _child(COMMANDS[name], read_only_home, folder, {}, before=AS_A_USER)
+    assert outcome.code == 0, outcome.out + outcome.err
+
+
+LARGEST: Final = 40_000
+
+
+def _no_large_files() -> None:
+    """Let no file grow beyond a size: as on a full disk, a write ends in the middle."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, LARGEST))
+
+
+def test_a_disk_that_is_full(home: Path, folder: Path, tmp_path: Path) -> None:
+    lines = [f"03/10/2014,10:00:06.717,{n * 7919 % 9973 + 1}.17,{n},0,,\n" for n in range(5_000)]
+    (tmp_path / "9009.csv").write_text("".join(lines))
+    reference = str(folder / "reference-data")
+    command = Command(("load", "asx", "--reference", reference, str(tmp_path / "9009.csv")))
+    outcome = _child(command, home, folder, {}, preexec_fn=_no_large_files)
+    TOOK_S["load asx: a full disk"] = outcome.seconds
+    _check_line(outcome, "table trades_v2 at file://", "cannot be written: ", "File too large")
+
+
+def test_an_s3_that_cannot_be_reached(tmp_path: Path, folder: Path) -> None:
+    with refusing_port() as port:
+        variables = {
+            "K2_WAREHOUSE": "s3://bucket/lake",
+            "K2_S3_ENDPOINT": f"http://127.0.0.1:{port}",
+            "K2_S3_ACCESS_KEY_ID": "key",
+            "K2_S3_SECRET_ACCESS_KEY": SECRET,
+            "K2_S3_REGION": "us-east-1",
+        }
+        outcome = _child(COMMANDS["load asx"], tmp_path / "home", folder, variables)
+    TOOK_S["load asx: an S3 at which nobody listens"] = outcome.seconds
+    address = f"http://127.0.0.1:{port}"
+    _check_line(outcome, "the warehouse s3://bucket/lake at", address, "start it")
+
+
+LONG: Final = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("load", "asx", LONG),
+        ("load", "asx", "--reference", LONG, "{folder}/trades"),
+        ("load", "binance-archive", LONG),
+        ("sql", "select 1", "--output", LONG),
+        ("sink", LONG),
+        ("simulate", "asx", LONG),
+        ("simulate", "binance", "--script", LONG),
+        ("notebooks", LONG),
+        ("notebooks", "01", "--output", LONG),
+        ("demo", "--build", LONG),
+    ],
+)
+def test_a_name_of_300_characters(
+    arguments: tuple[str, ...], home: Path, run: Callable[..., Outcome]
+) -> None:
+    outcome = run(Command(arguments), home, {})
+    text = outcome.out + outcome.err
+    assert "Traceback" not in text, text
+    assert outcome.code in (1, 2), text
+    assert LONG in outcome.lines[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("simulate", "asx", "{folder}/file/x"),
+        ("notebooks", "01", "--output", "{folder}/file/x"),
+        ("demo", "--build", "{folder}/file/x"),
+    ],
+)
+def test_a_folder_that_cannot_be_made(
+    arguments: tuple[str, ...], home: Path, folder: Path, run: Callable[..., Outcome]
+) -> None:
+    (folder / "file").write_text("")
+    _check_line(run(Command(arguments), home, {}), f"{folder}/file", "name another place")
+
+
+def test_the_whole_matrix_is_quick() -> None:
+    slowest = max(TOOK_S, key=lambda cell: TOOK_S[cell])
+    print(f"{len(TOOK_S)} cells, {sum(TOOK_S.values()):.1f} s; {slowest}: {TOOK_S[slowest]:.1f} s")
+    assert sum(TOOK_S.values()) < ALL_LIMIT_S
