@@ -32,7 +32,7 @@ from k2lib.simulator import write_archive
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 LIMIT_S: Final = 15.0
 OF_THE_RUN: Final = re.compile(r"K2: |\d\d:\d\d:\d\d ")
-ALL_LIMIT_S: Final = 120.0
+ALL_LIMIT_S: Final = 300.0
 REFERENCE: Final = (
     "company_id,symbol,company_name,ISIN,start_date,end_date\n"
     "9009,XYZ,XYZ MINING LTD,AU000000XYZ9,05/07/2008,03/31/2014\n"

@@ -188,7 +188,7 @@ def _data(
 ) -> BrokenPart:
     """What writes notices only the files that it looks into for rows that it may have already."""
     breaks = changed(f"{TRADES}/data/**/exchange=ASX/*.parquet", change)
-    return BrokenPart(name, breaks, writes | {"sql", "maintain"}, (FILE, RESTORE), spares=True)
+    return BrokenPart(name, breaks, writes | {"sql", "maintain"}, (FILE, RESTORE))
 
 
 def _catalog(name: str, change: Callable[[Path], object], *says: str) -> BrokenPart:
