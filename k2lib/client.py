@@ -255,6 +255,7 @@ class K2(Reads, Closing):
             with suppress(KeyboardInterrupt):
                 feed.wait(seconds)
             status = feed.status()
+        feed.wait(0)
         self.pipeline.settle() if self._with_sinks else self.pipeline.flush()
         return status
 

@@ -126,6 +126,7 @@ def _stream(
             feed.close()
             report = report_stream(k2, feed, began=began, with_sinks=with_sinks)
             print_json(report.to_json()) if as_json else print_report(report, console=out())
+        feed.wait(0)
 
 
 def _check(venue: "LiveVenue", symbols: Sequence[str], *, as_json: bool, hint: bool) -> None:

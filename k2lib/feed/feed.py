@@ -98,7 +98,7 @@ class Feed(Closing):
         return ended
 
     def close(self) -> None:
-        """Leave the venue; what arrived by then is in Kafka at the end."""
+        """Leave the venue; what arrived by then is in Kafka, or `wait` raises why it is not."""
         self._stop.set()
         for thread in self._threads:
             thread.join()

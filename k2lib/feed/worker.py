@@ -90,12 +90,17 @@ class FeedWorker:
         self._stop = stop
         self._on_event = on_event
         self._behind_s: float | None = None
+        self._pause: Exception | None = None
         self._trades = topic_name(venue.asset_class, "trades", venue.exchange)
         self._quotes = topic_name(venue.asset_class, "quotes", venue.exchange)
         self._book = self._read_book()
 
     def run(self) -> None:
-        """Work until `stop` is set and nothing is left in the inbox."""
+        """Work until `stop` is set and nothing is left in the inbox.
+
+        Raises:
+            TransientError, DeliveryError: Kafka did not take what arrived last.
+        """
         beat = time.monotonic()
         while not self._stop.is_set() or len(self._inbox):
             arrived = self._inbox.take(
@@ -111,6 +116,11 @@ class FeedWorker:
             except PAUSED_BY as exc:
                 self._begin_again(exc)
         self._pipeline.flush(CLOSE_S)
+        if self._pause is not None:
+            raise TransientError(
+                f"{reason_of(self._pause)}. What the stream received since is not in Kafka: "
+                "stream again, and its gap is filled"
+            ) from self._pause
 
     def _take(self, arrived: FrameBatch) -> None:
         if not arrived.frames:
@@ -236,12 +246,14 @@ class FeedWorker:
 
     def _begin_again(self, reason: Exception) -> None:
         """Read the state anew: what Kafka did not take is a hole in it, and is filled."""
+        self._pause = reason
         self._on_event(FeedPaused(self._exchange, reason_of(reason)))
         while not self._stop.wait(RETRY_S):
             self._tell_status()
             try:
                 self._pipeline.flush(RETRY_S)
                 self._book = self._read_book()
+                self._pause = None
                 self._on_event(FeedResumed(self._exchange))
                 return
             except PAUSED_BY as exc:

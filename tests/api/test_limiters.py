@@ -288,6 +288,7 @@ def test_the_server_is_ready_while_the_lake_can_be_read(tmp_path: Path) -> None:
         ready = edge.client.get("/ready")
         assert ready.status_code == 200
         assert ready.json()["log"]["answers"] is False
+        (tmp_path / "home").mkdir()
         (tmp_path / "home" / "catalog.db").write_bytes(b"no database" * 1000)
         lost = edge.client.get("/ready")
         assert (lost.status_code, lost.json()["title"]) == (503, "Not ready")

@@ -255,11 +255,11 @@ def read(k2: K2, **request: object) -> CompleteTo:
 @pytest.fixture
 def holed(slow_k2: K2) -> K2:
     """A home with trades 0 to 9, of which 3, 4 and 8 are missing and noticed."""
-    for number in (0, 1, 2, 5, 6, 7, 9):
-        send(slow_k2, number, source_sequence=number)
     open_gap(slow_k2, "first", 3, 4)
     open_gap(slow_k2, "second", 8, 8)
     open_gap(slow_k2, "other", 3, 4, symbol="RIO")
+    for number in (0, 1, 2, 5, 6, 7, 9):
+        send(slow_k2, number, source_sequence=number)
     wait_until(lambda: len(slow_k2.complete_to().gaps) == 3)
     return slow_k2
 

@@ -367,19 +367,19 @@ BROKEN_PARTS: Final = (
     BrokenPart(
         "a registry at which nobody listens",
         partial(with_kafka, breaks=partial(refused, **REGISTRY)),
-        LOADS,
+        WRITES,
         ("the schema registry at http://127.0.0.1:", "does not answer", "start it"),
     ),
     BrokenPart(
         "a silent registry",
         partial(with_kafka, breaks=partial(silent, **REGISTRY)),
-        LOADS,
+        WRITES,
         ("the schema registry at http://127.0.0.1:", "no answer", "start it"),
     ),
     BrokenPart(
         "a web page for a registry",
         partial(with_kafka, breaks=partial(web_page, **REGISTRY)),
-        LOADS,
+        WRITES,
         ("the schema registry at http://127.0.0.1:", "K2_SCHEMA_REGISTRY_URL"),
     ),
     BrokenPart(
