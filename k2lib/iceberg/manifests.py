@@ -9,10 +9,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
+import fastavro
 from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression, LiteralPredicate
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestEntry, ManifestFile
@@ -133,8 +135,14 @@ def read_manifest(table: Table, manifest: ManifestFile) -> list[ManifestEntry]:
     Raises:
         DamagedFileError: it is missing or cannot be read.
     """
+    _check_manifest(table, manifest)
     with read_errors(f"table {table.name()[-1]}", path=lambda: manifest.manifest_path):
         return manifest.fetch_manifest_entry(table.io)
+
+
+def _check_manifest(table: Table, manifest: ManifestFile) -> None:
+    with read_errors(f"table {table.name()[-1]}", path=lambda: manifest.manifest_path):
+        _check_avro(table, manifest.manifest_path)
 
 
 def list_manifests(table: Table, snapshot_id: int | None) -> list[ManifestFile]:
@@ -143,7 +151,15 @@ def list_manifests(table: Table, snapshot_id: int | None) -> list[ManifestFile]:
     if snapshot is None:
         return []
     with read_errors(f"table {table.name()[-1]}", path=lambda: snapshot.manifest_list):
+        _check_avro(table, snapshot.manifest_list)
         return snapshot.manifests(table.io)
+
+
+def _check_avro(table: Table, path: str) -> None:
+    """Read a file first where damage is an error: pyiceberg's decoder reads beyond the end."""
+    with table.io.new_input(path).open() as file:
+        for _ in fastavro.reader(BytesIO(file.read())):
+            pass
 
 
 def has_delete_files(table: Table, manifests: Iterable[ManifestFile]) -> bool:
@@ -253,10 +269,12 @@ def plan_tasks(scan: DataScan, table: Table) -> list[FileScanTask]:
         TableError: another writer left delete files that pyiceberg cannot apply.
     """
     with read_errors(f"table {table.name()[-1]}, its manifests"):
+        snapshot = scan.snapshot()
+        for manifest in list_manifests(table, None if snapshot is None else snapshot.snapshot_id):
+            _check_manifest(table, manifest)
         try:
             return list(scan.plan_files())
         except (*CATALOG_ERRORS, *UNREADABLE):
-            snapshot = scan.snapshot()
             manifests = list_manifests(table, None if snapshot is None else snapshot.snapshot_id)
             for manifest in manifests:
                 read_manifest(table, manifest)
