@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final
 
-import httpx2
 import pytest
 import typer
 from support.broken_parts import BROKEN_PARTS, SECRET, BrokenPart
@@ -54,18 +54,19 @@ class Command:
 
     arguments: tuple[str, ...]
     variables: Mapping[str, str] = field(default_factory=dict)
-    ends_at: Callable[[int], object] | None = None
+    ends_at: Callable[[int, threading.Event], object] | None = None
     always_fails: bool = False
     apart: bool = False
 
 
-def _served(port: int) -> None:
-    """Wait until a server answers, whatever it says."""
-    while True:
-        with suppress(httpx2.HTTPError):
-            httpx2.get(f"http://127.0.0.1:{port}/ready", trust_env=False, timeout=5)
+def _served(port: int, ended: threading.Event) -> None:
+    """Wait until a server answers, whatever it says, or has ended."""
+    while not ended.wait(0.02):
+        with suppress(OSError, HTTPException):
+            connection = HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/ready")
+            connection.getresponse().read()
             return
-        time.sleep(0.02)
 
 
 COMMANDS: Final = {
@@ -152,13 +153,13 @@ def home(folder: Path, whole: Path) -> Path:
 
 
 @contextmanager
-def _ended_by(wait: Callable[[int], object] | None, port: int) -> Iterator[None]:
+def _ended_by(wait: Callable[[int, threading.Event], object] | None, port: int) -> Iterator[None]:
     """Press Ctrl-C once the wait is over, unless the command has ended before."""
     ended = threading.Event()
 
     def press() -> None:
         if wait is not None:
-            wait(port)
+            wait(port, ended)
             if not ended.is_set():
                 os.kill(os.getpid(), signal.SIGINT)
 
