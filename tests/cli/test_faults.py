@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
 from http.client import HTTPConnection, HTTPException
@@ -62,10 +62,10 @@ class Command:
 def _served(port: int, ended: threading.Event) -> None:
     """Wait until a server answers, whatever it says, or has ended."""
     while not ended.wait(0.02):
-        with suppress(OSError, HTTPException):
-            connection = HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/ready")
-            connection.getresponse().read()
+        http = HTTPConnection("127.0.0.1", port, timeout=5)
+        with suppress(OSError, HTTPException), closing(http):
+            http.request("GET", "/ready")
+            http.getresponse().read()
             return
 
 
