@@ -215,13 +215,13 @@ class K2(Reads, Closing):
         from k2lib.feed.status_file import status_path
 
         self.engine.check_open()
+        venue = venue or choose_venue(self.settings)
+        self.watch.add_venue(venue)
         if self._state is None:
             url = self.settings.redis_url
             self._state = open_state(
                 None if url is None else url.get_secret_value(), on_event=self._report
             )
-        venue = venue or choose_venue(self.settings)
-        self.watch.add_venue(venue)
         feed = Feed(
             venue,
             symbols,
