@@ -71,6 +71,8 @@ BY_TIME: Final = ("trades_v2", "quotes_v2")
 # Venues count trades alone, so of no other table it is known what is missing.
 WITH_GAPS: Final = "trades_v2"
 GAPS: Final = "gaps"
+# What DuckDB makes of Ctrl-C in the middle of a query.
+INTERRUPTED: Final = "Query interrupted"
 QUOTED: Final = re.compile(r"['\"]([^'\"]+)['\"]")
 
 
@@ -335,6 +337,10 @@ class Engine(Closing):
                 yield cursor
         except (duckdb.Error, pl.exceptions.PolarsError) as exc:
             raise self._error(exc) from exc
+        except RuntimeError as exc:
+            if str(exc) == INTERRUPTED:
+                raise KeyboardInterrupt from exc
+            raise
         finally:
             cursor.close()
 
