@@ -16,6 +16,7 @@ from k2lib.api.responses.formats import BINARY_TYPES
 from k2lib.api.responses.openapi import DESCRIPTION, describe
 from k2lib.api.routes import reads, replay
 from k2lib.client import K2
+from k2lib.iceberg.manifests import duckdb_path
 from k2lib.query.engine import Engine
 from k2lib.query.guard import Guard
 
@@ -56,7 +57,7 @@ def create_app(k2: K2, *, options: ApiOptions | None = None) -> FastAPI:
 
 
 def _guard(k2: K2, options: ApiOptions) -> Guard:
-    warehouse = k2.catalog.properties["warehouse"].removeprefix("file://")
+    warehouse = duckdb_path(k2.catalog.properties["warehouse"])
     return Guard(options.timeout_s, options.memory_bytes, (warehouse,))
 
 

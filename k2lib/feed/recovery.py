@@ -9,7 +9,8 @@ import polars as pl
 
 from k2lib.feed.gaps import OPEN, Ids, SequenceGap, uncovered
 from k2lib.feed.sequence_tracker import SymbolSequence
-from k2lib.iceberg.deletions import EPOCH, deleted_at, newest_ids
+from k2lib.iceberg.commit_times import EPOCH
+from k2lib.iceberg.deletions import deleted_at, newest_ids
 from k2lib.kafka.topics import GAPS, topic_name
 from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine

@@ -198,12 +198,12 @@ def _shown(uri: str) -> str:
 
 
 def _secrets(properties: Mapping[str, str]) -> list[str]:
-    given = [v for k, v in properties.items() if any(word in k.lower() for word in SECRET_OPTIONS)]
+    texts = [v for k, v in properties.items() if any(word in k.lower() for word in SECRET_OPTIONS)]
     try:
         password = urlsplit(properties["uri"]).password or ""
     except ValueError:
         password = ""
-    return [*given, password, unquote(password)]
+    return [*texts, password, unquote(password)]
 
 
 def _check_answers(uri: str, part: str, timeout_s: float) -> None:

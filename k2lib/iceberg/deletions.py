@@ -8,13 +8,14 @@ engines also expire snapshots: so a commit that follows a deletion keeps its tim
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import polars as pl
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot, ancestors_of
 
+from k2lib.iceberg.commit_times import EPOCH, MILLISECOND, committed_at
 from k2lib.iceberg.manifests import is_readable
 from k2lib.iceberg.offsets import (
     OffsetsProperty,
@@ -27,7 +28,6 @@ from k2lib.iceberg.offsets import (
 
 DELETED_PROPERTY: Final = "k2.deleted-at"
 NEWEST_PROPERTY: Final = "k2.newest-ids"
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DELETES: Final = (Operation.DELETE, Operation.OVERWRITE)
 
 NewestIds = Mapping[str, Mapping[str, int]]
@@ -48,7 +48,7 @@ def deletions(table: Table, *, now: datetime) -> list[Deletion]:
         now: none is later, though the other engine's clock may say so.
     """
     return [
-        Deletion(parent.snapshot_id, min(_committed(one), now))
+        Deletion(parent.snapshot_id, min(committed_at(one), now))
         for one in _foreign_deletes(table)
         if (parent := _parent(table, one)) is not None and is_readable(table, parent)
     ]
@@ -60,17 +60,17 @@ def deleted_at(table: Table) -> datetime:
     Where another engine expired the snapshots since ours, what it did before is not known: then
     that is taken for a deletion.
     """
-    recorded = EPOCH + timedelta(milliseconds=_recorded_ms(table))
-    times = [_committed(one) for one in _foreign_deletes(table)]
+    recorded = EPOCH + _recorded_ms(table) * MILLISECOND
+    times = [committed_at(one) for one in _foreign_deletes(table)]
     kept = list(ancestors_of(table.current_snapshot(), table.metadata))
     if kept and not any(map(_is_ours, kept)) and not is_first(kept[-1]):
-        times.append(_committed(kept[-1]))
+        times.append(committed_at(kept[-1]))
     return max([recorded, *times])
 
 
 def deletion_property(table: Table) -> dict[str, str]:
     """Return the property that a commit sets where it follows a deletion."""
-    milliseconds = (deleted_at(table) - EPOCH) // timedelta(milliseconds=1)
+    milliseconds = (deleted_at(table) - EPOCH) // MILLISECOND
     return {DELETED_PROPERTY: str(milliseconds)} if milliseconds > _recorded_ms(table) else {}
 
 
@@ -120,10 +120,6 @@ def _parent(table: Table, one: Snapshot) -> Snapshot | None:
 
 def _is_ours(one: Snapshot) -> bool:
     return has_offsets(one) or snapshot_cause(one) is not None
-
-
-def _committed(one: Snapshot) -> datetime:
-    return EPOCH + timedelta(milliseconds=one.timestamp_ms)
 
 
 def _recorded_ms(table: Table) -> int:

@@ -26,9 +26,9 @@ from pyiceberg.types import NestedField, PrimitiveType
 from k2lib.errors import TableError
 from k2lib.iceberg.catalog import CATALOG_ERRORS, UNREADABLE, read_errors
 from k2lib.iceberg.columns import record_table
+from k2lib.iceberg.home_catalog import FILE_SCHEMES
 
 ALL_ROWS: Final = AlwaysTrue()
-LOCAL_PREFIXES: Final = ("file://", "file:")
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LONG_AGO_US: Final = -(2**63)
 FAR_OFF_US: Final = 2**63 - 1
@@ -56,8 +56,8 @@ class PlannedFile:
     @classmethod
     def of(cls, table: Table, file: DataFile) -> "PlannedFile":
         """Return a file of a table by its manifest entry."""
-        place = _exchange_place(table, file.spec_id)
-        exchange = None if place is None else file.partition[place]
+        index = _exchange_index(table, file.spec_id)
+        exchange = None if index is None else file.partition[index]
         oldest, newest = column_bounds(table, file, "timestamp")
         first, last = column_bounds(table, file, "symbol")
         return cls(
@@ -268,14 +268,14 @@ def plan_tasks(scan: DataScan, table: Table) -> list[FileScanTask]:
         DamagedFileError: a manifest is missing or cannot be read; the message names it.
         TableError: another writer left delete files that pyiceberg cannot apply.
     """
+    snapshot = scan.snapshot()
+    manifests = list_manifests(table, None if snapshot is None else snapshot.snapshot_id)
+    for manifest in manifests:
+        _check_manifest(table, manifest)
     with read_errors(f"table {table.name()[-1]}, its manifests"):
-        snapshot = scan.snapshot()
-        for manifest in list_manifests(table, None if snapshot is None else snapshot.snapshot_id):
-            _check_manifest(table, manifest)
         try:
             return list(scan.plan_files())
         except (*CATALOG_ERRORS, *UNREADABLE):
-            manifests = list_manifests(table, None if snapshot is None else snapshot.snapshot_id)
             for manifest in manifests:
                 read_manifest(table, manifest)
             if has_delete_files(table, manifests):  # pyiceberg knows no equality deletes
@@ -324,7 +324,7 @@ def compare(kind: type[LiteralPredicate], column: str, value: str) -> BooleanExp
 
 def duckdb_path(uri: str) -> str:
     """Return a file's location as DuckDB reads it: local ones without `file://`, others as is."""
-    prefix = next((prefix for prefix in LOCAL_PREFIXES if uri.startswith(prefix)), "")
+    prefix = next((prefix for prefix in FILE_SCHEMES if uri.startswith(prefix)), "")
     return uri.removeprefix(prefix)
 
 
@@ -335,13 +335,13 @@ def _delete_files_error(table: Table) -> TableError:
     )
 
 
-def _exchange_place(table: Table, spec_id: int) -> int | None:
+def _exchange_index(table: Table, spec_id: int) -> int | None:
     """Return where in a file's partition its one exchange stands; another writer may say more."""
     schema = table.schema()
-    for place, field in enumerate(table.specs()[spec_id].fields):
+    for index, field in enumerate(table.specs()[spec_id].fields):
         name = schema.find_column_name(field.source_id)
         if name == "exchange" and isinstance(field.transform, IdentityTransform):
-            return place
+            return index
     return None
 
 

@@ -200,10 +200,10 @@ def _warehouse(catalog: Catalog) -> str:
     return f"{warehouse} at {public_url(endpoint)}" if endpoint else warehouse
 
 
-def _wider(stored: IcebergType, today: IcebergType | None) -> IcebergType:
-    if not (isinstance(stored, DecimalType) and isinstance(today, DecimalType)):
-        return stored
-    return today if today.scale == stored.scale and today.precision > stored.precision else stored
+def _wider(before: IcebergType, today: IcebergType | None) -> IcebergType:
+    if not (isinstance(before, DecimalType) and isinstance(today, DecimalType)):
+        return before
+    return today if today.scale == before.scale and today.precision > before.precision else before
 
 
 def _create_table(catalog: Catalog, spec: TableSpec) -> Table:

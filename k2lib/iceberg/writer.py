@@ -232,7 +232,7 @@ class TableWriter:
         self._spec = spec
         self._on_event = on_event
         self._now = now
-        self._place = f"table {spec.name} at {public_url(table.location())}"
+        self._name = f"table {spec.name} at {public_url(table.location())}"
         check_columns(table, spec.schema)
         self._deduplicator = Deduplicator(table, spec, now=now)
         self._newest_ids: NewestIds = {}
@@ -261,7 +261,7 @@ class TableWriter:
         """
         expected = self.table.metadata.current_snapshot_id
         try:
-            with lake_errors(f"{self._place} cannot be written"):
+            with lake_errors(f"{self._name} cannot be written"):
                 self.table.refresh()
                 self._check_head(expected)
                 new_rows = self._deduplicator.new_rows(rows, self.table)

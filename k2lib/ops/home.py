@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from pyiceberg.table import Table
 
 from k2lib.errors import ConfigError, OwnerError, TableError, TransientError
 from k2lib.events import MaintenanceDone
-from k2lib.iceberg.catalog import read_errors
+from k2lib.iceberg.catalog import RESTORE, read_errors
+from k2lib.iceberg.commit_times import system_clock
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.offsets import snapshot_properties
 from k2lib.iceberg.orphan_files import damaged_files
@@ -165,7 +165,7 @@ def _maintain(table: Table, spec: TableSpec, run_folder: Path) -> MaintenanceRes
         if problem is not None:
             return MaintenanceResult(spec.name, None, problem=problem)
         state = run_folder / f"unreferenced-{spec.name}.json"
-        maintenance = Maintenance(spec, state=state, now=lambda: datetime.now(UTC))
+        maintenance = Maintenance(spec, state=state, now=system_clock)
         done = maintenance.run_now(table)
         problem = _damage(spec, done.files_missing) if done.files_missing else None
         return MaintenanceResult(spec.name, done, problem=problem)
@@ -173,7 +173,7 @@ def _maintain(table: Table, spec: TableSpec, run_folder: Path) -> MaintenanceRes
 
 def _damage(spec: TableSpec, files: Sequence[str]) -> str:
     more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
-    return f"table {spec.name}: {files[0]}{more}: nothing was changed: restore it from a copy"
+    return f"table {spec.name}: {files[0]}{more}: nothing was changed: {RESTORE}"
 
 
 HOME_FILES = ("catalog.db", "run", "services", "warehouse")

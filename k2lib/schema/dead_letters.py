@@ -68,7 +68,7 @@ class DeadLetter:
 
 
 def dead_letter_rows(letters: Sequence[DeadLetter], noticed: datetime) -> pa.Table:
-    """Return the letters as rows of `schemas.DEAD_LETTER`, in order, raw and detail cut."""
+    """Return the letters as rows of `records.DEAD_LETTER`, in order, raw and detail cut."""
     digests = [letter.digest or RawDigest.of(letter.raw) for letter in letters]
     rows = [
         {
