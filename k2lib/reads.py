@@ -15,7 +15,6 @@ from k2lib.query.dbapi import DbApiConnection
 from k2lib.query.dead_letters import read_dead_letters
 from k2lib.query.engine import Engine, check_table
 from k2lib.query.request import AsOf, ReadRequest, TimeBound, instrument_names
-from k2lib.query.sql import Market
 from k2lib.query.statistics import (
     contiguity,
     difference,
@@ -24,6 +23,7 @@ from k2lib.query.statistics import (
     read_symbols,
 )
 from k2lib.query.time_travel import snapshots
+from k2lib.schema.market import Market
 from k2lib.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Reads:
         end: TimeBound | None = None,
         as_of: AsOf | None = None,
         last: int | None = None,
+        market: Market = "all",
         tail: bool = True,
     ) -> pl.DataFrame:
         """Return one instrument's trades of `[start, end)`.
@@ -57,11 +58,13 @@ class Reads:
             symbol: the venue's name of the instrument, for example BHP or BTCUSDT.
             exchange: the venue, for example ASX; needed where the symbol trades at several.
             start: the first moment, a datetime with a time zone; or a date: midnight of the
-                venue's trading date. None for the first trade.
+                venue's trading date; or either as ISO 8601 text. None for the first trade.
             end: as `start`, itself left out. None for the last trade.
-            as_of: a snapshot id, a tag, or a datetime with a time zone: the table as it was then,
-                without what Kafka has beyond it.
+            as_of: a snapshot id, a tag, a datetime with a time zone, or a date, which is 00:00 UTC
+                of it, also as text: the table as it was then, without what Kafka has beyond it.
             last: return only so many of the newest rows.
+            market: which trades count: `all`, `on` without the off-market prints (ASX venue `X`),
+                or `off`, these alone.
             tail: whether to add the trades that Kafka has and the lake does not have yet;
                 `complete_to` says up to where.
         Returns:
@@ -75,10 +78,10 @@ class Reads:
                 a time zone, an end before its start, or an argument of a wrong type.
             ClosedError: this home was closed.
         """
-        return self.engine.read(
-            "trades_v2",
-            ReadRequest(symbol, exchange, start, end, as_of=as_of, last=last, tail=tail),
-        ).frame
+        request = ReadRequest(
+            symbol, exchange, start, end, as_of=as_of, last=last, tail=tail, market=market
+        )
+        return self.engine.read("trades_v2", request).frame
 
     def quotes(
         self,
@@ -99,10 +102,10 @@ class Reads:
             symbol: the venue's name of the instrument, for example BHP or BTCUSDT.
             exchange: the venue, for example ASX; needed where the symbol trades at several.
             start: the first moment, a datetime with a time zone; or a date: midnight of the
-                venue's trading date. None for the first quote.
+                venue's trading date; or either as ISO 8601 text. None for the first quote.
             end: as `start`, itself left out. None for the last quote.
-            as_of: a snapshot id, a tag, or a datetime with a time zone: the table as it was then,
-                without what Kafka has beyond it.
+            as_of: a snapshot id, a tag, a datetime with a time zone, or a date, which is 00:00 UTC
+                of it, also as text: the table as it was then, without what Kafka has beyond it.
             last: return only so many of the newest rows.
             tail: whether to add the quotes that Kafka has and the lake does not have yet.
         Returns:
@@ -133,7 +136,7 @@ class Reads:
         market: Market = "all",
         tail: bool = True,
     ) -> pl.DataFrame:
-        """Fold one instrument's trades of `[start, end)` into OHLCV bars.
+        """Fold one instrument's trades of `[start, end)` into OHLCV bars, by default all of them.
 
         Example: `k2.bars("BHP", exchange="ASX", every="5m", market="on")`.
 
@@ -144,11 +147,13 @@ class Reads:
                 trading date, from its midnight.
             exchange: the venue, for example ASX; needed where the symbol trades at several.
             start: the first moment of trades that count, a datetime with a time zone; or a date:
-                midnight of the venue's trading date. The first bar can be a part.
+                midnight of the venue's trading date; or either as ISO 8601 text. The first bar
+                can be a part.
             end: as `start`, itself left out; the last bar can be a part.
-            as_of: a snapshot id, a tag, or a datetime with a time zone: the table as it was then,
-                without what Kafka has beyond it.
-            market: `all` trades, or `on` without the off-market prints (ASX venue `X`).
+            as_of: a snapshot id, a tag, a datetime with a time zone, or a date, which is 00:00 UTC
+                of it, also as text: the table as it was then, without what Kafka has beyond it.
+            market: which trades count: `all`, `on` without the off-market prints (ASX venue `X`),
+                or `off`, these alone.
             tail: whether trades count that Kafka has and the lake does not have yet.
         Returns:
             One row a bar with a trade, by start: exchange, symbol, start (UTC; and trading_date
@@ -162,8 +167,8 @@ class Reads:
                 is given, or an argument of a wrong type.
             ClosedError: this home was closed.
         """
-        request = ReadRequest(symbol, exchange, start, end, as_of=as_of, tail=tail)
-        return read_bars(self.engine, request, every=every, market=market).frame
+        request = ReadRequest(symbol, exchange, start, end, as_of=as_of, tail=tail, market=market)
+        return read_bars(self.engine, request, every=every).frame
 
     def sql(
         self,
@@ -179,7 +184,8 @@ class Reads:
         `trades_v2` and `quotes_v2` have the rows too that only Kafka has yet, each message_id
         once; `gaps` is the newest revision of each gap; `reference_v2` and `dead_letters` are
         the tables; `lake.<table>` is a table alone, as stored; `bars_1s`, `bars_1m`, `bars_5m`,
-        `bars_1h` and `bars_1d` are the bars of every instrument.
+        `bars_1h` and `bars_1d` are the bars of every instrument, of all its trades;
+        `on_market.bars_1d` and so on leave out the off-market prints.
 
         Example: `k2.sql("SELECT count(*) FROM trades_v2 WHERE symbol = ?", ["BHP"])`.
 
@@ -187,7 +193,7 @@ class Reads:
             text: DuckDB's SQL; of several statements the last one's rows are returned.
             params: a list of the values of `?`, or a dict of those of `$name`.
             start: trades, quotes and bars from this moment on, a datetime with a time zone; or a
-                date, of UTC. No file of other times is opened.
+                date, of UTC; or either as ISO 8601 text. No file of other times is opened.
             end: as `start`, itself left out.
             tail: whether the views have what Kafka has and the lake does not have yet.
         Returns:
@@ -212,24 +218,25 @@ class Reads:
     def summary(
         self,
         symbol: str,
-        day: date,
+        day: date | str,
         *,
         exchange: str | None = None,
         as_of: AsOf | None = None,
         market: Market = "all",
         tail: bool = True,
     ) -> pl.DataFrame:
-        """Return one trading date of one instrument in one row.
+        """Return one trading date of one instrument in one row, by default of all its trades.
 
         Example: `k2.summary("BHP", date(2014, 3, 10), exchange="ASX")`.
 
         Args:
             symbol: the venue's name of the instrument, for example BHP or BTCUSDT.
-            day: the venue's trading date.
+            day: the venue's trading date, also as text.
             exchange: the venue, for example ASX; needed where the symbol trades at several.
-            as_of: a snapshot id, a tag, or a datetime with a time zone: the table as it was then,
-                without what Kafka has beyond it.
-            market: `all` trades, or `on` without the off-market prints (ASX venue `X`).
+            as_of: a snapshot id, a tag, a datetime with a time zone, or a date, which is 00:00 UTC
+                of it, also as text: the table as it was then, without what Kafka has beyond it.
+            market: which trades count: `all`, `on` without the off-market prints (ASX venue `X`),
+                or `off`, these alone.
             tail: whether trades count that Kafka has and the lake does not have yet.
         Returns:
             exchange, symbol, trading_date, open, high, low, close, volume, trades, vwap, turnover
@@ -241,8 +248,8 @@ class Reads:
                 an argument of a wrong type.
             ClosedError: this home was closed.
         """
-        request = ReadRequest(symbol, exchange, as_of=as_of, tail=tail)
-        return read_summary(self.engine, request, day, market=market).frame
+        request = ReadRequest(symbol, exchange, as_of=as_of, tail=tail, market=market)
+        return read_summary(self.engine, request, day).frame
 
     def symbols(self, table: str = "trades_v2", *, tail: bool = True) -> pl.DataFrame:
         """List the instruments of a table.
@@ -280,15 +287,15 @@ class Reads:
         Args:
             symbols: one or several: `BHP`, or with its venue `ASX:BHP`.
             start: the first moment, a datetime with a time zone; or a date: midnight of the
-                trading date of each venue.
+                trading date of each venue; or either as ISO 8601 text.
             end: as `start`, itself left out.
             exchange: the venue of the symbols that do not name theirs; needed where such a symbol
                 trades at several.
             kinds: `trades`, `quotes` or both.
             speed: seconds of event time in a second: 1 for real time, 600 for ten minutes a
                 second; None for as fast as the events are taken.
-            as_of: a tag or a datetime with a time zone: the tables as they were then; a
-                snapshot's id with one kind.
+            as_of: a tag, a datetime with a time zone, or a date, which is 00:00 UTC of it, also
+                as text: the tables as they were then; a snapshot's id with one kind.
             tail: whether to replay too what only Kafka has when the replay is made.
         Returns:
             An iterator, also with `async for`, of trades, quotes and gaps in the order of events:
@@ -366,7 +373,7 @@ class Reads:
         Example: `k2.difference("day-2026-03-13", "day-2026-03-14")`.
 
         Args:
-            before: a snapshot id, a tag, or a datetime with a time zone.
+            before: a snapshot id, a tag, a datetime with a time zone, or a date, also as text.
             after: as `before`.
             table: for example `trades_v2`.
         Returns:

@@ -13,6 +13,7 @@ import polars as pl
 from k2lib.analytics.frames import check, refuse_columns
 from k2lib.analytics.venue_time import local_time, since_midnight, trading_date_of
 from k2lib.errors import QueryError
+from k2lib.schema.market import is_off_market
 
 WITH_SESSIONS: Final = ("ASX", "ASX_SIM")
 PRE_OPEN: Final = timedelta(hours=7)
@@ -73,13 +74,13 @@ def continuous_trading(frame: pl.DataFrame, *, holidays: Collection[date] = ()) 
 
 
 def on_market(trades: pl.DataFrame) -> pl.DataFrame:
-    """Leave out the off-market prints (ASX venue `X`), as `market="on"` of `k2.bars` does.
+    """Leave out the off-market prints, as `market="on"` of `k2.trades` and `k2.bars` does.
 
     Raises:
         QueryError: a column is missing.
     """
     check(trades, "trades", ["vendor_data"])
-    return trades.filter(pl.col("vendor_data").map.get("venue").ne_missing("X"))
+    return trades.filter(~is_off_market())
 
 
 def trading_hours(frame: pl.DataFrame) -> tuple[pl.Expr, pl.Expr]:

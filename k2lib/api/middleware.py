@@ -110,6 +110,7 @@ PUBLIC_PATH: Final = "/health"
 QUERY_PREFIX: Final = "/v1/"
 EXPOSED_HEADERS: Final = (
     "X-Request-Id", "ETag", "Retry-After", "Link", "X-K2-Complete-To", "X-K2-Next",
+    "X-K2-Market",
 )  # fmt: skip
 
 

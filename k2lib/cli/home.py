@@ -23,6 +23,10 @@ def sql(
     output: Annotated[
         Path | None, typer.Option(help="File to write; standard output else.")
     ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Only rows from then on: a date, or a time with its zone.")
+    ] = None,
+    end: Annotated[str | None, typer.Option(help="As --start, itself left out.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask the lake; starts no broker."""
@@ -30,7 +34,7 @@ def sql(
 
     chosen = as_format("json" if as_json else form)
     with open_home() as k2:
-        result = k2.engine.run_sql(query)
+        result = k2.engine.run_sql(query, start=start, end=end)
         _warn_of_lake_only(k2, result)
         write(result.frame, chosen, output=output, stdout=sys.stdout.buffer)
     for complete_to in result.complete_to.values():

@@ -62,6 +62,7 @@ SETTINGS: Final = (
     "SET GLOBAL late_materialization_max_rows = 100000",
     "SET GLOBAL python_enable_replacements = false",
     "CREATE SCHEMA lake",
+    "CREATE SCHEMA on_market",
     "CREATE MACRO lake.moment() AS 1",
 )
 # Halves the CPU of SQL over a whole lake. Elsewhere it saves little, and it holds the footers of
@@ -82,7 +83,8 @@ class Engine(Closing):
     In SQL, `lake.<table>` is a table as it is stored; `trades_v2`, `quotes_v2` and `gaps` have the
     rows too that only Kafka has yet, each message_id once, and `gaps` is the newest revision of
     each gap; `reference_v2` and `dead_letters` are the tables. A table never written is empty.
-    `bars_1s`, `bars_1m`, `bars_5m`, `bars_1h` and `bars_1d` are the bars of every instrument.
+    `bars_1s`, `bars_1m`, `bars_5m`, `bars_1h` and `bars_1d` are the bars of every instrument, of
+    all its trades; those of the schema `on_market` leave out the off-market prints.
     """
 
     def __init__(
@@ -240,6 +242,8 @@ class Engine(Closing):
         Raises:
             NotFoundError, QueryError: as `read`.
         """
+        if request.market != "all" and table != "trades_v2":
+            raise QueryError(f"market={request.market!r}: {table} has no markets, leave it out")
         view = self.table_view(table, as_of=request.as_of, tail=request.tail)
         venues = self._venues(view, request.symbol, request.exchange)
         chosen = request.at(pick_exchange(request.symbol, request.exchange, venues=venues))

@@ -11,15 +11,16 @@ from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThanOr
 from k2lib.errors import NotFoundError, QueryError
 from k2lib.iceberg.file_sql import text_sql
 from k2lib.iceberg.manifests import compare
-from k2lib.schema.calendar import zone
+from k2lib.schema.calendar import parse_time, zone
+from k2lib.schema.market import Market, check_market, market_sql
 from k2lib.schema.order import INSTRUMENT_ORDER
 
 BEFORE_ALL: Final = -(2**63)
 LISTED_AT_MOST: Final = 10
-# A moment with a time zone, or a date.
-TimeBound = datetime | date
-# The id of a snapshot, a tag, or a moment with a time zone.
-AsOf = int | str | datetime
+# A moment with a time zone, or a date; or either as text, in a form of ISO 8601.
+TimeBound = datetime | date | str
+# The id of a snapshot, a tag, or a moment with a time zone, or a date, also as text.
+AsOf = int | str | date
 
 
 def sort_keys(columns: Sequence[str]) -> list[str]:
@@ -62,11 +63,14 @@ class ReadRequest:
         symbol: the venue's name of the instrument.
         exchange: the venue; needed where the symbol trades at several.
         start, end: `[start, end)`: moments with a time zone, or trading dates of the venue,
-            from its midnight; None leaves that side open.
-        as_of: snapshot id, tag or moment: the table as it was then, without rows of Kafka.
+            from its midnight, also as text; None leaves that side open.
+        as_of: snapshot id, tag, moment, or date, which is its first moment by UTC: the table as
+            it was then, without rows of Kafka.
         first, last: return only so many of the oldest or of the newest rows; not both.
         after: return only rows behind this one in the order of events; not with `last`.
         tail: whether to add the rows that only Kafka has yet.
+        market: of trades, which count: `all`, `on` without off-market prints, or `off`, these
+            alone.
     """
 
     symbol: str
@@ -78,6 +82,7 @@ class ReadRequest:
     last: int | None = None
     after: RowKey | None = None
     tail: bool = True
+    market: Market = "all"
 
     def __post_init__(self) -> None:
         """Refuse values of the wrong type, and counts that exclude each other.
@@ -91,6 +96,7 @@ class ReadRequest:
         check_span(self.start, self.end)
         check_as_of(self.as_of)
         check_flag("tail", self.tail)
+        check_market(self.market)
         for name, count in (("first", self.first), ("last", self.last)):
             if count is not None and (type(count) is not int or count < 0):
                 raise QueryError(f"{name}={count!r}: give the number of rows to keep, 0 or more")
@@ -106,7 +112,8 @@ class ReadRequest:
             QueryError: a moment without a time zone, or an end before its start.
         """
         span = time_range(self.start, self.end, of_venue=zone(exchange))
-        return InstrumentFilter(self.symbol, exchange, span.start, span.end).behind(self.after)
+        chosen = InstrumentFilter(self.symbol, exchange, span.start, span.end, market=self.market)
+        return chosen.behind(self.after)
 
 
 @dataclass(frozen=True)
@@ -145,13 +152,17 @@ def time_range(
 
 @dataclass(frozen=True)
 class InstrumentFilter:
-    """One instrument's rows in `[start, end)` behind a key; None leaves that side open."""
+    """One instrument's rows in `[start, end)` behind a key; None leaves that side open.
+
+    Of trades only those of `market`.
+    """
 
     symbol: str
     exchange: str
     start: datetime | None = None
     end: datetime | None = None
     after: RowKey | None = None
+    market: Market = "all"
 
     def behind(self, after: RowKey | None) -> "InstrumentFilter":
         """Return those of the rows that come after one."""
@@ -180,6 +191,8 @@ class InstrumentFilter:
         terms += _span_terms(self.start, self.end)
         if self.after is not None:
             terms.append(self.after.behind_sql)
+        if self.market != "all":
+            terms.append(market_sql(self.market))
         return " AND ".join(terms)
 
 
@@ -260,8 +273,22 @@ def check_span(start: object, end: object) -> None:
         QueryError: names the bound.
     """
     for name, bound in (("start", start), ("end", end)):
-        if bound is not None and not isinstance(bound, date):
+        if isinstance(bound, str):
+            time_of(name, bound)
+        elif bound is not None and not isinstance(bound, date):
             raise QueryError(f"{name}={bound!r}: give a datetime with a time zone, or a date")
+
+
+def time_of(name: str, text: str) -> datetime | date:
+    """Return the date or the moment of the text of an argument.
+
+    Raises:
+        QueryError: names it, its value and what to give.
+    """
+    try:
+        return parse_time(text)
+    except ValueError as exc:
+        raise QueryError(f"{name}={text!r}: {exc}") from None
 
 
 def check_as_of(as_of: object) -> None:
@@ -270,12 +297,16 @@ def check_as_of(as_of: object) -> None:
     Raises:
         QueryError: it is neither an id, nor a tag, nor a moment.
     """
-    if as_of is None or (isinstance(as_of, int | str | datetime) and not isinstance(as_of, bool)):
+    if as_of is None or (isinstance(as_of, int | str | date) and not isinstance(as_of, bool)):
         return
-    raise QueryError(f"as_of={as_of!r}: give a snapshot id, a tag, or a datetime with a time zone")
+    raise QueryError(
+        f"as_of={as_of!r}: give a snapshot id, a tag, a datetime with a time zone, or a date"
+    )
 
 
 def _instant(bound: TimeBound, of_venue: ZoneInfo, *, name: str) -> datetime:
+    if isinstance(bound, str):
+        bound = time_of(name, bound)
     if not isinstance(bound, datetime):
         bound = datetime.combine(bound, time(), of_venue)
     if bound.tzinfo is None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Final, Literal
+from typing import Final
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection
 from pyiceberg.table import Table
 
-from k2lib.errors import DamagedFileError, QueryError, TableError
+from k2lib.errors import DamagedFileError, TableError
 from k2lib.iceberg.columns import record_table, renamed_columns, snapshot_schema
 from k2lib.iceberg.file_sql import relation_sql, table_sql, text_sql
 from k2lib.iceberg.manifests import PlanCache, PlannedFile
@@ -24,10 +24,9 @@ from k2lib.query.answer import CompleteTo, ReadResult
 from k2lib.query.request import InstrumentFilter, RowKey, TimeRange
 from k2lib.query.table_state import TableView
 from k2lib.schema.calendar import DAY, MICROSECOND, UTC_ZONE, ZONES
+from k2lib.schema.market import Market, market_sql, of_market
 from k2lib.schema.order import EVENT_ORDER, INSTRUMENT_ORDER, order_sql
 
-Market = Literal["all", "on"]
-KEPT: Final = {"all": "true", "on": "vendor_data['venue'] IS DISTINCT FROM 'X'"}
 BY_EVENT_TIME: Final = order_sql(INSTRUMENT_ORDER)
 _KNOWN_ZONES: Final = " ".join(
     f"WHEN {text_sql(venue)} THEN {text_sql(zone.key)}" for venue, zone in ZONES.items()
@@ -78,15 +77,17 @@ def bars_sql(trades: str, every: timedelta, *, of_venue: ZoneInfo, market: Marke
 
 
 def folded_sql(trades: str, every: timedelta, *, zone_sql: str, market: Market = "all") -> str:
-    """Return the SELECT of bars in no order, `zone_sql` being the zone of a row's venue."""
-    if not isinstance(market, str) or market not in KEPT:
-        raise QueryError(f"market={market!r}: give 'all' or 'on' (on-market trades only)")
+    """Return the SELECT of bars in no order, `zone_sql` being the zone of a row's venue.
+
+    Raises:
+        QueryError: no such market.
+    """
     folded = f"""
         SELECT exchange, symbol, {_bar_sql(every, zone_sql)} AS bar,
             first(price ORDER BY {BY_EVENT_TIME}) AS open, max(price) AS high, min(price) AS low,
             last(price ORDER BY {BY_EVENT_TIME}) AS close, sum(quantity) AS volume,
             count(*) AS trades, {TURNOVER} AS turnover
-        FROM ({trades}) WHERE {KEPT[market]} GROUP BY ALL"""
+        FROM ({trades}) WHERE {market_sql(market)} GROUP BY ALL"""
     return f"""
         SELECT exchange, symbol, {_start_sql(every, zone_sql)}, open, high, low, close, volume,
             trades, {VWAP} AS vwap, turnover
@@ -189,7 +190,7 @@ def of_instrument(rows: pa.Table, chosen: InstrumentFilter) -> pa.Table:
         mask = pc.and_(mask, pc.greater_equal(rows["timestamp"], chosen.start))
     if chosen.end is not None:
         mask = pc.and_(mask, pc.less(rows["timestamp"], chosen.end))
-    return rows.filter(mask)
+    return of_market(rows.filter(mask), chosen.market)
 
 
 def instruments_of(rows: pa.Table) -> set[str]:
@@ -264,6 +265,8 @@ BARS: Final[Mapping[str, timedelta]] = {
     "bars_1h": timedelta(hours=1),
     "bars_1d": DAY,
 }
+# The trades that the bars of each schema count.
+BARS_MARKETS: Final[Mapping[str, Market]] = {"main": "all", "on_market": "on"}
 CREATES: Final = re.compile(r"\bcreate\b", re.IGNORECASE)
 
 
@@ -331,8 +334,11 @@ class SqlViews:
 
     def _show_bars(self) -> None:
         for name, every in BARS.items():
-            rows = folded_sql("SELECT * FROM trades_v2", every, zone_sql=ZONE_OF_ROW)
-            self._connection.execute(f"CREATE VIEW {name} AS {rows}")
+            for schema, market in BARS_MARKETS.items():
+                rows = folded_sql(
+                    "SELECT * FROM trades_v2", every, zone_sql=ZONE_OF_ROW, market=market
+                )
+                self._connection.execute(f"CREATE VIEW {schema}.{name} AS {rows}")
 
     def _of_bars(self, text: str) -> set[str]:
         return {"trades_v2"} if any(_names(text, name) for name in BARS) else set()

@@ -13,20 +13,17 @@ from k2lib.iceberg.manifests import plan_paths
 from k2lib.iceberg.tables import TABLES
 from k2lib.query.answer import ReadResult
 from k2lib.query.engine import BY_TIME, Engine
-from k2lib.query.request import AsOf, ReadRequest, check_flag, check_text
-from k2lib.query.sql import Market, bars_sql
+from k2lib.query.request import AsOf, ReadRequest, check_flag, check_text, time_of
+from k2lib.query.sql import bars_sql
 from k2lib.query.time_travel import resolve
 from k2lib.schema.calendar import DAY, bar_length, zone
 
 
-def read_summary(
-    engine: Engine, request: ReadRequest, day: date, *, market: Market = "all"
-) -> ReadResult:
+def read_summary(engine: Engine, request: ReadRequest, day: date | str) -> ReadResult:
     """Return what an instrument did on one trading date of its venue.
 
     Args:
-        request: its span is replaced by the day.
-        market: as in `read_bars`.
+        request: its span is replaced by the day; its market says which trades count.
     Returns:
         One row: exchange, symbol, trading_date, open, high, low, close, volume, trades, vwap,
         turnover, as a daily bar has them; first and last, the times of the day's trades, of
@@ -35,18 +32,22 @@ def read_summary(
         NotFoundError: nothing was traded that day, or there is no such instrument.
         QueryError: the symbol trades at several venues and none is given, or `day` is no date.
     """
+    if isinstance(day, str):
+        day = time_of("day", day)
     if type(day) is not date:
         raise QueryError(f"day={day!r}: give a date, the venue's trading date")
     if day == date.max:
         raise QueryError(f"day={day}: there is no day after it, so no end of it")
     request = replace(request, start=day, end=day + timedelta(days=1))
-    selection = engine.select("trades_v2", request)
-    bar = bars_sql(selection.sql, DAY, of_venue=zone(selection.exchange), market=market)
+    selection = engine.select("trades_v2", replace(request, market="all"))
+    zone_of = zone(selection.exchange)
+    bar = bars_sql(selection.sql, DAY, of_venue=zone_of, market=request.market)
     times = f"SELECT min(timestamp) AS first, max(timestamp) AS last FROM ({selection.sql})"
     frame = engine.fetch(f"SELECT * EXCLUDE (start) FROM ({bar}), ({times})", selection)
     if frame.is_empty():
+        kind = "trade" if request.market == "all" else f"{request.market}-market trade"
         raise NotFoundError(
-            f"{selection.exchange} has no trade of {request.symbol} on {day.isoformat()}"
+            f"{selection.exchange} has no {kind} of {request.symbol} on {day.isoformat()}"
         )
     return selection.result(frame)
 
@@ -131,16 +132,14 @@ def read_bars(
     request: ReadRequest,
     *,
     every: str | timedelta = "1m",
-    market: Market = "all",
 ) -> ReadResult:
     """Fold the trades of one instrument into bars, and say how complete they are.
 
     Args:
-        request: the trades in its span count, so that the bars at either end can be parts;
-            `first` counts bars, `last` and `after` are not for them.
+        request: the trades of its market in its span count, so that the bars at either end can
+            be parts; `first` counts bars, `last` and `after` are not for them.
         every: for example `30s`, `5m`, `2h`, or `1d`. Below a day, bars start at whole multiples
             since the epoch; a day is the venue's trading date, from its midnight.
-        market: `on` leaves out the off-market prints (ASX venue `X`).
     Returns:
         A row for each bar with a trade, by time: exchange, symbol, start (and trading_date of
         daily bars), open, high, low, close, volume, trades (their number), vwap, turnover (the
@@ -152,7 +151,7 @@ def read_bars(
     """
     length = bar_length(every)
     selection = engine.select("trades_v2", request)
-    query = bars_sql(selection.sql, length, of_venue=zone(selection.exchange), market=market)
+    query = bars_sql(selection.sql, length, of_venue=zone(selection.exchange))
     limit = "" if request.first is None else f" LIMIT {request.first}"
     return selection.result(engine.fetch(query + limit, selection))
 

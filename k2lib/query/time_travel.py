@@ -1,7 +1,7 @@
 """Time travel: which snapshots a table keeps, and which one a question means."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 import polars as pl
@@ -18,7 +18,8 @@ from k2lib.iceberg.commit_times import (
     system_clock,
 )
 from k2lib.iceberg.offsets import OFFSETS_PROPERTY, snapshot_cause, snapshot_properties
-from k2lib.query.request import LISTED_AT_MOST, AsOf, check_as_of
+from k2lib.query.request import LISTED_AT_MOST, AsOf, check_as_of, time_of
+from k2lib.schema.calendar import LIKE_A_TIME, start_of_day
 
 # A question is answered a little later than it was asked.
 JUST_NOW: Final = timedelta(minutes=1)
@@ -49,22 +50,25 @@ def snapshots(table: Table) -> pl.DataFrame:
 
 
 def resolve(table: Table, as_of: AsOf, *, now: Clock = system_clock) -> int:
-    """Find the snapshot that is meant by an id, a tag, or a moment.
+    """Find the snapshot that is meant by an id, a tag, a moment or a date.
 
-    A moment means the last kept snapshot, in the order of the commits, that is dated at or before
-    it, which is the answer only where nothing in between has been dropped: where it is current,
-    or the next kept one's parent. Now means the current one, though a clock that was ahead has
-    dated it later.
+    A text is a tag of that name if there is one, else an id if it is of digits alone, else a
+    moment or a date. A date means its first moment, by UTC. A moment means the last kept
+    snapshot, in the order of the commits, that is dated at or before it, which is the answer only
+    where nothing in between has been dropped: where it is current, or the next kept one's parent.
+    Now means the current one, though a clock that was ahead has dated it later.
 
     Raises:
         NotFoundError: no such snapshot is kept; the message names what is.
-        QueryError: a moment without a time zone.
+        QueryError: a moment without a time zone, or one that is none.
     """
     check_as_of(as_of)
+    if isinstance(as_of, str):
+        as_of = _tagged(table, as_of)
     if isinstance(as_of, datetime):
         return _at(table, as_of, now=now())
-    if isinstance(as_of, str):
-        return _tagged(table, as_of)
+    if isinstance(as_of, date):
+        return _at(table, start_of_day(as_of), now=now())
     if table.snapshot_by_id(as_of) is None:
         raise NotFoundError(f"as_of={as_of}: {_name(table)} keeps no such snapshot; {_kept(table)}")
     return as_of
@@ -97,12 +101,16 @@ def _is_now(moment: datetime, later: Sequence[Snapshot], now: datetime) -> bool:
     return now - moment <= JUST_NOW and all(committed_at(one) > now for one in later)
 
 
-def _tagged(table: Table, tag: str) -> int:
+def _tagged(table: Table, text: str) -> int | date:
     tags = dict(_tags(table))
-    if tag not in tags:
-        named = f"its tags are {', '.join(sorted(tags))}" if tags else "it has no tags"
-        raise NotFoundError(f"as_of={tag!r}: {_name(table)} has no such tag; {named}")
-    return tags[tag]
+    if text in tags:
+        return tags[text]
+    if text.isascii() and text.isdigit():
+        return int(text)
+    if LIKE_A_TIME.match(text):
+        return time_of("as_of", text)
+    named = f"its tags are {', '.join(sorted(tags))}" if tags else "it has no tags"
+    raise NotFoundError(f"as_of={text!r}: {_name(table)} has no such tag; {named}")
 
 
 def _tags(table: Table) -> Iterator[tuple[str, int]]:

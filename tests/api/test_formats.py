@@ -210,11 +210,9 @@ def test_any_text_is_the_same_after_json(data: dict[str, str] | None, text: str)
         )
     )
     assert isinstance(frame, pl.DataFrame)
-    body = encode(frame, "json", complete_to={}, cursor=None)
+    body = encode(frame, "json", about={"next": None})
     assert json.loads(body)["data"] == [{"symbol": text, "vendor_data": data}]
     cells = next(
-        csv.DictReader(
-            io.StringIO(encode(frame, "csv", complete_to={}, cursor=None).decode(), newline="")
-        )
+        csv.DictReader(io.StringIO(encode(frame, "csv", about={"next": None}).decode(), newline=""))
     )
     assert (json.loads(cells["vendor_data"]) if cells["vendor_data"] else None) == data

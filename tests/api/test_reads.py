@@ -17,6 +17,7 @@ from support.live import SOON, SYMBOLS, venue_of
 from support.waiting import first, wait_until
 
 from k2lib import K2
+from k2lib.errors import QueryError
 from k2lib.schema.records import TRADE
 from k2lib.simulator import OfflineExchange
 
@@ -198,6 +199,43 @@ def test_a_read_of_the_past_names_a_snapshot_a_tag_or_a_time(lake: K2, small: Te
         assert asked(small, "/v1/stats", as_of=moment)["data"][0]["rows"] == 1
         assert asked(small, "/v1/bars", symbol="BHP", as_of=moment)["data"][0]["trades"] == 1
     assert ids(asked(small, "/v1/trades", symbol="BHP")) == [1, 2]
+
+
+def test_a_date_is_the_state_at_its_first_moment(lake: K2, small: TestClient) -> None:
+    append(lake.catalog, [trade(1)])
+    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+    assert ids(asked(small, "/v1/trades", symbol="BHP", as_of=f"{tomorrow}")) == [1]
+    assert lake.trades("BHP", as_of=tomorrow).equals(lake.trades("BHP", as_of=f"{tomorrow}"))
+    told = problem_of(small.get("/v1/trades?symbol=BHP&as_of=2014-03-11"), 404)
+    assert "as_of=2014-03-11T00:00:00+00:00: trades_v2 keeps nothing that old" in told["detail"]
+
+
+def test_the_same_moment_in_any_form_finds_the_same_trades(lake: K2, small: TestClient) -> None:
+    append(lake.catalog, [trade(n) for n in range(4)])
+    for start in (
+        "2014-03-10T01:00:02Z",
+        "2014-03-10t01:00:02.000z",
+        "2014-03-10T12:00:02+11:00",
+        "20140310T120002+1100",
+        "2014-W11-1T01:00:02,0Z",
+    ):
+        assert ids(asked(small, "/v1/trades", symbol="BHP", start=start)) == [2, 3]
+        assert lake.trades("BHP", start=start).height == 2
+        assert lake.sql("SELECT * FROM trades_v2", start=start).height == 2
+    assert lake.bars("BHP", start="20140310", end="2014-03-11")["trades"].sum() == 4
+    assert lake.summary("BHP", "2014-03-10")["trades"].item() == 4
+
+
+@pytest.mark.parametrize("name", ["start", "end", "as_of"])
+def test_nanoseconds_are_refused(lake: K2, small: TestClient, name: str) -> None:
+    append(lake.catalog, [trade(1)])
+    text = "2014-03-10T01:00:00.123456789Z"
+    told = problem_of(small.get("/v1/trades", params={"symbol": "BHP", name: text}), 400)
+    [error] = told["errors"]
+    assert (error["parameter"], error["value"]) == (name, text)
+    assert "9 digits of a second: give 6 at most" in error["reason"]
+    with pytest.raises(QueryError, match=f"{name}='{text}': 9 digits of a second"):
+        lake.trades("BHP", **{name: text})  # type: ignore[arg-type]
 
 
 def test_gaps_are_their_newest_revisions(lake: K2, small: TestClient) -> None:

@@ -317,6 +317,11 @@ def test_a_setting_that_does_not_fit_is_told(
         (["select nope from trades_v2"], 'Binder Error: Referenced column "nope" not found'),
         (["select * from nope"], "Catalog Error: Table with name nope does not exist"),
         (["select 1 / 'x'"], "Conversion Error: "),
+        (["select 1", "--start", "10/03/2014"], "start='10/03/2014': give a date, 2014-03-10, or "),
+        (
+            ["select 1", "--end", "20140310T010203.1234567Z"],
+            "end='20140310T010203.1234567Z': 7 dig",
+        ),
     ],
 )
 def test_a_question_that_cannot_be_answered_is_told(

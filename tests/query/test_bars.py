@@ -18,9 +18,10 @@ from support.lake_rows import append, at, catalog_in, rows_table, trade
 from k2lib.errors import QueryError
 from k2lib.query.engine import Engine
 from k2lib.query.request import ReadRequest
-from k2lib.query.sql import Market, bars_sql
+from k2lib.query.sql import bars_sql
 from k2lib.query.statistics import read_bars
 from k2lib.schema.calendar import DAY, bar_length, zone
+from k2lib.schema.market import Market
 from k2lib.schema.order import EVENT_ORDER
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -127,8 +128,11 @@ def test_daily_bars_equal_the_loop(rows: list[dict[str, Any]], of_venue: ZoneInf
 def test_bars_on_market_leave_out_the_off_market_prints(rows: list[dict[str, Any]]) -> None:
     every = timedelta(hours=1)
     on_market = [row for row in rows if (row["vendor_data"] or {}).get("venue") != "X"]
+    off_market = [row for row in rows if row not in on_market]
     found = folded(rows, every, market="on").to_dicts()
     assert found == list(bars_by_loop(on_market, every, UTC_ZONE))
+    prints = folded(rows, every, market="off").to_dicts()
+    assert prints == list(bars_by_loop(off_market, every, UTC_ZONE))
 
 
 @pytest.mark.slow
@@ -200,8 +204,8 @@ def test_bars_over_a_day_or_of_no_length_are_refused(every: str | timedelta) -> 
 
 
 def test_unknown_market_is_refused() -> None:
-    with pytest.raises(QueryError, match="market='off': give 'all' or 'on'"):
-        bars_sql("SELECT 1", DAY, of_venue=UTC_ZONE, market="off")  # type: ignore[arg-type]
+    with pytest.raises(QueryError, match="market='dark': give 'all', 'on' or 'off'"):
+        bars_sql("SELECT 1", DAY, of_venue=UTC_ZONE, market="dark")  # type: ignore[arg-type]
 
 
 def test_bars_of_the_lake_are_of_one_venue_and_by_its_dates(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A trading date in one row, and what the tables hold, equal a count without k2lib."""
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from k2lib import K2
 from k2lib.errors import NotFoundError, QueryError
 from k2lib.query.engine import Engine
 from k2lib.query.request import ReadRequest
+from k2lib.query.sql import BARS
 from k2lib.query.statistics import read_summary, read_symbols
 
 DAY = date(2014, 3, 10)
@@ -35,8 +36,29 @@ def test_a_day_is_one_row(engine: Engine) -> None:
 
 
 def test_off_market_prints_can_be_left_out(engine: Engine) -> None:
-    frame = read_summary(engine, ReadRequest("BHP", "ASX"), DAY, market="on").frame
+    frame = read_summary(engine, ReadRequest("BHP", "ASX", market="on"), DAY).frame
     assert frame.select("trades", "high").row(0) == (2, trade(1)["price"])
+
+
+def test_off_market_prints_are_summed_up_alone_with_the_times_of_all(engine: Engine) -> None:
+    request = ReadRequest("BHP", "ASX", market="off")
+    row = read_summary(engine, request, DAY).frame.row(0, named=True)
+    assert (row["trades"], row["low"]) == (1, trade(1)["price"] * 2)
+    assert (row["first"], row["last"]) == (at(1), at(3))
+    with pytest.raises(NotFoundError, match="ASX has no off-market trade of BHP on 2014-03-11"):
+        read_summary(engine, request, DAY + timedelta(days=1))
+
+
+def test_sql_has_the_bars_of_all_trades_and_those_on_market(engine: Engine) -> None:
+    def high(view: str) -> object:
+        found = engine.sql(f"SELECT high FROM {view} WHERE exchange = 'ASX' ORDER BY start LIMIT 1")
+        return found["high"].item()
+
+    for name in BARS:
+        on_market = engine.sql(f"SELECT max(high) FROM on_market.{name} WHERE exchange = 'ASX'")
+        assert on_market.item() == trade(1)["price"], name
+    assert high("bars_1d") == high("main.bars_1d") == trade(1)["price"] * 2
+    assert high("on_market.bars_1d") == trade(1)["price"]
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,33 @@ def test_moment_means_the_newest_snapshot_at_or_before_it(table: Table) -> None:
     assert resolve(table, moment(by_age(table)[1], after_ms=-1)) == by_age(table)[0].snapshot_id
 
 
+def test_date_means_its_first_moment_by_utc(stepped: tuple[Table, list[datetime]]) -> None:
+    table, real = stepped
+    first, *_, last = (one.snapshot_id for one in main_line(table))
+    assert resolve(table, NOON.date() + timedelta(days=1)) == last
+    with pytest.raises(
+        QueryError, match=r"as_of=2014-03-10T00:00:00\+00:00: trades_v2 keeps nothing"
+    ):
+        resolve(table, NOON.date())
+    assert resolve(table, "2014-03-11") == resolve(table, "20140311T00Z") == last
+    for text in ("2014-03-10T01:00:00Z", "2014-03-10t12:00:30+11:00", "2014-W11-1T01Z"):
+        assert resolve(table, text) == first
+    assert real[0] == NOON
+
+
+def test_tag_that_looks_like_a_date_is_that_tag(stepped: tuple[Table, list[datetime]]) -> None:
+    table, _ = stepped
+    first = main_line(table)[0].snapshot_id
+    table.manage_snapshots().create_tag(first, "2014-03-11").commit()
+    assert resolve(table, "2014-03-11") == resolve(table, str(first)) == first
+
+
+@pytest.mark.parametrize("text", ["2014-02-30", "2014-03-10T01:00:00.1234567Z", "2014-03-10T01:00"])
+def test_text_that_is_nearly_a_time_is_refused(table: Table, text: str) -> None:
+    with pytest.raises(QueryError, match=f"as_of='{text}': .*give"):
+        resolve(table, text)
+
+
 def test_moment_before_all_snapshots_is_refused(table: Table) -> None:
     with pytest.raises(QueryError, match="trades_v2 keeps nothing that old; it keeps"):
         resolve(table, moment(by_age(table)[0], after_ms=-1))

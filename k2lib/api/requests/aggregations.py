@@ -31,7 +31,9 @@ from k2lib.query.sql import (
 )
 from k2lib.query.table_state import TableView
 from k2lib.schema.calendar import DAY, bar_length, zone
+from k2lib.schema.market import market_sql
 
+TRADES: Final = "trades_v2"
 TRADING_DATE: Final = trading_date_sql()
 # The SQL of each metric that is not made of others, by its column within the query.
 BASE_METRICS: Final = {
@@ -68,11 +70,14 @@ def groups_page(context: AppContext, query: Aggregation) -> ResultPage:
     """
     view = context.engine.table_view(query.table, as_of=query.as_of, tail=query.tail)
     condition, row_filter = _rows_of(context, view, query)
+    if query.table == TRADES:
+        condition &= SqlCondition((market_sql(query.market),))
     rows = context.engine.rows(view, row_filter=row_filter)
     sql = groups_sql(rows.sql, query, condition=condition, count=context.options.max_rows + 1)
     frame = context.engine.fetch(sql, rows, params=condition.params)
     check_row_count(context, frame.height, remedy="ask for fewer groups or a shorter span")
-    return ResultPage(rows.result(frame))
+    market = query.market if query.table == TRADES else None
+    return ResultPage(rows.result(frame), market=market)
 
 
 def groups_sql(rows: str, query: Aggregation, *, condition: SqlCondition, count: int) -> str:

@@ -14,6 +14,7 @@ from k2lib.api.requests.parameters import (
     Exchange,
     FormatField,
     LimitField,
+    MarketField,
     Moment,
     RowTable,
     StartField,
@@ -93,6 +94,7 @@ class TradesQuery(RowsQuery):
         }
     )
 
+    market: MarketField = "all"
     side: Annotated[Side | None, Field(description="Only of this aggressor side.")] = None
     min_price: Annotated[Amount | None, Field(examples=["36.5"])] = None
     max_price: Annotated[Amount | None, Field(examples=["36.75"])] = None
@@ -194,6 +196,7 @@ class Aggregation(QueryBody):
         Field(min_length=1, max_length=MAX_SYMBOLS, description="All without it."),
     ] = None
     exchange: ExchangeField = None
+    market: MarketField = "all"
     group_by: Annotated[
         tuple[Dimension, ...],
         Field(max_length=5, description="One group without any.", examples=[["symbol"]]),
@@ -223,5 +226,6 @@ class Aggregation(QueryBody):
     def _check_quotes(self) -> None:
         wrong: list[str] = [name for name in self.metrics if name not in METRICS_OF_QUOTES]
         wrong += [name for name in self.group_by if name in DIMENSIONS_OF_TRADES]
+        wrong += ["market"] if self.market != "all" else []
         if wrong:
             raise ValueError(f"quotes have no {', '.join(wrong)}")

@@ -1,6 +1,7 @@
 """Pages of rows and bars: the query of one page, and the cursor of the next one."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression
@@ -33,20 +34,34 @@ from k2lib.api.requests.parameters import (
     BarsParameters,
     RecentParameters,
     RowsParameters,
+    TradesParameters,
     cursor_scope,
 )
 from k2lib.api.responses.reply import ResultPage
 from k2lib.query.answer import ReadResult
 from k2lib.query.request import AsOf, ReadRequest
 from k2lib.query.statistics import read_bars
+from k2lib.schema.market import Market, market_sql
 from k2lib.schema.order import EVENT_ORDER
 
 TRADES: Final = "trades_v2"
 QUOTES: Final = "quotes_v2"
 
 
-def rows_page(context: AppContext, table: str, parameters: RowsParameters) -> ResultPage:
-    """Return one page of an instrument's rows in the order of events."""
+def trades_page(context: AppContext, parameters: TradesParameters) -> ResultPage:
+    """Return one page of an instrument's trades in the order of events."""
+    page = _rows_page(context, TRADES, parameters, market=parameters.market)
+    return replace(page, market=parameters.market)
+
+
+def quotes_page(context: AppContext, parameters: RowsParameters) -> ResultPage:
+    """Return one page of an instrument's quotes in the order of events."""
+    return _rows_page(context, QUOTES, parameters)
+
+
+def _rows_page(
+    context: AppContext, table: str, parameters: RowsParameters, *, market: Market = "all"
+) -> ResultPage:
     limit = _checked_limit(context, parameters.limit)
     scope = {"table": table, **cursor_scope(parameters)}
     last = None if parameters.cursor is None else decode_row_cursor(parameters.cursor, scope=scope)
@@ -59,21 +74,23 @@ def rows_page(context: AppContext, table: str, parameters: RowsParameters) -> Re
         after=None if last is None else last.key,
         first=limit + 1,
         tail=parameters.tail,
+        market=market,
     )
     result = context.engine.read(table, request)
     return _cut(result, limit, table=table, as_of=parameters.as_of, scope=scope)
 
 
-def recent_page(context: AppContext, table: str, parameters: RecentParameters) -> ResultPage:
-    """Return an instrument's newest rows in the order of events."""
+def recent_page(context: AppContext, parameters: RecentParameters) -> ResultPage:
+    """Return an instrument's newest trades in the order of events."""
     request = ReadRequest(
         parameters.symbol,
         parameters.exchange,
         as_of=parameters.as_of,
         last=_checked_limit(context, parameters.limit),
         tail=parameters.tail,
+        market=parameters.market,
     )
-    return ResultPage(context.engine.read(table, request))
+    return ResultPage(context.engine.read(TRADES, request), market=parameters.market)
 
 
 def bars_page(context: AppContext, parameters: BarsParameters) -> ResultPage:
@@ -89,15 +106,16 @@ def bars_page(context: AppContext, parameters: BarsParameters) -> ResultPage:
         as_of=_pinned(parameters.as_of, first),
         first=limit + 1,
         tail=parameters.tail,
+        market=parameters.market,
     )
-    result = read_bars(context.engine, request, every=parameters.every, market=parameters.market)
+    result = read_bars(context.engine, request, every=parameters.every)
     if result.frame.height <= limit:
-        return ResultPage(result)
+        return ResultPage(result, market=parameters.market)
     next_bar = result.frame.row(limit, named=True)
     snapshot_id = _pinned_snapshot(result, TRADES, parameters.as_of)
     position = BarPosition(snapshot_id, to_micros(next_bar["start"]), next_bar["exchange"])
     bars = ReadResult(result.frame.head(limit), result.complete_to)
-    return ResultPage(bars, encode_cursor(position, scope=scope))
+    return ResultPage(bars, encode_cursor(position, scope=scope), market=parameters.market)
 
 
 def trades_query_page(context: AppContext, query: TradesQuery) -> ResultPage:
@@ -111,7 +129,9 @@ def trades_query_page(context: AppContext, query: TradesQuery) -> ResultPage:
             "max_quantity": ("quantity <=", query.max_quantity),
         }
     )
-    return _query_page(context, TRADES, query, filters=filters, columns=query.columns)
+    filters &= SqlCondition((market_sql(query.market),))
+    page = _query_page(context, TRADES, query, filters=filters, columns=query.columns)
+    return replace(page, market=query.market)
 
 
 def quotes_query_page(context: AppContext, query: QuotesQuery) -> ResultPage:

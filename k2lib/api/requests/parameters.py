@@ -1,7 +1,7 @@
 """The parameters of the GETs: their types, checks and descriptions."""
 
 import re
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
@@ -18,34 +18,38 @@ from pydantic import (
 from k2lib.api.responses.formats import Format
 from k2lib.errors import QueryError
 from k2lib.query.request import AsOf, TimeBound
-from k2lib.query.sql import Market
-from k2lib.schema.calendar import bar_length
+from k2lib.schema.calendar import A_TIME, bar_length, parse_time
+from k2lib.schema.market import Market
 
 FIRST_YEAR: Final = 1970
 LAST_YEAR: Final = 2199
 MAX_SNAPSHOT_ID: Final = 2**63 - 1
 SYMBOL: Final = r"^[^\u0000-\u0020\u007f]{1,64}$"
 EXCHANGE: Final = r"^[A-Z0-9_]{1,32}$"
-AS_OF: Final = r"^[A-Za-z0-9_.:+-]{1,64}$"
+AS_OF: Final = r"^[A-Za-z0-9_.:,+ -]{1,64}$"
 EVERY: Final = r"^[1-9][0-9]{0,5}[smhd]$"
 CURSOR: Final = r"^[A-Za-z0-9_-]{1,1024}$"
 DATE: Final = r"^(19[7-9][0-9]|2[01][0-9]{2})-[0-9]{2}-[0-9]{2}$"
 AMOUNT: Final = r"^[0-9]{1,11}(\.[0-9]{1,8})?$"
 
-_DATE_ONLY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
+_A_MOMENT: Final = re.compile(r"\d{4}[-\dWw]{3,6}[Tt ]\d", re.ASCII)
 _DIGITS: Final = re.compile(r"[0-9]+")
-_A_MOMENT: Final = "give a date, 2014-03-10, or a moment with its zone, 2014-03-10T01:00:00Z"
 
 
-def read_when(value: object) -> TimeBound:
-    """Return a date, or an aware moment.
+def read_when(value: object) -> datetime | date:
+    """Return a date, or an aware moment in UTC.
 
     Raises:
         ValueError: neither, or outside the years of the data.
     """
     if not isinstance(value, str):
-        raise ValueError(_A_MOMENT)
-    when = _day(value) if _DATE_ONLY.fullmatch(value) else read_moment(value)
+        raise ValueError(A_TIME)
+    try:
+        when = parse_time(value)
+    except ValueError as exc:
+        # A `+` that is not written as %2B arrives as a blank.
+        remedy = "; in a URL `+` is written %2B" if " " in value else ""
+        raise ValueError(f"{exc}{remedy}") from None
     if not FIRST_YEAR <= when.year <= LAST_YEAR:
         raise ValueError(f"the years go from {FIRST_YEAR} to {LAST_YEAR}")
     return when
@@ -63,40 +67,19 @@ def read_day(value: object) -> date:
     return when
 
 
-def read_moment(text: str) -> datetime:
-    """Return an aware moment, in UTC.
-
-    Raises:
-        ValueError: not a moment, or without a zone.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        # A `+` that is not written as %2B arrives as a blank.
-        raise ValueError(f"{_A_MOMENT}; in a URL `+` is written %2B") from None
-    if moment.tzinfo is None:
-        raise ValueError(f"no time zone: {_A_MOMENT}")
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError(f"the years go from {FIRST_YEAR} to {LAST_YEAR}") from None
-
-
 def read_as_of(value: object) -> AsOf:
-    """Return a snapshot's id, a tag, or an aware moment, by the form of the text.
+    """Return a snapshot's id, an aware moment, or a text that is a tag or a date.
 
     Raises:
         ValueError: none of these forms.
     """
     if not isinstance(value, str) or re.fullmatch(AS_OF, value) is None:
-        raise ValueError("give a snapshot's id, a tag, or a moment with its zone")
+        raise ValueError(f"give a snapshot's id, or a tag; or {A_TIME}")
     if _DIGITS.fullmatch(value):
         if int(value) > MAX_SNAPSHOT_ID:
             raise ValueError("no snapshot has so high an id")
         return int(value)
-    if _DATE_ONLY.match(value) and len(value) > len("2014-03-10"):
-        return read_moment(value)
-    return value
+    return read_when(value) if _A_MOMENT.match(value) else value
 
 
 def read_every(value: object) -> str:
@@ -123,13 +106,6 @@ def read_amount(value: object) -> Decimal:
     if not isinstance(value, str) or re.fullmatch(AMOUNT, value) is None:
         raise ValueError('give text with at most 11 digits and 8 decimals, for example "36.67"')
     return Decimal(value)
-
-
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ValueError(_A_MOMENT) from None
 
 
 def _schema(**keywords: Any) -> WithJsonSchema:
@@ -187,8 +163,8 @@ CursorField = Annotated[
 AsOfField = Annotated[
     AsOfText | None,
     Field(
-        description="The table as it was: a snapshot's id, a tag, or a moment with its zone; "
-        "without what only Kafka has.",
+        description="The table as it was: a snapshot's id, a tag, a moment with its zone, or a "
+        "date, which is 00:00 UTC of it; without what only Kafka has.",
         examples=["2026-03-14T12:00:00Z"],
     ),
 ]
@@ -227,6 +203,15 @@ class TableParameters(CommonParameters):
     tail: TailField = True
 
 
+MarketField = Annotated[
+    Market,
+    Field(
+        description="Which trades count: all, on without off-market prints, or off, these alone.",
+        examples=["all"],
+    ),
+]
+
+
 class RowsParameters(TableParameters):
     """A page of the rows of one instrument in a span."""
 
@@ -238,15 +223,22 @@ class RowsParameters(TableParameters):
     cursor: CursorField = None
 
 
+class TradesParameters(RowsParameters):
+    """A page of the trades of one instrument in a span."""
+
+    market: MarketField = "all"
+
+
 class RecentParameters(TableParameters):
-    """The newest rows of one instrument."""
+    """The newest trades of one instrument."""
 
     symbol: Annotated[Symbol, Field(description="The venue's name of it.", examples=["BHP"])]
     exchange: ExchangeField = None
     limit: LimitField = 100
+    market: MarketField = "all"
 
 
-class BarsParameters(RowsParameters):
+class BarsParameters(TradesParameters):
     """Bars of one instrument."""
 
     every: Annotated[
@@ -256,9 +248,12 @@ class BarsParameters(RowsParameters):
             examples=["5m"],
         ),
     ] = "1m"
-    market: Annotated[
-        Market, Field(description="`on` leaves out off-market prints.", examples=["all"])
-    ] = "all"
+
+
+class SummaryParameters(TableParameters):
+    """One trading date of one instrument."""
+
+    market: MarketField = "all"
 
 
 class InstrumentsParameters(TableParameters):

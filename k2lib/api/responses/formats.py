@@ -72,10 +72,8 @@ def _acceptable(accept: str) -> MIMEAccept:
     return MIMEAccept([(media.partition(";")[0].strip(), quality) for media, quality in ranges])
 
 
-def encode(
-    frame: pl.DataFrame, form: Format, *, complete_to: CompleteToJson, cursor: str | None
-) -> bytes:
-    """Return the body of an answer: the rows, and in JSON also `complete_to` and `next`.
+def encode(frame: pl.DataFrame, form: Format, *, about: Mapping[str, Any]) -> bytes:
+    """Return the body of an answer: the rows, and in JSON also what is said about them.
 
     Decimals are text with all their digits in JSON and CSV, times ISO 8601 in UTC with
     microseconds; lists and maps are JSON in both.
@@ -83,8 +81,7 @@ def encode(
     if form != "json":
         return render(frame, form)
     rows = json_array(frame.with_columns(_long_ids(frame)))
-    about = msgspec.json.encode({"complete_to": complete_to, "next": cursor})
-    return b'{"data":' + rows + b"," + about[1:]
+    return b'{"data":' + rows + b"," + msgspec.json.encode(about)[1:]
 
 
 def complete_to_json(complete_to: Mapping[str, CompleteTo]) -> dict[str, dict[str, Any]]:

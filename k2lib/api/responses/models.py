@@ -8,6 +8,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from k2lib.schema.market import Market
+
 MONEY = r"^-?[0-9]+\.[0-9]{8}$"
 TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$"
 
@@ -106,7 +108,7 @@ class _TradedRow(_Model):
 
 
 class BarRow(_TradedRow):
-    """What was traded in `[start, start + every)`."""
+    """What was traded in `[start, start + every)`, by the trades of the answer's `market`."""
 
     exchange: str = Field(examples=["ASX"])
     symbol: str = Field(examples=["BHP"])
@@ -117,13 +119,13 @@ class BarRow(_TradedRow):
 
 
 class SummaryRow(_TradedRow):
-    """What was traded on one trading date."""
+    """What was traded on one trading date, by the trades of the answer's `market`."""
 
     exchange: str = Field(examples=["ASX"])
     symbol: str = Field(examples=["BHP"])
     trading_date: str = Field(json_schema_extra={"format": "date"}, examples=["2014-03-10"])
-    first: Time = Field(description="The first trade's time.")
-    last: Time = Field(description="The last trade's time.")
+    first: Time = Field(description="The first trade's time, of all markets.")
+    last: Time = Field(description="The last trade's time, of all markets.")
 
 
 class InstrumentRow(_Model):
@@ -245,7 +247,18 @@ class PageResponse(_Model, Generic[Row]):
     next: str | None = Field(description="Cursor of the next page; null on the last one.")
 
 
-class TradesResponse(PageResponse[TradeRow]):
+class OfMarketResponse(PageResponse[Row], Generic[Row]):
+    """Rows of trades, and which trades count."""
+
+    market: Market | None = Field(
+        default=None,
+        description="Which trades count: `all`, `on` without off-market prints, or `off`, these "
+        "alone; of quotes there is none.",
+        examples=["all"],
+    )
+
+
+class TradesResponse(OfMarketResponse[TradeRow]):
     """A page of trades in the order of events."""
 
 
@@ -253,11 +266,11 @@ class QuotesResponse(PageResponse[QuoteRow]):
     """A page of quotes in the order of events."""
 
 
-class BarsResponse(PageResponse[BarRow]):
+class BarsResponse(OfMarketResponse[BarRow]):
     """A page of bars by time."""
 
 
-class SummariesResponse(PageResponse[SummaryRow]):
+class SummariesResponse(OfMarketResponse[SummaryRow]):
     """One row."""
 
 
@@ -277,7 +290,7 @@ class GapsResponse(PageResponse[GapRow]):
     """Sorted by exchange, symbol and from_id."""
 
 
-class FoundTradesResponse(PageResponse[dict[str, Any]]):
+class FoundTradesResponse(OfMarketResponse[dict[str, Any]]):
     """A page of trades, with the requested columns."""
 
 
@@ -285,7 +298,7 @@ class FoundQuotesResponse(PageResponse[dict[str, Any]]):
     """A page of quotes, with the requested columns."""
 
 
-class GroupsResponse(PageResponse[GroupRow]):
+class GroupsResponse(OfMarketResponse[GroupRow]):
     """A row for each group, sorted by what it was grouped by."""
 
 

@@ -42,6 +42,7 @@ PROBLEMS: Final = {
 HEADERS: Final[dict[str, Any]] = {
     "X-K2-Complete-To": ("Up to where the answer is complete, by table, as JSON.", True),
     "X-K2-Next": ("Cursor of the next page; not on the last one.", False),
+    "X-K2-Market": ("Which trades count: all, on or off market; of trades only.", False),
 }
 GET_HEADERS: Final[dict[str, Any]] = {
     "ETag": ("Tag of the question, its format, and the table's state.", True),

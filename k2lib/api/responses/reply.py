@@ -23,18 +23,21 @@ from k2lib.api.responses.formats import (
 from k2lib.errors import QueryError
 from k2lib.query.answer import ReadResult
 from k2lib.query.request import AsOf
+from k2lib.schema.market import Market
 
 HEADERS: Final = {"Cache-Control": "no-cache", "Vary": "Accept"}
 COMPLETE_TO: Final = "X-K2-Complete-To"
 NEXT: Final = "X-K2-Next"
+MARKET: Final = "X-K2-Market"
 
 
 @dataclass(frozen=True)
 class ResultPage:
-    """Rows, and the cursor of the next page, if there is one."""
+    """Rows, the cursor of the next page, if there is one, and which trades count."""
 
     result: ReadResult
     next_cursor: str | None = None
+    market: Market | None = None
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,11 @@ def page_response(
 ) -> Response:
     """Return a page as an answer, with the cursor of the next page if there is one."""
     complete_to = complete_to_json(page.result.complete_to)
-    body = encode(page.result.frame, form, complete_to=complete_to, cursor=page.next_cursor)
+    market = {} if page.market is None else {"market": page.market}
+    about = {"complete_to": complete_to, "next": page.next_cursor, **market}
+    body = encode(page.result.frame, form, about=about)
     next_page = {} if page.next_cursor is None else {NEXT: page.next_cursor}
+    counted = {} if page.market is None else {MARKET: page.market}
     return Response(
         body,
         media_type=MEDIA_TYPES[form],
@@ -94,6 +100,7 @@ def page_response(
             **HEADERS,
             COMPLETE_TO: complete_to_header(complete_to),
             **next_page,
+            **counted,
             **(headers or {}),
         },
     )

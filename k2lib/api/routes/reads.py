@@ -13,9 +13,10 @@ from k2lib.api.requests.pages import (
     QUOTES,
     TRADES,
     bars_page,
+    quotes_page,
     quotes_query_page,
     recent_page,
-    rows_page,
+    trades_page,
     trades_query_page,
 )
 from k2lib.api.requests.parameters import (
@@ -27,8 +28,10 @@ from k2lib.api.requests.parameters import (
     RecentParameters,
     RowsParameters,
     SnapshotsParameters,
+    SummaryParameters,
     Symbol,
     TableParameters,
+    TradesParameters,
 )
 from k2lib.api.responses import models
 from k2lib.api.responses.formats import choose_format
@@ -53,7 +56,7 @@ router = APIRouter(prefix="/v1")
 
 @router.get("/trades", response_model=models.TradesResponse, tags=["rows"])
 def trades(
-    parameters: Annotated[RowsParameters, Query()], request: Request, context: Context
+    parameters: Annotated[TradesParameters, Query()], request: Request, context: Context
 ) -> Response:
     """Return one instrument's trades in the order of events, page by page."""
     return reply(
@@ -61,7 +64,7 @@ def trades(
         context,
         requested_format=parameters.format,
         source=_source(TRADES, parameters),
-        query=lambda: rows_page(context, TRADES, parameters),
+        query=lambda: trades_page(context, parameters),
     )
 
 
@@ -75,7 +78,7 @@ def recent_trades(
         context,
         requested_format=parameters.format,
         source=_source(TRADES, parameters),
-        query=lambda: recent_page(context, TRADES, parameters),
+        query=lambda: recent_page(context, parameters),
     )
 
 
@@ -89,7 +92,7 @@ def quotes(
         context,
         requested_format=parameters.format,
         source=_source(QUOTES, parameters),
-        query=lambda: rows_page(context, QUOTES, parameters),
+        query=lambda: quotes_page(context, parameters),
     )
 
 
@@ -97,7 +100,7 @@ def quotes(
 def bars(
     parameters: Annotated[BarsParameters, Query()], request: Request, context: Context
 ) -> Response:
-    """Return one instrument's open, high, low, close and volume by time."""
+    """Return one instrument's open, high, low, close and volume by time, of the market's trades."""
     return reply(
         request,
         context,
@@ -116,20 +119,21 @@ def summary(
     exchange: Annotated[Exchange, Path(description="Venue.", examples=["ASX"])],
     symbol: Annotated[Symbol, Path(description="The venue's name.", examples=["BHP"])],
     date: Annotated[Day, Path(description="The venue's trading date.", examples=["2014-03-10"])],
-    parameters: Annotated[TableParameters, Query()],
+    parameters: Annotated[SummaryParameters, Query()],
     request: Request,
     context: Context,
 ) -> Response:
-    """Return what one instrument did on one trading date of its venue."""
+    """Return what one instrument did on one trading date of its venue, by the market's trades."""
 
     def query() -> ResultPage:
-        return ResultPage(
-            read_summary(
-                context.engine,
-                ReadRequest(symbol, exchange, as_of=parameters.as_of, tail=parameters.tail),
-                date,
-            )
+        read = ReadRequest(
+            symbol,
+            exchange,
+            as_of=parameters.as_of,
+            tail=parameters.tail,
+            market=parameters.market,
         )
+        return ResultPage(read_summary(context.engine, read, date), market=parameters.market)
 
     return reply(
         request,
