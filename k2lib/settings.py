@@ -59,6 +59,28 @@ class Settings(BaseSettings):
     api_host: str = "127.0.0.1"
     api_port: int = Field(default=8000, ge=0, lt=65536)
     api_cors_origins: str | None = None
+    api_max_rows: int = Field(default=100_000, gt=0)
+    api_timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    api_memory_bytes: int = Field(default=2**30, gt=0)
+    api_rate_per_s: float = Field(default=100.0, gt=0, allow_inf_nan=False)
+    api_burst: int = Field(default=200, gt=0)
+    api_concurrency: int = Field(default=8, gt=0)
+    api_wait_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    api_open_requests: int = Field(default=256, gt=0)
+    api_replays: int = Field(default=4, gt=0)
+    api_max_body_bytes: int = Field(default=65_536, gt=0)
+    api_max_url_bytes: int = Field(default=8192, gt=0)
+    api_max_head_bytes: int = Field(default=65_536, gt=0)
+    api_head_s: float = Field(default=20.0, gt=0, allow_inf_nan=False)
+    api_body_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    api_connections: int = Field(default=800, gt=0)
+    api_idle_s: int = Field(default=5, gt=0)
+    api_write_s: float = Field(default=20.0, gt=0, allow_inf_nan=False)
+    api_stream_clients: int = Field(default=200, gt=0)
+    api_stream_symbols: int = Field(default=200, gt=0)
+    api_stream_message_bytes: int = Field(default=65_536, gt=0)
+    api_stream_queue_bytes: int = Field(default=2**20, gt=0)
+    api_heartbeat_s: float = Field(default=15.0, gt=0, allow_inf_nan=False)
 
     @field_validator("home")
     @classmethod

@@ -14,6 +14,7 @@ from k2lib.api.app import create_app
 from k2lib.api.live.clients import SCHEMAS
 from k2lib.api.metrics import ApiMetrics
 from k2lib.api.options import ApiOptions
+from k2lib.settings import Settings
 
 
 def _first(title: str, table: int = 0) -> list[str]:
@@ -29,10 +30,11 @@ def test_documented_paths_are_those_served(tmp_path: Path) -> None:
     assert {*_first("Paths")} == served | {"WS /v1/stream"}
 
 
-def test_documented_limits_are_the_defaults() -> None:
-    told = {row[0].strip("`"): row[1] for row in rows(section(API_DOC, "Limits"))}
-    defaults = {one.name: str(one.default) for one in fields(ApiOptions)}
-    assert told == {n: v for n, v in defaults.items() if n not in ("keys", "cors_origins")}
+def test_every_limit_is_a_setting_with_the_same_default() -> None:
+    limits = {one.name: one.default for one in fields(ApiOptions)}
+    del limits["keys"], limits["cors_origins"]
+    settings = {name: Settings.model_fields[f"api_{name}"].default for name in limits}
+    assert settings == limits
 
 
 def test_documented_metrics_are_those_counted() -> None:

@@ -27,6 +27,7 @@ PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OURS = {"k2lib", "bench", "support", *(path.stem for path in (ROOT / "tests/support").glob("*.py"))}
 WITHOUT_IMPORT = {
+    "fastapi-offline": "ships what the page of the API loads",
     "hatchling": "builds the wheel",
     "httptools": "uvicorn reads HTTP with it",
     "ipykernel": "runs the notebooks",

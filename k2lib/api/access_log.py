@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -17,7 +17,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from k2lib.api.metrics import ApiMetrics
+from k2lib.api.options import ApiKey
 from k2lib.api.problems import UNEXPECTED, problem
+from k2lib.api.security import without_keys
 from k2lib.events import Event, OnEvent, RequestDone
 
 LOG: Final = logging.getLogger("k2lib.api")
@@ -59,10 +61,12 @@ class AccessLogMiddleware:
         app: ASGIApp,
         *,
         metrics: ApiMetrics,
+        keys: Sequence[ApiKey] = (),
         on_event: OnEvent = log_request,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._app = app
+        self._keys = keys
         self._metrics = metrics
         self._on_event = on_event
         self._clock = clock
@@ -104,8 +108,8 @@ class AccessLogMiddleware:
                 client=(scope.get("client") or (None,))[0],
                 key=state.get("key"),
                 method=method,
-                path=scope["path"][:MAX_LOGGED],
-                query=without_secrets(scope["query_string"])[:MAX_LOGGED],
+                path=path_without_keys(scope["path"], self._keys)[:MAX_LOGGED],
+                query=without_secrets(scope["query_string"], self._keys)[:MAX_LOGGED],
                 status=status,
                 bytes=response.size_bytes,
                 seconds=round(seconds, 6),
@@ -139,10 +143,18 @@ def request_id(header: str | None) -> str:
     return uuid.uuid4().hex
 
 
-def without_secrets(query: bytes) -> str:
-    """Return a query string with the values of possible secrets replaced by ***."""
+def path_without_keys(path: str, keys: Sequence[ApiKey] = ()) -> str:
+    """Return a path with the parts that are keys, or look like one, replaced by ***."""
+    return "/".join(without_keys(part, keys) for part in path.split("/"))
+
+
+def without_secrets(query: bytes, keys: Sequence[ApiKey] = ()) -> str:
+    """Return a query string with keys, and the values of possible secrets, replaced by ***."""
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    return urlencode([(name, "***" if SECRET.search(name) else value) for name, value in pairs])
+    return urlencode([
+        (without_keys(name, keys), "***" if SECRET.search(name) else without_keys(value, keys))
+        for name, value in pairs
+    ])  # fmt: skip
 
 
 def add_headers(headers: MutableHeaders, request_id: str) -> None:

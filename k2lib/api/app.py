@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from threading import BoundedSemaphore
 from typing import Final
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.gzip import GZipMiddleware
 
+from k2lib.api.compression import CompressionMiddleware
 from k2lib.api.context import AppContext
 from k2lib.api.middleware import add_middleware
 from k2lib.api.options import ApiOptions
@@ -15,13 +16,13 @@ from k2lib.api.problems import add_problem_handlers
 from k2lib.api.responses.formats import BINARY_TYPES
 from k2lib.api.responses.openapi import DESCRIPTION, describe
 from k2lib.api.routes import reads, replay
+from k2lib.api.routes.docs import add_docs
 from k2lib.client import K2
 from k2lib.iceberg.manifests import duckdb_path
 from k2lib.query.engine import Engine
 from k2lib.query.guard import Guard
 
 VERSION: Final = "1"
-FASTEST_GZIP: Final = 1
 
 
 def create_app(k2: K2, *, options: ApiOptions | None = None) -> FastAPI:
@@ -38,17 +39,18 @@ def create_app(k2: K2, *, options: ApiOptions | None = None) -> FastAPI:
         description=DESCRIPTION,
         lifespan=_lifespan(engine),
         redirect_slashes=False,
-        # These pages load scripts from another host.
+        generate_unique_id_function=lambda route: route.name,
+        # FastAPI's own pages load scripts from another host.
         docs_url=None,
         redoc_url=None,
     )
-    app.state.context = AppContext(k2, engine, options)
+    app.state.context = AppContext(k2, engine, options, BoundedSemaphore(options.replays))
     app.include_router(reads.router)
     app.include_router(replay.router)
+    add_docs(app)
     add_problem_handlers(app)
     app.add_middleware(
-        GZipMiddleware,
-        compresslevel=FASTEST_GZIP,
+        CompressionMiddleware,
         exclude_content_types=(*BINARY_TYPES, replay.NDJSON),
     )
     add_middleware(app, k2=k2, options=options)

@@ -23,6 +23,11 @@ SUBSCRIBER_PREFIX_BITS: Final = 64
 RETRY_S: Final = 1
 
 
+def share(limit: int) -> int:
+    """Return how much of a limit one client may have, so that it cannot block the others."""
+    return max(1, limit // 2)
+
+
 @dataclass
 class _Bucket:
     tokens: float
@@ -108,7 +113,7 @@ class QueryLimiter:
 
     def __init__(self, slots: int, *, wait_s: float) -> None:
         self._free = slots
-        self._half = max(1, slots // 2)
+        self._half = share(slots)
         self._wait_s = wait_s
         self._running: Counter[str] = Counter()
         self._queue: list[_QueuedQuery] = []
@@ -181,27 +186,27 @@ class QuerySlot:
 
 
 class OpenRequestLimiter:
-    """A number of requests in any state at a time, of which one key has half at most."""
+    """A number of requests in any state at a time; a key or an address has half at most."""
 
     def __init__(self, max_open: int) -> None:
         self._max_open = max_open
-        self._open: Counter[str | None] = Counter()
+        self._open: Counter[str] = Counter()
 
     @contextmanager
-    def open(self, key: str | None) -> Iterator[None]:
+    def open(self, client: str) -> Iterator[None]:
         """Count a request while it is open.
 
         Raises:
             RequestRejectedError: 503, too many are open.
         """
         is_full = self._open.total() >= self._max_open
-        if is_full or (key is not None and self._open[key] >= max(1, self._max_open // 2)):
+        if is_full or self._open[client] >= share(self._max_open):
             raise busy_error("too many requests are open: read their answers, or end them")
-        self._open[key] += 1
+        self._open[client] += 1
         try:
             yield
         finally:
-            self._open[key] -= 1
+            self._open[client] -= 1
             self._open += Counter()
 
 

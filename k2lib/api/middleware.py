@@ -25,7 +25,6 @@ from k2lib.api.problems import problem
 from k2lib.api.routes.health import health_router
 from k2lib.api.security import (
     RequestRejectedError,
-    check_content_type,
     check_key,
     check_loopback,
     check_origin,
@@ -132,8 +131,10 @@ def add_middleware(
         k2.find_log, options=options, metrics=metrics, rate_limiter=rate_limiter
     )
     app.state.live_stream = live_stream
+    app.state.options = options
     app.include_router(health_router(k2, metrics))
     app.include_router(stream_router(live_stream))
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(
         AccessMiddleware, options=options, metrics=metrics, rate_limiter=rate_limiter
     )
@@ -141,11 +142,37 @@ def add_middleware(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=options.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["Authorization", "X-API-Key", "Content-Type", "X-Request-Id"],
             expose_headers=EXPOSED_HEADERS,
         )
-    app.add_middleware(AccessLogMiddleware, metrics=metrics, on_event=on_event)
+    app.add_middleware(AccessLogMiddleware, metrics=metrics, keys=options.keys, on_event=on_event)
+
+
+class HeadMiddleware:
+    """Answers a HEAD as the GET of its path, without the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        get = {**scope, "method": "GET"}
+        try:
+            await self._app(get, receive, _without_body(send))
+        finally:
+            scope["route"] = get.get("route")
+
+
+def _without_body(send: Send) -> Send:
+    async def send_head(message: Message) -> None:
+        is_body = message["type"] == "http.response.body"
+        await send({**message, "body": b""} if is_body else message)
+
+    return send_head
 
 
 class AccessMiddleware:
@@ -193,14 +220,12 @@ class AccessMiddleware:
         check_key(name, keys)
         if not keys:
             check_origin(headers, self._options.cors_origins)
-        check_content_type(scope.get("method", ""), headers)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" or not scope["path"].startswith(QUERY_PREFIX):
             await self._app(scope, receive, send)
             return
-        key = scope["state"]["key"]
-        with self._open_requests.open(key):
+        with self._open_requests.open(scope["state"]["rate_client"]):
             with_whole_body = await self._read_body(scope, receive)
             if with_whole_body is None:
                 return

@@ -16,7 +16,7 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class ApiOptions:
-    """The options of one server.
+    """The options of one server; `K2_API_<NAME>` sets each of them for `k2 api`.
 
     Attributes:
         keys: the accepted keys; without any, only this machine is served.
@@ -27,12 +27,18 @@ class ApiOptions:
         concurrency: queries at a time; half of them at most of one key, and half of them POSTs,
             which can be heavy.
         wait_s: how long a request waits for its query to start before it is refused.
-        open_requests: requests in any state at a time, those being sent included.
-        max_body_bytes, max_url_bytes: of one request.
-        body_s: how long a request's body may take to arrive.
+        open_requests: requests in any state at a time, those being sent included; half of them at
+            most of one key or address.
+        replays: replays at a time; each holds up to a million rows while it merges what it reads.
+        max_body_bytes, max_url_bytes, max_head_bytes: of one request.
+        head_s, body_s: how long a request's head and body may take to arrive.
+        connections: at a time, half of them at most of one address.
+        idle_s: how long a connection may wait for its next request.
+        write_s: how long a client may read nothing of what is sent to it.
         cors_origins: pages of these origins may send requests from a browser.
-        stream_clients: connections of the live stream.
+        stream_clients: connections of the live stream, half of them at most of one key or address.
         stream_symbols: subscriptions of one connection.
+        stream_message_bytes: of one message of a client.
         stream_queue_bytes: bytes queued for one connection before it is closed as too slow.
         heartbeat_s: the longest silence of the live stream.
     """
@@ -45,12 +51,19 @@ class ApiOptions:
     burst: int = 200
     concurrency: int = 8
     wait_s: float = 5.0
-    open_requests: int = 128
+    open_requests: int = 256
+    replays: int = 4
     max_body_bytes: int = 64 * 1024
     max_url_bytes: int = 8 * 1024
+    max_head_bytes: int = 64 * 1024
+    head_s: float = 20.0
     body_s: float = 10.0
+    connections: int = 800
+    idle_s: int = 5
+    write_s: float = 20.0
     cors_origins: tuple[str, ...] = ()
-    stream_clients: int = 100
+    stream_clients: int = 200
     stream_symbols: int = 200
+    stream_message_bytes: int = 64 * 1024
     stream_queue_bytes: int = 1024 * 1024
     heartbeat_s: float = 15.0

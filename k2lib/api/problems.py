@@ -137,7 +137,17 @@ def _parameter_error(error: Mapping[str, Any]) -> dict[str, object]:
 
 async def _http_exception(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allow = _allow(exc)
+        detail = f"{request.method} is not for {shown(request.url.path)}: use {allow}"
+        return problem(exc.status_code, detail, headers={"Allow": allow})
     return problem(exc.status_code, _detail(request, exc), headers=exc.headers)
+
+
+def _allow(exc: HTTPException) -> str:
+    """The methods of a path: HEAD too where GET is; files, which name none, have both."""
+    methods = (exc.headers or {}).get("Allow", "GET").split(", ")
+    return ", ".join(sorted({*methods, "HEAD"}) if "GET" in methods else methods)
 
 
 def _detail(request: Request, exc: HTTPException) -> str:
@@ -145,9 +155,6 @@ def _detail(request: Request, exc: HTTPException) -> str:
         return str(exc.detail)
     if exc.status_code == HTTPStatus.NOT_FOUND:
         return f"no such path: {shown(request.url.path)}; /openapi.json lists what there is"
-    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (exc.headers or {}).get("Allow", "another method")
-        return f"{request.method} is not for {shown(request.url.path)}: use {allowed}"
     return str(exc.detail)
 
 

@@ -5,22 +5,25 @@ a request's head, or to drop a client that does not read its answer.
 """
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
+import httptools
+from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 from websockets.http11 import Request
 
-MAX_CONNECTIONS: Final = 500
-MAX_HEAD_BYTES: Final = 64 * 1024
-HEAD_TIMEOUT_S: Final = 20.0
-WRITE_STALL_S: Final = 20.0
+from k2lib.api.limiters import client_network, share
+from k2lib.api.options import ApiOptions
+
+BODY_GRACE_S: Final = 1.0
 
 
 class WriteWatchdog:
     """Drops a connection whose client reads nothing of its output buffer."""
 
-    def __init__(self, transport: asyncio.Transport, *, seconds: float = WRITE_STALL_S) -> None:
+    def __init__(self, transport: asyncio.Transport, *, seconds: float) -> None:
         self._transport = transport
         self._seconds = seconds
         self._timer: asyncio.TimerHandle | None = None
@@ -46,45 +49,79 @@ class WriteWatchdog:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """HTTP with limits: connections, heads of requests, clients that do not read."""
+    """HTTP with limits: connections, the time and size of requests, clients that do not read.
 
-    _head_timer: asyncio.TimerHandle | None = None
+    A timer runs from the first byte that is awaited of a head to the last of its body.
+    """
+
+    network = ""
+    _timer: asyncio.TimerHandle | None = None
+    _is_in_head = False
     _head_bytes = 0
     _watchdog: WriteWatchdog
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        options: ApiOptions,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._options = options
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection, unless there are too many."""
         super().connection_made(transport)
-        self._watchdog = WriteWatchdog(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
+        self.network = client_network({"client": self.client})
+        self._watchdog = WriteWatchdog(transport, seconds=self._options.write_s)
+        if self._is_one_too_many():
             transport.abort()
         else:
-            self._start_head_timer()
+            self._start_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release the connection."""
-        self._stop_head_timer()
+        self._stop_timer()
         self._watchdog.stop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse the data, and drop a connection whose head is too long."""
-        is_in_head = self._head_timer is not None
+        is_in_head = self._is_in_head
         super().data_received(data)
-        if is_in_head and self._head_timer is not None:
+        if is_in_head and self._is_in_head:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
+            if self._head_bytes > self._options.max_head_bytes:
                 self.transport.abort()
+        elif self._timer is None and self._is_idle():
+            # Bytes that begin no request have ended the wait for the next one.
+            self._start_head()
 
     def on_message_begin(self) -> None:
         """Start a request."""
         super().on_message_begin()
-        self._start_head_timer()
+        self._start_head()
 
     def on_headers_complete(self) -> None:
         """End a request's head."""
-        self._stop_head_timer()
+        self._is_in_head = False
+        # The application refuses a slow body with 408 before this ends the connection.
+        self._start_timer(self._options.body_s + BODY_GRACE_S)
+        self._use_target_host()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End a request's body."""
+        self._stop_timer()
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Give the connection to the WebSocket protocol."""
+        self._stop_timer()
+        super().handle_websocket_upgrade()
 
     def pause_writing(self) -> None:
         """Wait for the client to read, with a limit."""
@@ -96,26 +133,72 @@ class HttpProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._watchdog.stop()
 
-    def _start_head_timer(self) -> None:
-        self._stop_head_timer()
-        self._head_bytes = 0
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
+    def _is_one_too_many(self) -> bool:
+        limit = self._options.connections
+        of_network = sum(getattr(one, "network", None) == self.network for one in self.connections)
+        return len(self.connections) > limit or of_network > share(limit)
 
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _use_target_host(self) -> None:
+        """Take the host of an absolute-form target for the Host header (RFC 9112, 3.2.2)."""
+        if self.url.startswith(b"/"):
+            return
+        target = httptools.parse_url(self.url)
+        others = [header for header in self.headers if header[0] != b"host"]
+        if target.host is None or len(others) < len(self.headers) - 1:
+            return
+        host = b"[%b]" % target.host if b":" in target.host else target.host
+        authority = host if target.port is None else b"%b:%d" % (host, target.port)
+        self.headers[:] = [*others, (b"host", authority)]
+        query = b"" if target.query is None else b"?" + target.query
+        self.url = (target.path or b"/") + query
+
+    def _start_head(self) -> None:
+        self._is_in_head = True
+        self._head_bytes = 0
+        self._start_timer(self._options.head_s)
+
+    def _start_timer(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, self._give_up, seconds)
+
+    def _give_up(self, seconds: float) -> None:
+        if self.flow.read_paused:
+            self._start_timer(seconds)
+        else:
+            self.transport.abort()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """A WebSocket that is dropped where its client does not read; the application may, too."""
 
+    network = ""
     _watchdog: WriteWatchdog
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        options: ApiOptions,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._options = options
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept the connection."""
         super().connection_made(transport)
-        self._watchdog = WriteWatchdog(self.transport)
+        self.network = client_network({"client": self.client})
+        self._watchdog = WriteWatchdog(self.transport, seconds=self._options.write_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release the connection."""

@@ -4,19 +4,23 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address
-from typing import Final
+from typing import Any, Final
 
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 
 from k2lib.api.options import ApiKey
 from k2lib.errors import ConfigError
 
-LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 BEARER: Final = "bearer "
+KEY_BYTES: Final = 32
+# A made key has 43 of these characters.
+KEY_LIKE: Final = re.compile(r"[A-Za-z0-9_-]{43,}")
 FORM: Final = "name:sha256, joined by commas; `k2 api --new-key NAME` makes one"
 
 
@@ -43,7 +47,7 @@ def new_key(name: str) -> tuple[str, str]:
     """
     if NAME.fullmatch(name) is None:
         raise ConfigError(f"a key's name has letters, digits, '_', '.', '-', at most 64: {name!r}")
-    key = secrets.token_urlsafe(32)
+    key = secrets.token_urlsafe(KEY_BYTES)
     return key, f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
@@ -65,10 +69,14 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
 
 def key_name(headers: Headers, keys: Sequence[ApiKey]) -> str | None:
     """Return the name of the key that a request was sent with; None without a valid one."""
-    digest = hashlib.sha256(_sent_key(headers).encode("latin-1")).hexdigest()
-    # All keys are compared, each to its end, so that the time taken reveals nothing.
-    matches = [key.name for key in keys if hmac.compare_digest(digest, key.sha256)]
-    return matches[0] if matches else None
+    return _name_of(_sent_key(headers).encode("latin-1"), keys)
+
+
+def without_keys(text: str, keys: Sequence[ApiKey]) -> str:
+    """Return a text with *** for the whole of it if it is a key, and for what looks like one."""
+    if _name_of(text.encode("utf-8", "replace"), keys) is not None:
+        return "***"
+    return KEY_LIKE.sub("***", text)
 
 
 def is_loopback(host: str) -> bool:
@@ -85,12 +93,12 @@ def check_loopback(headers: Headers, client: str | None) -> None:
         RequestRejectedError: the Host header or the client's address is not this machine's.
     """
     hosts = headers.getlist("host")
-    if len(hosts) != 1 or _without_port(hosts[0]) not in LOOPBACK:
+    if len(hosts) != 1 or not is_loopback(_without_port(hosts[0])):
         raise RequestRejectedError(
             421,
             "host",
-            f"without keys only {', '.join(LOOPBACK)} are answered, not this Host header; "
-            "set K2_API_KEYS to be reached by another name",
+            "without keys only localhost and loopback addresses such as 127.0.0.1 are answered, "
+            "not this Host header; set K2_API_KEYS to be reached by another name",
         )
     if client is not None and _address_is_loopback(client) is False:
         raise RequestRejectedError(
@@ -126,6 +134,20 @@ def check_content_type(method: str, headers: Headers) -> None:
         raise RequestRejectedError(415, "content_type", "send Content-Type: application/json")
 
 
+class JsonRoute(APIRoute):
+    """A route whose POST takes JSON alone; another method is refused before that is looked at."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler of its requests."""
+        handle = super().get_route_handler()
+
+        async def handle_json(request: Request) -> Response:
+            check_content_type(request.method, request.headers)
+            return await handle(request)
+
+        return handle_json
+
+
 def check_key(name: str | None, keys: Sequence[ApiKey]) -> None:
     """Refuse a request without a valid key, where one is needed.
 
@@ -147,6 +169,13 @@ def _parse_key(entry: str, number: int) -> ApiKey:
         # The entry is not shown: it may be a key in place of its hash.
         raise ConfigError(f"K2_API_KEYS, entry {number}: give {FORM}")
     return ApiKey(name, digest.lower())
+
+
+def _name_of(key: bytes, keys: Sequence[ApiKey]) -> str | None:
+    digest = hashlib.sha256(key).hexdigest()
+    # All keys are compared, each to its end, so that the time taken reveals nothing.
+    matches = [one.name for one in keys if hmac.compare_digest(digest, one.sha256)]
+    return matches[0] if matches else None
 
 
 def _sent_key(headers: Headers) -> str:

@@ -1,7 +1,9 @@
 """The server of the HTTP API."""
 
+import errno
 import socket
 import threading
+from functools import partial
 from typing import Final
 
 import uvicorn
@@ -19,7 +21,6 @@ from k2lib.lifecycle import Closing
 BACKLOG: Final = 512
 SHUTDOWN_S: Final = 5
 LONGEST_WAIT_S: Final = 3600.0
-MAX_MESSAGE_BYTES: Final = 64 * 1024
 
 
 class ServedApp(Closing):
@@ -85,6 +86,8 @@ def bind(host: str, port: int, *, options: ApiOptions) -> socket.socket:
         listening_socket.listen(BACKLOG)
     except OSError as exc:
         listening_socket.close()
+        if exc.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(f"K2_API_HOST={host} is no address of this machine") from exc
         raise ConfigError(
             f"K2_API_PORT={port}: cannot listen on {host}:{port}: {exc.strerror}. "
             "End what uses it, or set another port"
@@ -110,12 +113,13 @@ class _Server(uvicorn.Server):
 
 
 def _config(app: FastAPI) -> uvicorn.Config:
+    options: ApiOptions = app.state.options
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=HttpProtocol,
-        ws=WebSocketProtocol,
-        ws_max_size=MAX_MESSAGE_BYTES,
+        http=partial(HttpProtocol, options=options),  # type: ignore[arg-type]
+        ws=partial(WebSocketProtocol, options=options),  # type: ignore[arg-type]
+        ws_max_size=options.stream_message_bytes,
         # A frame is made once for all clients: compressing it for each would cost more.
         ws_per_message_deflate=False,
         lifespan="on",
@@ -124,6 +128,7 @@ def _config(app: FastAPI) -> uvicorn.Config:
         # Anybody can send a forwarded header: the client is the address that connects.
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=options.idle_s,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
 

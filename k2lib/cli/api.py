@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,9 +67,11 @@ def api_options(settings: "Settings") -> "ApiOptions":
 
     keys = settings.api_keys
     origins = (settings.api_cors_origins or "").split(",")
+    others = [one.name for one in fields(ApiOptions) if one.name not in ("keys", "cors_origins")]
     return ApiOptions(
         keys=() if keys is None else parse_keys(keys.get_secret_value()),
         cors_origins=tuple(origin.strip() for origin in origins if origin.strip()),
+        **{name: getattr(settings, f"api_{name}") for name in others},
     )
 
 

@@ -153,14 +153,14 @@ def test_posts_leave_half_of_the_turns_to_others() -> None:
     asyncio.run(work())
 
 
-def test_of_open_requests_a_key_has_half() -> None:
+def test_of_open_requests_a_key_or_an_address_has_half() -> None:
     limit = OpenRequestLimiter(2)
     with limit.open("alice"):
         with pytest.raises(RequestRejectedError), limit.open("alice"):
             pass
-        with limit.open("bob"), pytest.raises(RequestRejectedError), limit.open(None):
+        with limit.open("bob"), pytest.raises(RequestRejectedError), limit.open("carol"):
             pass
-    with limit.open(None):
+    with limit.open("carol"):
         pass
 
 

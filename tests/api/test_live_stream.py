@@ -314,7 +314,7 @@ def test_what_waits_for_a_client_is_bounded() -> None:
     frame = Frame(Subscription("trades", "ASX", "BHP"), "x" * 40, 7)
 
     async def told() -> list[str | None]:
-        client = StreamClient(queue_bytes=100)
+        client = StreamClient("127.0.0.1", queue_bytes=100)
         for _ in range(4):
             client.send_frame(frame)
         client.send_message(type="heartbeat")

@@ -19,7 +19,6 @@ from support.waiting import wait_until
 
 from k2lib import K2
 from k2lib.api.app import create_app
-from k2lib.api.context import MAX_REPLAYS
 from k2lib.api.options import ApiOptions
 from k2lib.api.server import ServedApp, bind
 
@@ -148,7 +147,7 @@ def test_so_many_replays_run_at_a_time_and_a_client_that_leaves_makes_room(url: 
     with httpx2.Client(base_url=url, trust_env=False, timeout=30) as client:
         held = [
             client.send(client.build_request("POST", "/v1/replay", json=body), stream=True)
-            for _ in range(MAX_REPLAYS)
+            for _ in range(ApiOptions().replays)
         ]
         refused = client.post("/v1/replay", json=body)
         problem_of(refused, 503)

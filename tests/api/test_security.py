@@ -5,6 +5,7 @@ import json
 import logging
 import socket
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 import pytest
 from starlette.datastructures import Headers
@@ -13,7 +14,12 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from k2lib import K2
-from k2lib.api.access_log import log_request, request_id, without_secrets
+from k2lib.api.access_log import (
+    log_request,
+    path_without_keys,
+    request_id,
+    without_secrets,
+)
 from k2lib.api.options import ApiKey, ApiOptions
 from k2lib.api.security import (
     RequestRejectedError,
@@ -51,14 +57,24 @@ def keyed(home: K2) -> Iterator[tuple[Edge, str, str]]:
         yield edge, alice, bob
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "localhost:8000"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "[::1]", "localhost:8000", "127.0.0.2:8000", "LOCALHOST"]
+)
 def test_loopback_names_are_answered_without_a_key(open_edge: Edge, host: str) -> None:
     assert open_edge.client.get("/v1/quick", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host",
-    ["example.com", "127.0.0.1.example.com", "localhost.example.com:8000", "", "127.0.0.1@evil"],
+    [
+        "example.com",
+        "192.0.2.1",
+        "127.1",
+        "127.0.0.1.example.com",
+        "localhost.example.com:8000",
+        "",
+        "127.0.0.1@evil",
+    ],
 )
 def test_no_other_name_is(open_edge: Edge, host: str) -> None:
     refused = open_edge.client.get("/v1/quick", headers={"Host": host})
@@ -198,6 +214,36 @@ def test_the_stream_needs_a_key_too(keyed: tuple[Edge, str, str]) -> None:
     assert refused.value.response.status_code == 401
     with connect(edge.ws_url, proxy=None, additional_headers={"X-API-Key": alice}):
         pass
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/v1/summary/ASX/{}/2014-03-10",
+        "/{}",
+        "/v1/quick/x{}y",
+        "/v1/quick?symbol={}",
+        "/v1/quick?symbol=BHP{}",
+        "/v1/quick?{}",
+        "/v1/quick?{}=1&symbol=BHP",
+        "/v1/quick?cursor={}&symbol=BHP",
+    ],
+)
+def test_no_part_of_a_url_brings_a_key_into_the_log(keyed: tuple[Edge, str, str], url: str) -> None:
+    edge, alice, _ = keyed
+    for number, sent in enumerate((alice, "".join(f"%{ord(one):02X}" for one in alice))):
+        name = f"key-in-url-{number}-{abs(hash(url))}"
+        edge.client.get(url.format(sent), headers={"X-API-Key": alice, "X-Request-Id": name})
+        told = edge.told(name)
+        assert alice not in str(told) and "***" in unquote(f"{told['path']}?{told['query']}")
+
+
+def test_a_key_that_somebody_chose_is_masked_where_it_stands_alone() -> None:
+    keys = (ApiKey("alice", hashlib.sha256(b"chosen by hand").hexdigest()),)
+    assert without_secrets(b"a=chosen%20by%20hand&chosen+by+hand&b=BHP", keys) == (
+        "a=%2A%2A%2A&%2A%2A%2A=&b=BHP"
+    )
+    assert path_without_keys("/v1/chosen by hand/x", keys) == "/v1/***/x"
 
 
 def test_the_log_has_the_name_and_nothing_has_the_key(keyed: tuple[Edge, str, str]) -> None:

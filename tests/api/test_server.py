@@ -66,6 +66,20 @@ def test_with_keys_others_are_served(home: K2) -> None:
         assert get(f"http://127.0.0.1:{port}/v1/stats", **{"X-API-Key": key}).status_code == 200
 
 
+def test_another_loopback_address_serves_under_its_own_name(home: K2) -> None:
+    with ApiServer(home, host="127.0.0.2") as server:
+        assert server.url.startswith("http://127.0.0.2:")
+        assert get(f"{server.url}/v1/stats").status_code == 200
+
+
+def test_an_address_of_another_machine_is_named_in_one_line(home: K2) -> None:
+    _, keys = made_key("alice")
+    with pytest.raises(
+        ConfigError, match=r"^K2_API_HOST=192\.0\.2\.1 is no address of this machine$"
+    ):
+        ApiServer(home, host="192.0.2.1", options=ApiOptions(keys=keys))
+
+
 def test_a_host_that_is_none_is_named(home: K2) -> None:
     with pytest.raises(ConfigError, match=r"K2_API_HOST=no\.such\.host\.invalid"):
         ApiServer(home, host="no.such.host.invalid")

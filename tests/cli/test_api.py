@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from k2lib.api.options import ApiOptions
 from k2lib.api.security import new_key
 from k2lib.cli.api import api_options
 from k2lib.errors import ConfigError
@@ -78,12 +80,14 @@ def test_keys_that_are_none_are_an_error_and_not_shown(run: Run) -> None:
 
 def test_settings_become_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _, entry = new_key("alice")
+    monkeypatch.setenv("K2_API_CONNECTIONS", "17")
     settings = read_settings(
         {"home": tmp_path, "api_keys": entry, "api_cors_origins": "http://a:1, http://b"}
     )
     options = api_options(settings)
     assert [key.name for key in options.keys] == ["alice"]
     assert options.cors_origins == ("http://a:1", "http://b")
+    assert replace(options, keys=(), cors_origins=()) == ApiOptions(connections=17)
     assert entry not in repr(settings)
     with pytest.raises(ConfigError, match="K2_API_PORT"):
         read_settings({"api_port": 70_000})

@@ -15,7 +15,7 @@ from support.waiting import wait_until
 from k2lib import K2
 from k2lib.api.middleware import add_middleware
 from k2lib.api.options import ApiKey, ApiOptions
-from k2lib.api.security import new_key, parse_keys
+from k2lib.api.security import JsonRoute, new_key, parse_keys
 from k2lib.api.server import ServedApp, bind
 from k2lib.events import Event, RequestDone
 
@@ -79,6 +79,7 @@ def made_key(name: str) -> tuple[str, tuple[ApiKey, ...]]:
 
 def _app(let_go: threading.Event) -> FastAPI:
     app = FastAPI()
+    app.router.route_class = JsonRoute
 
     @app.get("/v1/quick")
     async def quick() -> dict[str, bool]:

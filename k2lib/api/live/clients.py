@@ -61,7 +61,8 @@ CloseReason = tuple[int, str]
 class StreamClient:
     """The queue of one connection; a client that reads too slowly is closed."""
 
-    def __init__(self, *, queue_bytes: int) -> None:
+    def __init__(self, rate_client: str, *, queue_bytes: int) -> None:
+        self.rate_client = rate_client
         self.subscriptions: frozenset[Subscription] = frozenset()
         self.close: CloseReason | None = None
         self.closing = asyncio.Event()

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, WebSocket
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocketDisconnect
 
-from k2lib.api.limiters import RateLimiter, busy_error
+from k2lib.api.limiters import RateLimiter, busy_error, share
 from k2lib.api.live.clients import (
     GOING_AWAY,
     POLICY,
@@ -58,21 +58,23 @@ class LiveStream:
         self._is_ending = False
         self._all_left = asyncio.Event()
 
-    def check_room(self) -> None:
-        """Refuse one more connection where there are as many as allowed.
+    def check_room(self, rate_client: str) -> None:
+        """Refuse one more connection where there are as many as allowed, in all or of one client.
 
         Raises:
             RequestRejectedError: 503, there are as many as allowed.
         """
-        if self._is_ending or len(self._clients) >= self._options.stream_clients:
-            raise busy_error(
-                f"{self._options.stream_clients} clients listen already, as many as may"
-            )
+        limit = self._options.stream_clients
+        if self._is_ending or len(self._clients) >= limit:
+            raise busy_error(f"{limit} clients listen already, as many as may")
+        if sum(one.rate_client == rate_client for one in self._clients) >= share(limit):
+            raise busy_error(f"{share(limit)} of {limit} clients are yours already: end some")
 
     async def serve(self, websocket: WebSocket, first: SubscriptionChange) -> None:
         """Serve one connection until it ends."""
-        self.check_room()
-        client = StreamClient(queue_bytes=self._options.stream_queue_bytes)
+        rate_client = websocket.scope["state"]["rate_client"]
+        self.check_room(rate_client)
+        client = StreamClient(rate_client, queue_bytes=self._options.stream_queue_bytes)
         self._join(client)
         try:
             with suppress(WebSocketDisconnect):
@@ -127,9 +129,8 @@ class LiveStream:
             await websocket.send_text(text)
 
     async def _receive(self, websocket: WebSocket, client: StreamClient) -> None:
-        rate_client = websocket.scope["state"]["rate_client"]
         while (message := await websocket.receive())["type"] == "websocket.receive":
-            if self._rate_limiter.take(rate_client) > 0:
+            if self._rate_limiter.take(client.rate_client) > 0:
                 client.end(POLICY)
                 return
             self._handle(client, message.get("text"))

@@ -167,44 +167,46 @@ class SnapshotRow(_Model):
 class GapRow(_Model):
     """The newest revision of a hole in a venue's sequence."""
 
-    message_id: str
-    gap_id: str
-    revision: int
+    message_id: str = Field(examples=["5b5c4c02-97a7-5c3b-8a0b-8f6b3c3f0e51"])
+    gap_id: str = Field(examples=["0d5a7f7e-2c50-5f0c-9a39-9d0a4f7c0b6d"])
+    revision: int = Field(examples=[1])
     noticed: Time
     exchange: str = Field(examples=["BINANCE"])
     symbol: str = Field(examples=["BTCUSDT"])
-    from_id: int
-    to_id: int
+    from_id: int = Field(examples=[4000000001])
+    to_id: int = Field(examples=[4000000003])
     state: GapState
-    filled: int
-    covered: int
-    absent: int
-    note: str
+    filled: int = Field(examples=[0])
+    covered: int = Field(examples=[0])
+    absent: int = Field(examples=[0])
+    note: str = Field(examples=["a reconnect"])
 
 
 class GroupRow(_Model):
-    """The columns of `group_by`, then the requested metrics."""
+    """The columns of `group_by`, then the requested metrics: a row has only those."""
 
-    symbol: str = Field(default="", examples=["BHP"])
-    exchange: str = Field(default="", examples=["ASX"])
-    side: Side = "UNKNOWN"
-    trading_date: str = Field(default="", json_schema_extra={"format": "date"})
-    interval: Time = ""
-    count: int = 0
-    sum_price: Amount | None = None
-    min_price: Amount | None = None
-    max_price: Amount | None = None
-    avg_price: Amount | None = None
-    sum_quantity: Amount | None = None
-    min_quantity: Amount | None = None
-    max_quantity: Amount | None = None
-    avg_quantity: Amount | None = None
-    turnover: Turnover | None = None
-    vwap: Amount | None = None
-    open: Amount | None = None
-    close: Amount | None = None
-    first: Time | None = None
-    last: Time | None = None
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required"))
+
+    symbol: str = Field(examples=["BHP"])
+    exchange: str = Field(examples=["ASX"])
+    side: Side
+    trading_date: str = Field(json_schema_extra={"format": "date"}, examples=["2014-03-10"])
+    interval: Time
+    count: int = Field(examples=[20])
+    sum_price: Amount | None
+    min_price: Amount | None
+    max_price: Amount | None
+    avg_price: Amount | None
+    sum_quantity: Amount | None
+    min_quantity: Amount | None
+    max_quantity: Amount | None
+    avg_quantity: Amount | None
+    turnover: Turnover | None
+    vwap: Amount | None
+    open: Amount | None
+    close: Amount | None
+    first: Time | None
+    last: Time | None
 
 
 Row = TypeVar("Row")
@@ -219,6 +221,21 @@ class OpenGapDocument(_Model):
     to_id: int
     after: Time | None = Field(description="Event time of the trade before them, if there is one.")
     before: Time | None = Field(description="Event time of the trade behind them.")
+
+
+COMPLETE_TO = {
+    "trades_v2": {
+        "table": "trades_v2",
+        "snapshot_id": "5049341834522370177",
+        "offsets": {},
+        "time": "2014-03-10T05:12:00.000000Z",
+        "log": False,
+        "tail_rows": 0,
+        "behind": 0,
+        "reason": None,
+        "gaps": [],
+    }
+}
 
 
 class CompleteToDocument(_Model):
@@ -243,7 +260,9 @@ class PageResponse(_Model, Generic[Row]):
     """Rows, and what is known about them."""
 
     data: list[Row]
-    complete_to: dict[str, CompleteToDocument] = Field(description="By table.")
+    complete_to: dict[str, CompleteToDocument] = Field(
+        description="By table.", examples=[COMPLETE_TO]
+    )
     next: str | None = Field(description="Cursor of the next page; null on the last one.")
 
 

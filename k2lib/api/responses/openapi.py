@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from k2lib.api.options import ApiOptions
 from k2lib.api.problems import MEDIA_TYPE
+from k2lib.api.responses.examples import REFS, example_of
 from k2lib.api.responses.formats import MEDIA_TYPES
 from k2lib.api.responses.models import ProblemDocument, QuoteRow, TradeRow
 
@@ -20,8 +21,8 @@ Every answer says up to where it is complete (`complete_to`). Rows are in the or
 timestamp, exchange, symbol, source_sequence, platform_sequence, message_id, nulls first. A page
 that is not the last has a cursor, `next`: pages skip and repeat nothing that was there when the
 first one was read. Decimals are text with all their digits, times UTC with microseconds.
-Errors are problem documents (RFC 9457)."""
-REFS: Final = "#/components/schemas/"
+Errors are problem documents (RFC 9457). HEAD is answered wherever GET is."""
+JSON: Final = "application/json"
 # The errors that every request can end with, and their meaning here.
 PROBLEMS: Final = {
     400: "A parameter is wrong, or the question has no single answer.",
@@ -49,7 +50,16 @@ GET_HEADERS: Final[dict[str, Any]] = {
     "Link": ('The next page\'s address, rel="next"; not on the last one.', False),
 }
 # Pages whose rows have only the requested columns.
-PARTIAL_ROWS: Final = {"FoundTrades": "Trade", "FoundQuotes": "Quote", "Groups": "Group"}
+PARTIAL_ROWS: Final = {"FoundTrades": "Trade", "FoundQuotes": "Quote"}
+SECURITY_SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer KEY"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "A key."},
+}
+WITHOUT_KEY: Final = "/health"
+EXAMPLE_LINES: Final = (
+    '{"kind":"trades","symbol":"BHP","exchange":"ASX","price":"36.67000000"}\n'
+    '{"kind":"end","events":1}\n'
+)
 
 
 def describe(app: FastAPI, options: ApiOptions) -> None:
@@ -77,6 +87,13 @@ def _document(app: FastAPI, options: ApiOptions) -> dict[str, Any]:
         schemas.pop(name, None)
     for path, method, operation in _operations(document):
         _with_responses(operation, read=method == "get", streamed=path == "/v1/replay")
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            _with_problems(operation)
+            _with_example(operation, schemas)
+            if options.keys and path != WITHOUT_KEY:
+                operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
+    document["components"]["securitySchemes"] = deepcopy(SECURITY_SCHEMES)
     _limit_rows(document, options.max_rows)
     return document
 
@@ -105,7 +122,7 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, 
 def _with_responses(operation: dict[str, Any], *, read: bool, streamed: bool) -> None:
     responses = operation["responses"]
     responses.pop("422", None)
-    responses |= {str(status): _problem(meaning) for status, meaning in PROBLEMS.items()}
+    responses |= {str(status): {"description": meaning} for status, meaning in PROBLEMS.items()}
     if streamed:
         responses["200"] |= _stream()
         return
@@ -150,17 +167,25 @@ def _stream() -> dict[str, Any]:
         "description": "Events in their order.",
         "headers": _headers({"X-K2-Complete-To": HEADERS["X-K2-Complete-To"]}),
         "content": {
-            "application/x-ndjson": {"schema": {"type": "string", "description": lines}},
+            "application/x-ndjson": {
+                "schema": {"type": "string", "description": lines},
+                "example": EXAMPLE_LINES,
+            },
             MEDIA_TYPES["arrow"]: {"schema": {"type": "string", "format": "binary"}},
         },
     }
 
 
-def _problem(meaning: str) -> dict[str, Any]:
-    return {
-        "description": meaning,
-        "content": {MEDIA_TYPE: {"schema": {"$ref": f"{REFS}Problem"}}},
-    }
+def _with_problems(operation: dict[str, Any]) -> None:
+    for status, response in operation["responses"].items():
+        if status >= "400":
+            response["content"] = {MEDIA_TYPE: {"schema": {"$ref": f"{REFS}Problem"}}}
+
+
+def _with_example(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    answer = operation["responses"]["200"].get("content", {}).get(JSON)
+    if answer is not None:
+        answer["example"] = example_of(answer["schema"], schemas)
 
 
 def _headers(headers: dict[str, Any]) -> dict[str, Any]:

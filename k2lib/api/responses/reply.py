@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
+from werkzeug.datastructures import ETags
 from werkzeug.http import parse_etags
 
 from k2lib.api.context import AppContext
@@ -65,7 +66,8 @@ def reply(
         query: runs the query; not called where the client's ETag is that of the table's state.
     """
     form = choose_format(requested_format, request.headers.get("accept"))
-    client_tags = _client_tags(request)
+    known = _known_tags(request)
+    client_tags = known.as_set(include_weak=True)
     if client_tags and source is not None:
         view = context.engine.table_view(source.table, as_of=source.as_of, tail=source.tail)
         tag = _tag(request, form, complete_to_json({source.table: view.complete_to}))
@@ -77,7 +79,7 @@ def reply(
         tag = _tag(request, form, {"body": _digest(response.body)})
     else:
         tag = _tag(request, form, complete_to_json(page.result.complete_to))
-    if tag in client_tags:
+    if known.contains_weak(tag):
         return _not_modified(tag)
     response.headers["ETag"] = _weak(tag)
     return response
@@ -117,10 +119,9 @@ def check_row_count(context: AppContext, rows: int, *, remedy: str) -> None:
         raise QueryError(f"{rows} rows, of at most {max_rows} in an answer: {remedy}")
 
 
-def _client_tags(request: Request) -> set[str]:
-    """The ETags of the answers that the client has; `*` is ignored."""
-    header = ",".join(request.headers.getlist("if-none-match"))
-    return parse_etags(header).as_set(include_weak=True)
+def _known_tags(request: Request) -> ETags:
+    """The ETags of the answers that the client has; `*` is any answer that is one."""
+    return parse_etags(",".join(request.headers.getlist("if-none-match")))
 
 
 def _tag(request: Request, form: str, state: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from typing import Any, Final, Literal
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
@@ -17,9 +17,14 @@ from k2lib.kafka.cluster import is_reachable
 
 RETRY_S: Final = 5
 CHECKED_TABLES: Final = ("trades_v2", "quotes_v2")
+METRICS: Final = {
+    "description": "Metrics in Prometheus' text format.",
+    "content": {"text/plain": {"example": "k2_api_in_flight 1.0\n"}},
+}
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     401: {"description": "No key, or one that is not known."},
     403: {"description": "This client, or the web page that sends the request, has no access."},
+    406: {"description": "Neither gzip nor an answer as it is is acceptable."},
     414: {"description": "The URL is too long."},
     421: {"description": "Without keys only loopback names are answered."},
     429: {"description": "Too many requests: wait as Retry-After says."},
@@ -35,7 +40,7 @@ class Alive(BaseModel):
 class LogState(BaseModel):
     """Whether Kafka answers; without it answers are of the lake alone, and say so."""
 
-    answers: bool
+    answers: bool = Field(examples=[True])
     reason: str | None = None
 
 
@@ -43,7 +48,7 @@ class Ready(BaseModel):
     """The lake can be read: the tables that have been written, and whether Kafka is there."""
 
     status: Literal["ready"]
-    tables: list[str]
+    tables: list[str] = Field(examples=[["trades_v2", "quotes_v2"]])
     log: LogState
 
 
@@ -63,7 +68,9 @@ def health_router(k2: K2, metrics: ApiMetrics) -> APIRouter:
         """Say whether the lake can be read, and whether Kafka is there."""
         return await run_in_threadpool(readiness, k2)
 
-    @router.get("/metrics", response_class=PlainTextResponse)
+    @router.get(
+        "/metrics", name="metrics", response_class=PlainTextResponse, responses={200: METRICS}
+    )
     async def scraped() -> Response:
         """Return what was counted, for Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -42,6 +42,7 @@ from k2lib.api.responses.reply import (
     page_response,
     reply,
 )
+from k2lib.api.security import JsonRoute
 from k2lib.errors import NotFoundError
 from k2lib.iceberg.tables import load_table
 from k2lib.query.answer import ReadResult
@@ -51,7 +52,7 @@ from k2lib.query.statistics import read_summary, read_symbols
 from k2lib.query.time_travel import snapshots as kept_snapshots
 
 GAPS: Final = "gaps"
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
 @router.get("/trades", response_model=models.TradesResponse, tags=["rows"])

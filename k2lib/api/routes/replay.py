@@ -26,6 +26,7 @@ from k2lib.api.responses.formats import (
     complete_to_json,
 )
 from k2lib.api.responses.reply import COMPLETE_TO, HEADERS
+from k2lib.api.security import JsonRoute
 from k2lib.query.export import json_rows
 from k2lib.query.request import ReadRequest, instrument_names
 from k2lib.replay import Batch, Replay, replay
@@ -37,10 +38,10 @@ BATCH_ROWS: Final = 4096
 GAP: Final = "gap"
 SCHEMAS: Final = {"trades": TRADE, "quotes": QUOTE}
 NO_SLOT: Final = "as many replays run as may at a time: try again when one has ended"
-router = APIRouter(prefix="/v1", tags=["queries"])
+router = APIRouter(prefix="/v1", tags=["queries"], route_class=JsonRoute)
 
 
-@router.post("/replay", response_class=StreamingResponse)
+@router.post("/replay", name="replay", response_class=StreamingResponse)
 def replays(query: ReplayQuery, request: Request, context: Context) -> Response:
     """Stream trades, quotes and gaps of several instruments in the order of events.
 
