@@ -42,13 +42,12 @@ from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
 from k2lib.schema.dead_letters import DeadLetter, dead_letter_rows
 from k2lib.schema.records import DEAD_LETTER, GAP, QUOTE, TRADE
-from k2lib.venues.base import IdArray, Instrument, LiveVenue
+from k2lib.venues.base import AHEAD_US, IdArray, Instrument, LiveVenue
 
 TAKE_S: Final = 0.05
 BEAT_S: Final = 1.0
 RETRY_S: Final = 1.0
 CLOSE_S: Final = 30.0
-AHEAD_US: Final = 60 * 1_000_000
 # Kafka or the catalog is away: both come back, and what was missed meanwhile is filled.
 PAUSED_BY: Final = (DeliveryError, TransientError)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # metrics are served by few processes, and take long to impor
 IdArray = npt.NDArray[np.int64]
 # The first and the last of some ids that follow each other.
 Hole = tuple[int, int]
+# How far a live trade may be ahead of a clock: no two clocks agree, and the frames of a batch were
+# not all sent at the same moment.
+AHEAD_US: Final = 60 * 1_000_000
 
 
 class HostRefusedError(TransientError):

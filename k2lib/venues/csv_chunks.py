@@ -77,9 +77,10 @@ class Chunk:
     n_bytes: int
     long_lines: Sequence[tuple[int, LongLine]] = ()
 
-    def bad_lines(self, columns: int) -> list[BadLine]:
-        """Return the lines that are too long, of a file with so many columns."""
-        return [line.bad_line(number, columns=columns) for number, line in self.long_lines]
+    def bad_lines(self, malformed: Iterable[BadLine], *, columns: int) -> list[BadLine]:
+        """Return its malformed and its long lines in their order; `columns` is what a line has."""
+        long = (line.bad_line(number, columns=columns) for number, line in self.long_lines)
+        return sorted([*malformed, *long], key=lambda bad: bad.number)
 
 
 def read_pieces(opened: Opened, *, block_bytes: int = BLOCK_BYTES) -> Iterator[Piece]:

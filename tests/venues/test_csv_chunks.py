@@ -55,9 +55,9 @@ def test_lines_around_a_long_one_keep_their_numbers() -> None:
 
 def test_a_long_line_is_refused_for_its_columns_or_for_its_length() -> None:
     (chunk,) = chunks(LONG)
-    (few,) = chunk.bad_lines(7)
+    (few,) = chunk.bad_lines([], columns=7)
     assert (few.reason, few.detail) == ("wrong_columns", "1048577 columns, 7 expected")
-    (long,) = chunk.bad_lines(MIB + 1)
+    (long,) = chunk.bad_lines([], columns=MIB + 1)
     assert (long.reason, long.detail) == (
         "bad_text",
         "the line has 2,097,152 bytes, 262,144 at most",

@@ -190,8 +190,8 @@ def _parse(chunk: Chunk, kind: str, instrument: Instrument, ingested: datetime) 
         ingested=ingested,
         first_line=chunk.first_line,
     )
-    bad_lines = [*parsed.bad_lines, *chunk.bad_lines(len(COLUMNS[kind]))]
-    return ParsedLines(parsed.rows, sorted(bad_lines, key=lambda bad: bad.number))
+    bad_lines = chunk.bad_lines(parsed.bad_lines, columns=len(COLUMNS[kind]))
+    return ParsedLines(parsed.rows, bad_lines)
 
 
 def _batch(

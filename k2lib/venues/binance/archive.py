@@ -275,7 +275,7 @@ def read_archive(
             if is_empty:
                 _check_beginning(path, chunk, *parse(beginning(data)))
             rows, bad = parse(data)
-            bad = sorted([*bad, *chunk.bad_lines(len(COLUMNS))], key=lambda one: one.number)
+            bad = chunk.bad_lines(bad, columns=len(COLUMNS))
             letters = [one.dead_letter(path.name) for one in bad]
             yield FileBatch("trades", instrument.exchange, rows, letters, chunk.n_bytes)
             is_empty = False

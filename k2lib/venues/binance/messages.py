@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from k2lib.schema.dead_letters import DeadLetter
-from k2lib.venues.base import Instrument, ParsedFrames
+from k2lib.venues.base import AHEAD_US, Instrument, ParsedFrames
 from k2lib.venues.binance.fields import (
     BROKEN,
     Long,
@@ -42,8 +42,6 @@ from k2lib.venues.binance.rows import (
 
 ZEROS: Final = {"us": "", "ms": "000"}
 COMBINED: Final = b'{"stream"'
-# The frames of a batch were not all sent at the same moment.
-AHEAD_US: Final = 60 * 1_000_000
 BOOLEANS: Final = {True: "true", False: "false", None: ""}
 
 
