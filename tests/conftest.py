@@ -10,12 +10,14 @@ from pathlib import Path
 import hypothesis
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
-from support.kafkas import emptied
+from support.feeding import settings_in
+from support.kafkas import emptied, opened
 from support.once import once
 from support.paths import CACHE
 
 from k2lib import K2
 from k2lib.cli import main
+from k2lib.kafka.connect import Kafka
 from k2lib.ops.services import Services, down, up
 from k2lib.settings import Settings
 from k2lib.simulator import write_samples
@@ -113,6 +115,19 @@ def kafka_settings(request: pytest.FixtureRequest) -> dict[str, str]:
 def empty_kafka(services: Services) -> dict[str, str]:
     """Return the settings of the real Kafka, after deleting our topics."""
     return emptied(services)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Return the settings of a new home."""
+    return settings_in(tmp_path)
+
+
+@pytest.fixture
+def kafka(kafka_settings: dict[str, str], settings: Settings) -> Iterator[Kafka]:
+    """Open each kind of Kafka, empty."""
+    with opened(kafka_settings, settings.home) as one:
+        yield one
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """The unread: what Kafka has beyond the table's offsets, and nothing else."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from support.feeding import open_session, produce, produce_raw, read_messages, settings_in
+from support.feeding import open_session, produce, produce_raw, read_messages
 from support.kafkas import opened
 from support.log_rows import TRADES_TOPIC, many_trades, message_ids
 
@@ -15,17 +15,6 @@ from k2lib.kafka.connect import Kafka
 from k2lib.pipeline import unread
 from k2lib.schema.records import TRADE
 from k2lib.settings import Settings
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_in(tmp_path)
-
-
-@pytest.fixture
-def kafka(kafka_settings: Mapping[str, str], tmp_path: Path) -> Iterator[Kafka]:
-    with opened(kafka_settings, tmp_path / "home") as one:
-        yield one
 
 
 def unread_ids(kafka: Kafka, settings: Settings) -> list[str]:

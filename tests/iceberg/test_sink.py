@@ -15,7 +15,6 @@ from support.feeding import (
     produce_raw,
     read_messages,
     running_sink,
-    settings_in,
     watermarks,
 )
 from support.kafkas import opened
@@ -36,17 +35,6 @@ from k2lib.settings import Settings
 ONE = ("AAA",)
 BINANCE_TOPIC = topic_name("crypto", "trades", "BINANCE_SIM")
 NO_RECORD = b"no record at all"
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_in(tmp_path)
-
-
-@pytest.fixture
-def kafka(kafka_settings: dict[str, str], settings: Settings) -> Iterator[Kafka]:
-    with opened(kafka_settings, settings.home) as one:
-        yield one
 
 
 @pytest.fixture

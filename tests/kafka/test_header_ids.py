@@ -1,13 +1,9 @@
 """Records whose schema id stands in a header: decoded wherever records are read."""
 
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from confluent_kafka import Producer
-from support.feeding import open_session, read_messages, settings_in, watermarks
-from support.kafkas import opened
+from support.feeding import open_session, read_messages, watermarks
 from support.lake_audit import audit
 from support.log_rows import TRADES_TOPIC, many_trades, message_ids
 from support.waiting import wait_until
@@ -24,17 +20,6 @@ from k2lib.schema.records import TRADE
 from k2lib.settings import Settings
 
 UNKNOWN = uuid.UUID(int=4711)
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_in(tmp_path)
-
-
-@pytest.fixture
-def kafka(kafka_settings: dict[str, str], settings: Settings) -> Iterator[Kafka]:
-    with opened(kafka_settings, settings.home) as one:
-        yield one
 
 
 def bodies(count: int) -> list[bytes]:

@@ -2,7 +2,6 @@
 
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +49,6 @@ def murmur2(data: bytes) -> int:
     h = (h ^ h >> 13) * m & mask
     h ^= h >> 15
     return h - 2**32 if h >= 2**31 else h
-
-
-@pytest.fixture
-def kafka(kafka_settings: dict[str, str], tmp_path: Path) -> Iterator[Kafka]:
-    with opened(kafka_settings, tmp_path / "home") as one:
-        yield one
 
 
 def read_all(kafka: Kafka, topic: str = TRADES_TOPIC) -> list[Message]:

@@ -5,12 +5,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
-from support.kafkas import opened
 
 from k2lib.errors import RecordError, SchemaError, TransientError
 from k2lib.kafka.connect import Kafka
@@ -21,12 +19,6 @@ from k2lib.schema.records import QUOTE, TRADE
 TOPIC = "market.equities.trades.asx"
 UNKNOWN = 987_654
 PROTOBUF = 'syntax = "proto3"; message Other { string name = 1; }'
-
-
-@pytest.fixture
-def kafka(kafka_settings: dict[str, str], tmp_path: Path) -> Iterator[Kafka]:
-    with opened(kafka_settings, tmp_path / "home") as one:
-        yield one
 
 
 @pytest.fixture
