@@ -14,7 +14,6 @@ from rich.table import Table
 from k2lib.cli.terminal import out
 from k2lib.client import K2
 from k2lib.errors import ConfigError
-from k2lib.kafka.cluster import list_topics
 from k2lib.kafka.consumer import TopicConsumer
 from k2lib.kafka.topics import topic_kind
 from k2lib.load import FileReport, LoadReport
@@ -128,12 +127,10 @@ def run_demo(
 
 def _messages(k2: K2) -> Counter[str]:
     """Count the messages of each kind by the topics' watermarks."""
-    cluster = k2.pipeline.cluster
     counts: Counter[str] = Counter()
-    with TopicConsumer(cluster) as reader:
-        for topic in list_topics(cluster.admin()):
-            ends = (reader.watermarks(partition)[1] for partition in reader.partitions(topic))
-            counts[topic_kind(topic) or ""] += sum(ends)
+    with TopicConsumer(k2.pipeline.cluster) as reader:
+        for partition in reader.find_partitions(lambda topic: topic_kind(topic) is not None):
+            counts[topic_kind(partition.topic) or ""] += reader.watermarks(partition)[1]
     return counts
 
 

@@ -138,18 +138,6 @@ def _listens(address: str, timeout_s: float) -> bool:
         return False
 
 
-def list_topics(admin: AdminClient, *, timeout_s: float = TIMEOUT_S) -> list[str]:
-    """Return the names of all topics, sorted.
-
-    Raises:
-        TransientError: the cluster does not answer.
-    """
-    try:
-        return sorted(admin.list_topics(timeout=timeout_s).topics)
-    except KafkaException as exc:
-        raise TransientError(f"Kafka does not answer: {exc.args[0].str()}") from exc
-
-
 def log_ids(cluster: Cluster, admin: AdminClient, topics: Iterable[str]) -> dict[str, str]:
     """Return the log id of each topic: `<cluster id>/<topic id>`, or that of the embedded broker.
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from k2lib.events import ReconnectWaiting as ReconnectWaiting
     from k2lib.feed.options import FeedOptions as FeedOptions
     from k2lib.feed.options import StreamLimits as StreamLimits
-    from k2lib.kafka.cluster import list_topics as list_topics
     from k2lib.kafka.consumer import TopicConsumer as TopicConsumer
     from k2lib.notebook.faults import EventLog as EventLog
     from k2lib.notebook.faults import Faults as Faults
@@ -58,7 +57,6 @@ _MODULES = {
     "ConnectionRotated": "k2lib.events",
     "ReconnectWaiting": "k2lib.events",
     "FeedOptions": "k2lib.feed.options",
-    "list_topics": "k2lib.kafka.cluster",
     "TopicConsumer": "k2lib.kafka.consumer",
     "EventLog": "k2lib.notebook.faults",
     "Faults": "k2lib.notebook.faults",

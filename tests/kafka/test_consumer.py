@@ -11,7 +11,6 @@ from support.log_rows import TRADES_TOPIC, many_trades
 from support.waiting import wait_until
 
 from k2lib.errors import TransientError
-from k2lib.kafka.cluster import list_topics
 from k2lib.kafka.connect import Kafka
 from k2lib.kafka.consumer import (
     ConsumerRecords,
@@ -22,12 +21,6 @@ from k2lib.kafka.consumer import (
 )
 
 ONE = ("AAA",)
-
-
-@pytest.fixture
-def kafka(kafka_settings: dict[str, str], tmp_path: Path) -> Iterator[Kafka]:
-    with opened(kafka_settings, tmp_path / "home") as one:
-        yield one
 
 
 @pytest.fixture
@@ -87,7 +80,7 @@ def test_watermarks_wait_until_somebody_leads_each_partition(
         admin = kafka.cluster.admin()
         [made] = admin.create_topics([NewTopic(topic, 300)]).values()
         made.result()
-        wait_until(lambda: topic in list_topics(admin))
+        wait_until(lambda: topic in admin.list_topics(timeout=10).topics)
         assert len(consumer.partitions(topic)) == 300
         assert consumer.watermarks(TopicPartition(topic, 299)) == (0, 0)
 

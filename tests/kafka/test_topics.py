@@ -1,6 +1,5 @@
 """Topics: their names, what kind they hold, and how they are made."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,11 @@ from support.log_rows import many_trades
 from support.waiting import wait_until
 
 from k2lib.errors import TransientError
-from k2lib.kafka.cluster import Cluster, list_topics, log_ids
+from k2lib.kafka.cluster import Cluster, log_ids
 from k2lib.kafka.connect import Kafka
 from k2lib.kafka.topics import create_topics, topic_kind, topic_name
 
 TOPIC = "market.equities.trades.asx"
-
-
-@pytest.fixture
-def kafka(kafka_settings: dict[str, str], tmp_path: Path) -> Iterator[Kafka]:
-    with opened(kafka_settings, tmp_path / "home") as one:
-        yield one
 
 
 def partitions(kafka: Kafka, topic: str) -> int:
@@ -38,7 +31,7 @@ def configs(admin: AdminClient, topic: str) -> dict[str, str]:
 def create(admin: AdminClient, topic: str = TOPIC) -> None:
     """Create a topic as ours are, and wait until the broker that answers knows it."""
     create_topics(admin, [topic])
-    wait_until(lambda: topic in list_topics(admin))
+    wait_until(lambda: topic in admin.list_topics(timeout=10).topics)
 
 
 def test_the_name_tells_asset_class_kind_and_exchange() -> None:
@@ -67,7 +60,7 @@ def test_the_kind_is_read_from_the_name(topic: str, kind: str | None) -> None:
 def test_a_topic_has_four_partitions_and_is_found(kafka: Kafka) -> None:
     produce(kafka, many_trades(1), TOPIC)
     assert partitions(kafka, TOPIC) == 4
-    assert TOPIC in list_topics(kafka.cluster.admin())
+    assert TOPIC in kafka.cluster.admin().list_topics(timeout=10).topics
 
 
 @pytest.mark.stack
@@ -84,7 +77,7 @@ def test_retention_is_bounded_in_time_and_in_bytes(empty_kafka: dict[str, str]) 
 def test_a_topic_that_exists_is_left_as_it_is(empty_kafka: dict[str, str]) -> None:
     admin = Cluster(empty_kafka["kafka_bootstrap"]).admin()
     admin.create_topics([NewTopic(TOPIC, num_partitions=2)])[TOPIC].result()
-    wait_until(lambda: TOPIC in list_topics(admin))
+    wait_until(lambda: TOPIC in admin.list_topics(timeout=10).topics)
     create(admin)
     assert len(admin.list_topics(TOPIC, timeout=10).topics[TOPIC].partitions) == 2
 
@@ -103,7 +96,7 @@ def test_a_topic_made_again_is_another_log(empty_kafka: dict[str, str]) -> None:
     create(admin)
     before = log_ids(cluster, admin, [TOPIC])[TOPIC]
     admin.delete_topics([TOPIC])[TOPIC].result()
-    wait_until(lambda: TOPIC not in list_topics(admin))
+    wait_until(lambda: TOPIC not in admin.list_topics(timeout=10).topics)
     create(admin)
     after = log_ids(cluster, admin, [TOPIC])[TOPIC]
     assert before != after and before.split("/")[0] == after.split("/")[0]
@@ -122,6 +115,6 @@ def test_all_topics_of_an_embedded_broker_are_one_log_and_each_start_is_another(
 
 
 def test_a_cluster_that_does_not_answer_is_a_transient_error() -> None:
-    admin = AdminClient({"bootstrap.servers": "127.0.0.1:1", "log_level": 0})
-    with pytest.raises(TransientError, match="Kafka does not answer"):
-        list_topics(admin, timeout_s=0.5)
+    cluster = Cluster("127.0.0.1:1", {"log_level": "0"}, timeout_s=0.5)
+    with pytest.raises(TransientError, match=r"Kafka at 127\.0\.0\.1:1 does not answer"):
+        cluster.metadata(cluster.admin())
