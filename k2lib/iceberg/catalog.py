@@ -103,7 +103,9 @@ def read_errors(part: str, *, path: Callable[[], str | None] = lambda: None) -> 
 
 def _failure(part: str, exc: Exception) -> DamagedFileError | TransientError:
     reason = cause_text(exc)
-    if _is_no_database(exc) or is_missing(reason):
+    if is_missing(reason):
+        return DamagedFileError(f"{part}{reason}: move it back, or {RESTORE}")
+    if _is_no_database(exc):
         return DamagedFileError(f"{part}{reason}: {RESTORE}")
     return TransientError(f"{part}{with_remedy(reason)}")
 

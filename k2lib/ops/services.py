@@ -176,6 +176,7 @@ def up(
         on_step: called with a line of text at each step.
     Raises:
         ConfigError: Java, Maven or a port is missing, or a service does not start.
+        DamagedFileError: the home's service registry is damaged.
         OwnerError: an embedded broker serves this home.
     """
     home = home.resolve()
@@ -184,6 +185,7 @@ def up(
         locked(_lock(home)),
         _without_embedded_owner(home),
     ):
+        read_running_services(home)  # a damaged file stops it before anything is fetched
         programs = fetch_servers(jar_cache or default_cache(), on_step=on_step)
         ports = {"kafka": kafka_port, "registry": registry_port}
         _start_missing(home, ports, programs=programs, on_step=on_step)

@@ -18,6 +18,9 @@ SECRET: Final = "hunter2"
 Variables = Mapping[str, str]
 Break = Callable[[Path], AbstractContextManager[Variables]]
 
+# Seconds to wait for a part that is there and never answers.
+SHORT: Final = {"K2_TIMEOUT_S": "0.3"}
+
 LOADS: Final = frozenset({"load asx", "load binance-archive"})
 WRITES: Final = LOADS | {"stream binance"}
 LETTERS: Final = frozenset({"dead-letters list", "dead-letters show", "dead-letters retry"})
@@ -93,7 +96,26 @@ def locked(home: Path) -> Iterator[Variables]:
     """Let another program hold the catalog."""
     with closing(sqlite3.connect(home / "catalog.db")) as other:
         other.execute("begin exclusive")
-        yield {}
+        yield SHORT
+
+
+@contextmanager
+def moved(home: Path) -> Iterator[Variables]:
+    """Move a home to another place."""
+    there = home.with_name("moved")
+    home.rename(there)
+    yield {"K2_HOME": str(there)}
+    rmtree(there)
+
+
+@contextmanager
+def moved_from_its_catalog(home: Path) -> Iterator[Variables]:
+    """Move a home, but not its catalog, which settings name."""
+    catalog = home.with_name("left-behind.db")
+    (home / "catalog.db").rename(catalog)
+    with moved(home) as variables:
+        yield {"K2_CATALOG_URI": f"sqlite:///{catalog}", **variables}
+    catalog.unlink()
 
 
 @contextmanager
@@ -240,6 +262,18 @@ BROKEN_PARTS: Final = (
         ("{home}/catalog.db", "locked", "another process"),
     ),
     BrokenPart(
+        "a moved home",
+        moved,
+        WRITES | READS | LETTERS | {"api"},
+        ("the home {K2_HOME}", "tables in {home}/warehouse", "move it back to {home}"),
+    ),
+    BrokenPart(
+        "a home moved away from under its catalog",
+        moved_from_its_catalog,
+        WRITES | READS,
+        ("{home}/warehouse/market_data/", "No such file", "move it back"),
+    ),
+    BrokenPart(
         "garbled metadata",
         changed(f"{TRADES}/metadata/*.metadata.json", garble),
         WRITES | READS,
@@ -299,7 +333,7 @@ BROKEN_PARTS: Final = (
     ),
     BrokenPart(
         "a silent catalog",
-        partial(silent, **CATALOG),
+        partial(silent, **CATALOG, **SHORT),
         OPENS | {"status"},
         ("the catalog at http://127.0.0.1:", "no answer", "start it"),
     ),
@@ -333,7 +367,9 @@ BROKEN_PARTS: Final = (
         ("Kafka at ", *NO_LISTENER),
         spares=True,
     ),
-    BrokenPart("a silent Kafka", partial(silent, **KAFKA), WRITES | {"sink"}, ("Kafka at ",)),
+    BrokenPart(
+        "a silent Kafka", partial(silent, **KAFKA, **SHORT), WRITES | {"sink"}, ("Kafka at ",)
+    ),
     BrokenPart(
         "a Kafka with a password",
         set_to(K2_KAFKA_BOOTSTRAP=f"user:{SECRET}@127.0.0.1:9", K2_SCHEMA_REGISTRY_URL="mock://x"),
@@ -385,7 +421,7 @@ BROKEN_PARTS: Final = (
     BrokenPart(
         "a garbled note of the services",
         _garbled_services,
-        OPENS | {"status", "down", "reset"},
+        OPENS | {"status", "up", "down", "reset"},
         (SERVICES, "damaged", "delete the file"),
     ),
     BrokenPart("a garbled note of the broker", _garbled_broker, frozenset(), (), spares=True),
