@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class Settings(BaseSettings):
     timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     commit_interval_s: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     commit_rows: int = Field(default=400_000, gt=0)
+    orphan_file_days: float = Field(default=3.0, ge=0, le=36_500)
     kafka_port: int = Field(default=19092, gt=0, lt=65536)
     registry_port: int = Field(default=18081, gt=0, lt=65536)
     redis_url: SecretStr | None = None
@@ -106,6 +108,11 @@ class Settings(BaseSettings):
         ):
             return address
         raise ValueError(f"{HAS_USER}: {WHERE_USERS_GO[name]}")
+
+    @property
+    def orphan_age(self) -> timedelta:
+        """How long a file stays that another engine may yet commit."""
+        return timedelta(days=self.orphan_file_days)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Show addresses without user and password."""

@@ -134,7 +134,11 @@ def maintain(as_json: AsJson = False) -> None:
     from k2lib.ops.home import maintain_all
 
     with open_home() as k2:
-        done = maintain_all(k2.catalog, run_folder=k2.settings.home / "run")
+        done = maintain_all(
+            k2.catalog,
+            run_folder=k2.settings.home / "run",
+            orphan_age=k2.settings.orphan_age,
+        )
     if as_json:
         print_json([one.to_json() for one in done])
     else:

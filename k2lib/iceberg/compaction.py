@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 import duckdb
 import pyarrow as pa
@@ -33,7 +32,7 @@ from k2lib.iceberg.offsets import (
     read_offsets,
     render,
 )
-from k2lib.iceberg.writer import QuickTransaction, write_file
+from k2lib.iceberg.writer import QuickTransaction, new_file_name, write_file
 
 FAN_IN: Final = 8
 TARGET_BYTES: Final = 32 * 1024 * 1024
@@ -170,7 +169,7 @@ def _merge(
 ) -> DataFile:
     folder = group[0].file_path.rpartition("/")[0]
     rows = _sorted_rows(table, group, order=order, spill=spill)
-    merged = write_file(table, f"{folder}/{uuid4()}.parquet", rows, group[0].partition)
+    merged = write_file(table, f"{folder}/{new_file_name()}", rows, group[0].partition)
     _check_rows(table, group, written=merged.record_count)
     return merged
 

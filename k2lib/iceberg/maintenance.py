@@ -23,7 +23,7 @@ from k2lib.iceberg.compaction import (
     total,
 )
 from k2lib.iceberg.offsets import NO_OFFSETS, find_offsets, has_offsets, offset_lineage
-from k2lib.iceberg.orphan_files import OrphanFileCleaner, OrphanFileResult
+from k2lib.iceberg.orphan_files import ORPHAN_AGE, OrphanFileCleaner, OrphanFileResult
 from k2lib.iceberg.tables import TableSpec
 from k2lib.iceberg.writer import QuickTransaction
 
@@ -123,6 +123,7 @@ class Maintenance:
         *,
         state: Path,
         now: Callable[[], datetime],
+        orphan_age: timedelta = ORPHAN_AGE,
         on_event: OnEvent = log_event,
     ) -> None:
         """Begin.
@@ -132,13 +133,14 @@ class Maintenance:
             state: a file for this table, which keeps since when files have been unreferenced;
                 temporary files of compaction lie beside it.
             now: the time, aware.
+            orphan_age: how long a file stays that another engine may yet commit.
             on_event: gets a `MaintenanceDone` after every round that changed something.
         """
         self._spec = spec
         self._now = now
         self._on_event = on_event
         self._candidates = CompactionCandidates()
-        self._cleaner = OrphanFileCleaner(state)
+        self._cleaner = OrphanFileCleaner(state, age=orphan_age)
         self._spill = state.with_name(f"compaction-{spec.name}")
         remove_folder(self._spill)  # of a process that was killed
         self._commits = 0

@@ -1,10 +1,13 @@
 """Deletion of orphan files: those in a table's folder that no kept snapshot refers to.
 
-Expired snapshots and killed writers leave them. Paths are read with fastavro, not by `manifests`:
-all kept snapshots are read here, and pyiceberg takes ten times as long to parse more than paths.
+Expired snapshots and killed writers leave them. A writer has such files too until it commits: K2,
+and what any engine writes of its files, take seconds to that; a job of another engine may take
+hours. Paths are read with fastavro, not by `manifests`: all kept snapshots are read here, and
+pyiceberg takes ten times as long to parse more than paths.
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
@@ -25,9 +28,16 @@ from pyiceberg.table.metadata import TableMetadata
 from k2lib.errors import DamagedFileError
 from k2lib.iceberg.catalog import read_errors
 from k2lib.iceberg.manifests import plan_tasks
+from k2lib.iceberg.writer import FILE_PREFIX
 from k2lib.locks import make_private
 
 GRACE: Final = timedelta(minutes=10)
+# As Iceberg's own remove_orphan_files.
+ORPHAN_AGE: Final = timedelta(days=3)
+# Data files of K2; metadata, manifest lists and manifests as every engine names them in a commit.
+_SOON_COMMITTED: Final = re.compile(
+    rf"{FILE_PREFIX}[^/]*\.parquet|[^/]*\.metadata\.json|snap-[^/]*\.avro|[0-9a-f-]{{36}}-m\d+\.avro"
+)
 # Takes a record of a manifest list or a manifest; returns the file that it refers to.
 Reference = Callable[[Any], str | None]
 _SUFFIXES: Final = (".parquet", ".orc", ".avro", ".metadata.json", ".puffin", ".stats")
@@ -54,21 +64,35 @@ def update_unreferenced(
 
 
 def deletable(
-    since: Mapping[str, datetime], modified: Mapping[str, datetime], now: datetime
+    since: Mapping[str, datetime],
+    modified: Mapping[str, datetime],
+    now: datetime,
+    *,
+    age: timedelta = ORPHAN_AGE,
 ) -> set[str]:
-    """Return the files that were written and unreferenced for at least 10 minutes."""
+    """Return the files that were written and unreferenced for at least 10 minutes.
+
+    Args:
+        age: how long ago a file must have been written that another engine may yet commit.
+    """
     return {
         path
         for path, moment in since.items()
-        if now - moment >= GRACE and now - modified[path] >= GRACE
+        if now - moment >= GRACE and now - modified[path] >= _least_age(path, age)
     }
+
+
+def _least_age(path: str, age: timedelta) -> timedelta:
+    is_soon_committed = _SOON_COMMITTED.fullmatch(path.rpartition("/")[2])
+    return GRACE if is_soon_committed else max(GRACE, age)
 
 
 class OrphanFileCleaner:
     """Deletes a table's orphan files; a state file lets a new process continue."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, *, age: timedelta = ORPHAN_AGE) -> None:
         self._state = state
+        self._age = age
         self._references_of: dict[str, frozenset[str]] = {}
 
     def run(self, table: Table, now: datetime) -> OrphanFileResult:
@@ -84,7 +108,8 @@ class OrphanFileCleaner:
             return OrphanFileResult(missing=tuple(missing))
         orphans = listed.keys() - referenced - _keys(_logged(fresh.metadata))
         since = update_unreferenced(orphans, _read(self._state), now)
-        deleted = deletable(since, {path: info.mtime for path, info in listed.items()}, now)
+        modified = {path: info.mtime for path, info in listed.items()}
+        deleted = deletable(since, modified, now, age=self._age)
         _delete(table, deleted)
         _write(self._state, {path: at for path, at in since.items() if path not in deleted})
         size = sum(listed[path].size for path in deleted)

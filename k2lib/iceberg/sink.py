@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +37,7 @@ from k2lib.events import (
 from k2lib.iceberg.catalog import lake_errors
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.offsets import OffsetRange
+from k2lib.iceberg.orphan_files import ORPHAN_AGE
 from k2lib.iceberg.tables import TableSpec, ensure_table
 from k2lib.iceberg.writer import TableWriter
 from k2lib.kafka.cluster import Cluster
@@ -89,6 +90,7 @@ class Sink:
         interval_s: float = 2.0,
         max_rows: int = 400_000,
         accept_loss: bool = False,
+        orphan_age: timedelta = ORPHAN_AGE,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         on_event: OnEvent = log_event,
     ) -> None:
@@ -103,6 +105,7 @@ class Sink:
         self._interval_s = interval_s
         self._max_rows = max_rows
         self._accept_loss = accept_loss
+        self._orphan_age = orphan_age
         self._now = now
         self._on_event = on_event
         self.has_begun = False
@@ -157,7 +160,13 @@ class Sink:
         table = ensure_table(self._catalog, self.spec)
         writer = TableWriter(table, self.spec, on_event=self._on_event, now=self._now)
         state = self._run_folder / f"unreferenced-{self.spec.name}.json"
-        maintenance = Maintenance(self.spec, state=state, now=self._now, on_event=self._on_event)
+        maintenance = Maintenance(
+            self.spec,
+            state=state,
+            now=self._now,
+            orphan_age=self._orphan_age,
+            on_event=self._on_event,
+        )
         with TopicConsumer(self._cluster) as consumer:
             session = SinkSession(
                 self.spec,

@@ -121,6 +121,7 @@ def make_sinks(
             interval_s=settings.commit_interval_s,
             max_rows=settings.commit_rows,
             accept_loss=accept_loss,
+            orphan_age=settings.orphan_age,
             on_event=on_event,
         )
         for spec in specs

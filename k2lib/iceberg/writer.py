@@ -88,6 +88,7 @@ class QuickTransaction(Transaction):
         return super()._stage(dated, requirements)
 
 
+FILE_PREFIX: Final = "k2-"
 DAY_US: Final = 24 * 3600 * 1_000_000
 NULLS_FIRST: Final = ("ascending", "at_start")
 
@@ -189,8 +190,13 @@ def _key(table: Table, day: int, exchange: str) -> PartitionKey:
     )
 
 
+def new_file_name() -> str:
+    """Name a data file; no other engine gives its files such names."""
+    return f"{FILE_PREFIX}{uuid4()}.parquet"
+
+
 def _location(table: Table, key: PartitionKey | None) -> str:
-    return table.location_provider().new_data_location(f"{uuid4()}.parquet", key)
+    return table.location_provider().new_data_location(new_file_name(), key)
 
 
 RETRIES: Final = "commit.retry.num-retries"

@@ -1,8 +1,10 @@
 """The state of a home: its writer, its services, its tables."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from k2lib.iceberg.catalog import RESTORE, read_errors
 from k2lib.iceberg.commit_times import system_clock
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.offsets import snapshot_properties
-from k2lib.iceberg.orphan_files import damaged_files
+from k2lib.iceberg.orphan_files import ORPHAN_AGE, damaged_files
 from k2lib.iceberg.sink import lock_path
 from k2lib.iceberg.tables import TABLES, TableSpec, load_table, open_catalog
 from k2lib.iceberg.writer import check_appendable
@@ -137,22 +139,33 @@ class MaintenanceResult:
         return asdict(self)
 
 
-def maintain_all(catalog: Catalog, *, run_folder: Path) -> list[MaintenanceResult]:
-    """Maintain every table whose lock is free; one that cannot be read stops no other."""
-    results = (_try_maintain(catalog, spec, run_folder) for spec in TABLES.values())
+def maintain_all(
+    catalog: Catalog, *, run_folder: Path, orphan_age: timedelta = ORPHAN_AGE
+) -> list[MaintenanceResult]:
+    """Maintain every table whose lock is free; one that cannot be read stops no other.
+
+    Args:
+        orphan_age: how long a file stays that another engine may yet commit.
+    """
+    maintain = partial(_maintain, run_folder=run_folder, orphan_age=orphan_age)
+    results = (_try_maintain(catalog, spec, maintain) for spec in TABLES.values())
     return [one for one in results if one is not None]
 
 
-def _try_maintain(catalog: Catalog, spec: TableSpec, run_folder: Path) -> MaintenanceResult | None:
+def _try_maintain(
+    catalog: Catalog, spec: TableSpec, maintain: Callable[[Table, TableSpec], MaintenanceResult]
+) -> MaintenanceResult | None:
     try:
         with read_errors(f"maintenance of table {spec.name}"):
             table = load_table(catalog, spec.name)
-            return None if table is None else _maintain(table, spec, run_folder)
+            return None if table is None else maintain(table, spec)
     except (ConfigError, TableError, TransientError) as exc:
         return MaintenanceResult(spec.name, None, problem=str(exc))
 
 
-def _maintain(table: Table, spec: TableSpec, run_folder: Path) -> MaintenanceResult:
+def _maintain(
+    table: Table, spec: TableSpec, *, run_folder: Path, orphan_age: timedelta
+) -> MaintenanceResult:
     path = lock_path(run_folder, spec.name)
     lock = try_lock(path)
     if lock is None:
@@ -165,7 +178,7 @@ def _maintain(table: Table, spec: TableSpec, run_folder: Path) -> MaintenanceRes
         if problem is not None:
             return MaintenanceResult(spec.name, None, problem=problem)
         state = run_folder / f"unreferenced-{spec.name}.json"
-        maintenance = Maintenance(spec, state=state, now=system_clock)
+        maintenance = Maintenance(spec, state=state, now=system_clock, orphan_age=orphan_age)
         done = maintenance.run_now(table)
         problem = _damage(spec, done.files_missing) if done.files_missing else None
         return MaintenanceResult(spec.name, done, problem=problem)

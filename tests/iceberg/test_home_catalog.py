@@ -59,7 +59,7 @@ def test_the_warehouse_is_a_uri_where_one_fits() -> None:
 def test_a_home_of_any_name_has_its_tables_in_it(tmp_path: Path, name: str) -> None:
     home = tmp_path / name
     table = commit(trades_table(home), 0)
-    (home / "warehouse" / "market_data" / "trades_v2" / "data" / "orphan.parquet").touch()
+    (home / "warehouse" / "market_data" / "trades_v2" / "data" / "k2-orphan.parquet").touch()
     table = commit(table, 1)
     assert duckdb.sql(
         f"SELECT count(*) FROM ({table_sql(table, files=plan_paths(table))})"
