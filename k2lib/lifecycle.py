@@ -1,12 +1,12 @@
-"""Context managers: objects that close themselves, and interrupts deferred over a block."""
+"""Context managers: objects that close themselves, interrupts deferred or kept over a block."""
 
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 
 class Closing(ABC):
@@ -29,6 +29,7 @@ class Closing(ABC):
 
 
 INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM)
+AGAIN_S: Final = 0.05
 
 
 class DeferredInterrupt:
@@ -58,11 +59,7 @@ def interrupts_deferred() -> Iterator[DeferredInterrupt]:
 
     Only the main thread is ever interrupted; in another one this does nothing.
     """
-    deferred = DeferredInterrupt()
-    before = {number: signal.getsignal(number) for number in INTERRUPTS}
-    ours = {number: handler for number, handler in before.items() if callable(handler)}
-    if threading.current_thread() is not threading.main_thread():
-        ours = {}
+    deferred, ours = DeferredInterrupt(), _handlers()
 
     def restore() -> None:
         for number, handler in ours.items():
@@ -78,3 +75,54 @@ def interrupts_deferred() -> Iterator[DeferredInterrupt]:
         yield deferred
     finally:
         restore()
+
+
+@contextmanager
+def interrupts_kept(end: Callable[[], object]) -> Iterator[None]:
+    """Let Ctrl-C end a block and come out of it, whatever a library in it makes of that.
+
+    What a handler of signals raises goes through the library's code, which may drop it and go on,
+    or raise an error of its own in its place.
+
+    Args:
+        end: ends what the library does; called until the block is over, from another thread.
+    """
+    raised: list[BaseException] = []
+    over, ours = threading.Event(), _handlers()
+    ending = threading.Thread(target=_repeat, args=(end, over), daemon=True)
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        try:
+            ours[number](number, frame)
+        except BaseException as exc:
+            raised.append(exc)
+            if len(raised) == 1:
+                ending.start()
+            raise
+
+    for number in ours:
+        signal.signal(number, keep)
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            if signal.getsignal(number) is keep:
+                signal.signal(number, handler)
+        if raised:
+            over.set()
+            ending.join()
+            raise raised[0]
+
+
+def _repeat(end: Callable[[], object], over: threading.Event) -> None:
+    """Again and again: what comes between two calls of a library stops neither."""
+    while not over.wait(AGAIN_S):
+        end()
+
+
+def _handlers() -> dict[int, Callable[[int, FrameType | None], Any]]:
+    """Return the handlers of interrupts; none in a thread that is never interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    handlers = {number: signal.getsignal(number) for number in INTERRUPTS}
+    return {number: handler for number, handler in handlers.items() if callable(handler)}

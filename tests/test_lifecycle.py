@@ -2,10 +2,11 @@
 
 import signal
 import threading
+from contextlib import suppress
 
 import pytest
 
-from k2lib.lifecycle import interrupts_deferred
+from k2lib.lifecycle import interrupts_deferred, interrupts_kept
 
 
 def press() -> None:
@@ -60,3 +61,30 @@ def test_another_thread_defers_nothing() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGINT)]
+
+
+def test_ctrl_c_comes_through_whatever_a_library_makes_of_it() -> None:
+    before, ended = signal.getsignal(signal.SIGINT), threading.Event()
+    with pytest.raises(KeyboardInterrupt), interrupts_kept(ended.set):
+        with suppress(KeyboardInterrupt):
+            press()
+        assert ended.wait(30)
+    with pytest.raises(KeyboardInterrupt), interrupts_kept(ended.set):
+        try:
+            press()
+        except KeyboardInterrupt:
+            raise RuntimeError("the pending query was closed") from None
+    with interrupts_kept(ended.set):
+        pass
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_that_others_defer_stays_theirs() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts_deferred() as interrupt:
+        with interrupts_kept(lambda: None):
+            press()
+            assert signal.getsignal(signal.SIGINT) is before
+        assert signal.getsignal(signal.SIGINT) is before
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.check()

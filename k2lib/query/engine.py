@@ -20,7 +20,7 @@ from k2lib.iceberg.catalog import RESTORE, is_missing
 from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile
 from k2lib.iceberg.tables import TABLES, TableCache
 from k2lib.kafka.cluster import FindLog, no_log
-from k2lib.lifecycle import Closing
+from k2lib.lifecycle import Closing, interrupts_kept
 from k2lib.query.answer import CompleteTo, Params, ReadResult, check_sql, fetch_frame, first_lines
 from k2lib.query.files import FilePlanner, from_newest, from_oldest, has_first, has_last
 from k2lib.query.guard import Guard
@@ -72,8 +72,6 @@ BY_TIME: Final = ("trades_v2", "quotes_v2")
 # Venues count trades alone, so of no other table it is known what is missing.
 WITH_GAPS: Final = "trades_v2"
 GAPS: Final = "gaps"
-# What DuckDB makes of Ctrl-C in the middle of a query.
-INTERRUPTED: Final = "Query interrupted"
 QUOTED: Final = re.compile(r"['\"]([^'\"]+)['\"]")
 
 
@@ -337,14 +335,11 @@ class Engine(Closing):
         self.check_open()
         cursor = self._connection.cursor()
         try:
-            with nullcontext() if self._guard is None else self._guard.limit(cursor):
+            limit = nullcontext() if self._guard is None else self._guard.limit(cursor)
+            with limit, interrupts_kept(cursor.interrupt):
                 yield cursor
         except (duckdb.Error, pl.exceptions.PolarsError) as exc:
             raise self._error(exc) from exc
-        except RuntimeError as exc:
-            if str(exc) == INTERRUPTED:
-                raise KeyboardInterrupt from exc
-            raise
         finally:
             cursor.close()
 

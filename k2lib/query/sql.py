@@ -338,7 +338,7 @@ class SqlViews:
                 rows = folded_sql(
                     "SELECT * FROM trades_v2", every, zone_sql=ZONE_OF_ROW, market=market
                 )
-                self._connection.execute(f"CREATE VIEW {schema}.{name} AS {rows}")
+                self._connection.execute(f"CREATE OR REPLACE VIEW {schema}.{name} AS {rows}")
 
     def _of_bars(self, text: str) -> set[str]:
         return {"trades_v2"} if any(_names(text, name) for name in BARS) else set()

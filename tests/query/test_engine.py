@@ -1,6 +1,8 @@
 """The engine answers from one snapshot of each table, or says what can be asked."""
 
+import os
 import random
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +51,16 @@ def test_tables_never_written_are_empty_and_typed(engine: Engine) -> None:
             assert frame.is_empty()
             assert frame.columns == spec.schema.arrow.names
     assert frame.schema["noticed"] == pl.Datetime("us", "UTC")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after_s", [0.02, 0.05, 0.1, 0.3])
+def test_ctrl_c_in_the_middle_of_a_query_is_ctrl_c(engine: Engine, after_s: float) -> None:
+    press = threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        press.start()
+        engine.sql("SELECT sum(a.range * b.range) FROM range(1000000) a, range(10000000) b")
+    assert engine.sql("SELECT 1").item() == 1
 
 
 def test_sql_returns_native_types(catalog: Catalog, engine: Engine) -> None:
