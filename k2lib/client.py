@@ -202,7 +202,7 @@ class K2(Reads, Closing):
         """Start a live feed of trades; `close()` of the feed, or of this, ends it.
 
         Args:
-            symbols: the venue's names, for example BTCUSDT.
+            symbols: the venue's names, for example BTCUSDT, or BINANCE:BTCUSDT with the venue.
             venue: Binance, or what the settings name, without it.
             on_event: called with each event of this feed, from its threads, after the listener
                 of `open`; see `k2lib.events`.

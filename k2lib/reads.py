@@ -55,7 +55,7 @@ class Reads:
         Example: `k2.trades("BHP", exchange="ASX", start=date(2014, 3, 10), last=100)`.
 
         Args:
-            symbol: the venue's name of the instrument, for example BHP or BTCUSDT.
+            symbol: the venue's name of the instrument, for example BHP, or ASX:BHP with its venue.
             exchange: the venue, for example ASX; needed where the symbol trades at several.
             start: the first moment, a datetime with a time zone; or a date: midnight of the
                 venue's trading date; or either as ISO 8601 text. None for the first trade.
@@ -99,7 +99,7 @@ class Reads:
         Example: `k2.quotes("BHP", exchange="ASX", start=date(2014, 3, 10))`.
 
         Args:
-            symbol: the venue's name of the instrument, for example BHP or BTCUSDT.
+            symbol: the venue's name of the instrument, for example BHP, or ASX:BHP with its venue.
             exchange: the venue, for example ASX; needed where the symbol trades at several.
             start: the first moment, a datetime with a time zone; or a date: midnight of the
                 venue's trading date; or either as ISO 8601 text. None for the first quote.
@@ -141,7 +141,7 @@ class Reads:
         Example: `k2.bars("BHP", exchange="ASX", every="5m", market="on")`.
 
         Args:
-            symbol: the venue's name of the instrument, for example BHP or BTCUSDT.
+            symbol: the venue's name of the instrument, for example BHP, or ASX:BHP with its venue.
             every: the length of a bar: a number and s, m, h or d, or a timedelta; a day at most.
                 Below a day, bars start at whole multiples since the epoch; a day is the venue's
                 trading date, from its midnight.
@@ -230,7 +230,7 @@ class Reads:
         Example: `k2.summary("BHP", date(2014, 3, 10), exchange="ASX")`.
 
         Args:
-            symbol: the venue's name of the instrument, for example BHP or BTCUSDT.
+            symbol: the venue's name of the instrument, for example BHP, or ASX:BHP with its venue.
             day: the venue's trading date, also as text.
             exchange: the venue, for example ASX; needed where the symbol trades at several.
             as_of: a snapshot id, a tag, a datetime with a time zone, or a date, which is 00:00 UTC

@@ -29,6 +29,11 @@ from k2lib.errors import (
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_S: Final = 1
 MAX_SHOWN: Final = 200
+# What to do where pydantic's reason does not say it.
+REMEDIES: Final = {
+    "missing": ": give it",
+    "extra_forbidden": ": leave it out; /openapi.json lists what there is",
+}
 UNEXPECTED: Final = "the server failed; its log says more under this request's id"
 
 
@@ -120,7 +125,7 @@ async def _k2_error(_request: Request, exc: Exception) -> Response:
 async def _validation_error(_request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
     errors = [_parameter_error(error) for error in exc.errors()]
-    detail = "; ".join(f"{error['parameter']}: {error['reason']}" for error in errors)
+    detail = "; ".join(map(_in_words, errors))
     return problem(400, detail, errors=errors)
 
 
@@ -130,9 +135,15 @@ def _parameter_error(error: Mapping[str, Any]) -> dict[str, object]:
         return {"parameter": "body", "value": None, "reason": f"not JSON: {error['ctx']['error']}"}
     path = [str(part) for part in error["loc"]]
     name = ".".join(path[1:]) or path[0]
-    reason = str(error["msg"]).removeprefix("Value error, ")
+    remedy = REMEDIES.get(error["type"], "")
+    reason = str(error["msg"]).removeprefix("Value error, ") + remedy
     value = None if error["type"] == "missing" else shown(error.get("input"))
     return {"parameter": shown(name), "value": value, "reason": reason}
+
+
+def _in_words(error: Mapping[str, object]) -> str:
+    value = "" if error["value"] is None else f"={error['value']}"
+    return f"{error['parameter']}{value}: {error['reason']}"
 
 
 async def _http_exception(request: Request, exc: Exception) -> Response:

@@ -37,14 +37,16 @@ def stream_binance(
     as_json: AsJson = False,
 ) -> None:
     """Stream live trades into Kafka and the lake until Ctrl-C; exit code 2 if it cannot begin."""
-    names = [name.strip().upper() for name in symbols.split(",") if name.strip()]
+    texts = [name.strip().upper() for name in symbols.split(",") if name.strip()]
     # The feed's own events report retries.
     logging.getLogger("stamina").addHandler(logging.NullHandler())
     with contextlib.ExitStack() as parts:
         with _in_one_line(hint=not offline):
+            from k2lib.schema.identity import split_instrument
             from k2lib.settings import read_settings
 
             _check_options(us=us, offline=offline, rate=rate)
+            names = [split_instrument(text)[1] for text in texts]
             settings = read_settings()
             venue = parts.enter_context(_venue(settings, names, us=us, offline=offline, rate=rate))
         if check:
@@ -53,7 +55,7 @@ def stream_binance(
             _stream(
                 settings,
                 venue,
-                names,
+                texts,
                 quotes=quotes,
                 seconds=seconds,
                 with_sinks=not no_sink,

@@ -23,6 +23,7 @@ from k2lib.kafka.topics import topic_name
 from k2lib.lifecycle import Closing
 from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
+from k2lib.schema.identity import split_instrument
 from k2lib.venues.base import Instrument, LiveVenue, VenueUnavailableError
 
 FILLS_WAITING: Final = 16
@@ -114,13 +115,17 @@ class Feed(Closing):
         self, venue: LiveVenue, symbols: Sequence[str]
     ) -> tuple[LiveVenue, dict[str, Instrument]]:
         """Ask the venue what the symbols are; its hosts also say what venue they are."""
-        names = list(dict.fromkeys(symbol.strip().upper() for symbol in symbols))
+        texts = [symbol.strip().upper() for symbol in symbols]
+        names = list(dict.fromkeys(split_instrument(text)[1] for text in texts))
         try:
             instruments = self._requests.instruments(names)
         except VenueUnavailableError as exc:
+            check_exchange(venue.exchange, texts)
             self._on_event(SymbolsAssumed(venue.exchange, tuple(names), str(exc)))
             return venue, _shipped(venue, names, exc)
-        return venue.named(self._requests.exchange), instruments
+        named = venue.named(self._requests.exchange)
+        check_exchange(named.exchange, texts)
+        return named, instruments
 
     def _parts(
         self, pipeline: Pipeline, engine: Engine, state: StateStore, options: FeedOptions
@@ -195,6 +200,17 @@ class Feed(Closing):
     def _report(self, event: Event) -> None:
         self._board.on_event(event)
         self._on_event(event)
+
+
+def check_exchange(exchange: str, texts: Sequence[str]) -> None:
+    """Refuse instruments of another venue, where the texts name theirs.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    for text in texts:
+        if split_instrument(text)[0] not in (None, exchange):
+            raise ConfigError(f"{text} is not of {exchange}, which this feed is of: leave it out")
 
 
 def _shipped(

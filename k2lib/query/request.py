@@ -12,6 +12,7 @@ from k2lib.errors import NotFoundError, QueryError
 from k2lib.iceberg.file_sql import text_sql
 from k2lib.iceberg.manifests import compare
 from k2lib.schema.calendar import parse_time, zone
+from k2lib.schema.identity import split_instrument
 from k2lib.schema.market import Market, check_market, market_sql
 from k2lib.schema.order import INSTRUMENT_ORDER
 
@@ -60,7 +61,7 @@ class ReadRequest:
     """Rows of one instrument; every read of trades, quotes or bars takes one.
 
     Attributes:
-        symbol: the venue's name of the instrument.
+        symbol: the venue's name of the instrument, also with its venue: `ASX:BHP`.
         exchange: the venue; needed where the symbol trades at several.
         start, end: `[start, end)`: moments with a time zone, or trading dates of the venue,
             from its midnight, also as text; None leaves that side open.
@@ -93,6 +94,9 @@ class ReadRequest:
         check_text("symbol", self.symbol, example="'BHP'")
         if self.exchange is not None:
             check_text("exchange", self.exchange, example="'ASX'")
+        exchange, symbol = instrument_of(self.symbol, self.exchange)
+        object.__setattr__(self, "exchange", exchange)
+        object.__setattr__(self, "symbol", symbol)
         check_span(self.start, self.end)
         check_as_of(self.as_of)
         check_flag("tail", self.tail)
@@ -207,8 +211,21 @@ def instrument_names(symbols: str | Sequence[str]) -> list[tuple[str | None, str
         raise QueryError(f"symbols={symbols!r}: name at least one, for example BHP or ASX:BHP")
     for text in texts:
         check_text("symbols", text, example="['BHP']")
-    split = [text.rpartition(":") for text in texts]
-    return [(venue or None, symbol) for venue, _, symbol in split]
+    return [split_instrument(text) for text in texts]
+
+
+def instrument_of(symbol: str, exchange: str | None) -> tuple[str | None, str]:
+    """Return the venue, if there is one, and the symbol of an instrument.
+
+    Args:
+        symbol: `BHP`, or with its venue `ASX:BHP`.
+    Raises:
+        QueryError: two venues are named.
+    """
+    venue, name = split_instrument(symbol)
+    if venue is not None and exchange not in (None, venue):
+        raise QueryError(f"symbol={symbol} and exchange={exchange} are two venues: leave one out")
+    return venue or exchange, name
 
 
 def pick_exchange(symbol: str, exchange: str | None, *, venues: Sequence[str]) -> str:

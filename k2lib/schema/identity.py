@@ -1,5 +1,6 @@
-"""Identity of records: one text per record, and the UUID of that text."""
+"""Identity of records, a text and its UUID; and of instruments, `EXCHANGE:SYMBOL`."""
 
+import re
 import uuid
 from typing import Final
 
@@ -7,6 +8,15 @@ import polars as pl
 import polars_hash  # noqa: F401 - importing it registers `uuidhash` on expressions
 
 NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://k2.marketdata/v2")
+
+
+EXCHANGE_AND_SYMBOL: Final = re.compile(r"([A-Z0-9_]{1,32}):(.+)", re.DOTALL)
+
+
+def split_instrument(text: str) -> tuple[str | None, str]:
+    """Return venue and symbol of `ASX:BHP`; of `BHP`, which names no venue, None and the symbol."""
+    found = EXCHANGE_AND_SYMBOL.fullmatch(text)
+    return (None, text) if found is None else (found[1], found[2])
 
 
 def message_id(*parts: str) -> str:

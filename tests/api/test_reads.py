@@ -371,7 +371,7 @@ def test_a_wrong_parameter_is_named_with_its_value_and_reason(small: TestClient)
 
 def test_a_missing_parameter_has_no_value(small: TestClient) -> None:
     [error] = problem_of(small.get("/v1/trades"), 400)["errors"]
-    assert error == {"parameter": "symbol", "value": None, "reason": "Field required"}
+    assert error == {"parameter": "symbol", "value": None, "reason": "Field required: give it"}
 
 
 def test_a_moment_at_noon_is_taken_as_given(lake: K2, small: TestClient) -> None:

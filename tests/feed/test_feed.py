@@ -39,7 +39,7 @@ TRADE = """
 def test_a_trade_of_the_stream_is_a_row_with_every_field(k2: K2) -> None:
     with (
         OfflineExchange(SYMBOLS, rate=50.0) as exchange,
-        k2.feed(["btcusdt", "ETHUSDT"], venue=venue_of(exchange), options=SOON),
+        k2.feed(["btcusdt", "BINANCE_SIM:ETHUSDT"], venue=venue_of(exchange), options=SOON),
     ):
         wait_for_lake(k2, exchange)
     row = k2.sql(TRADE).row(0)
@@ -176,6 +176,15 @@ def test_an_unknown_symbol_is_named_before_anything_is_subscribed(k2: K2) -> Non
         pytest.raises(ConfigError, match="BTCUSD"),
     ):
         k2.feed(["BTCUSD"], venue=venue_of(exchange), options=SOON)
+
+
+def test_an_instrument_of_another_venue_is_refused(tmp_path: Path) -> None:
+    with (
+        OfflineExchange(SYMBOLS) as exchange,
+        K2.open(home=tmp_path / "home") as k2,
+        pytest.raises(ConfigError, match="BINANCE:BTCUSDT is not of BINANCE_SIM"),
+    ):
+        k2.feed(["ETHUSDT", "BINANCE:BTCUSDT"], venue=venue_of(exchange))
 
 
 def test_a_venue_out_of_reach_is_an_error_at_the_start(tmp_path: Path) -> None:

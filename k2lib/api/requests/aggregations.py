@@ -1,5 +1,6 @@
 """Aggregations: groups of rows and their metrics, as SQL."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -10,6 +11,7 @@ from k2lib.api.requests.bodies import Aggregation
 from k2lib.api.requests.filters import (
     SqlCondition,
     instruments_condition,
+    instruments_filter,
     limits_condition,
     names_condition,
     names_filter,
@@ -83,7 +85,7 @@ def groups_page(context: AppContext, query: Aggregation) -> ResultPage:
 def groups_sql(rows: str, query: Aggregation, *, condition: SqlCondition, count: int) -> str:
     """Return the SELECT of groups over a SELECT of rows."""
     keys = [f"{_dimension(name, query.every)} AS {_quoted(name)}" for name in query.group_by]
-    metrics = list(dict.fromkeys(query.metrics))
+    metrics = query.metrics
     names = dict.fromkeys(part for name in metrics for part in PARTS_OF_METRIC.get(name, (name,)))
     parts = [f"{BASE_METRICS[part]} AS {_quoted(part)}" for part in names]
     columns = [
@@ -100,10 +102,9 @@ def _rows_of(
     context: AppContext, view: TableView, query: Aggregation
 ) -> tuple[SqlCondition, BooleanExpression]:
     """The rows that count, and the filter of the files that can have some."""
-    row_filter = names_filter(query.symbols, query.exchange)
     if query.symbols is None:
         _check_not_mixed(query, "symbol" in query.group_by and _has_one_venue(query))
-        return _rows_of_all(query, row_filter)
+        return _rows_of_all(query, names_filter(None, query.exchange))
     instruments = resolve_instruments(
         context.engine,
         view,
@@ -112,8 +113,8 @@ def _rows_of(
         start=query.start,
         end=query.end,
     )
-    _check_not_mixed(query, "symbol" in query.group_by or len(instruments) == 1)
-    return instruments_condition(instruments), And(row_filter, spans_filter(instruments))
+    _check_not_mixed(query, len(instruments) == 1 or _are_apart(query, instruments))
+    return instruments_condition(instruments), instruments_filter(instruments)
 
 
 def _rows_of_all(
@@ -134,6 +135,16 @@ def _limit(name: str, when: TimeBound | None, sign: str) -> SqlCondition:
     if when is None or isinstance(when, datetime):
         return limits_condition({name: (f"timestamp {sign}", when)})
     return limits_condition({name: (f"{TRADING_DATE} {sign}", when)})
+
+
+def _are_apart(query: Aggregation, instruments: Sequence[InstrumentFilter]) -> bool:
+    """Whether no group has rows of two of the instruments."""
+    symbols = {one.symbol for one in instruments}
+    venues = {one.exchange for one in instruments}
+    by_symbol, by_venue = ("symbol" in query.group_by, "exchange" in query.group_by)
+    return (by_symbol and (by_venue or len(symbols) == len(instruments))) or (
+        by_venue and len(venues) == len(instruments)
+    )
 
 
 def _has_one_venue(query: Aggregation) -> bool:

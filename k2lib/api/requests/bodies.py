@@ -1,8 +1,9 @@
 """The bodies of the POSTs: their types, checks and descriptions."""
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from k2lib.api.requests.parameters import (
     DEFAULT_LIMIT,
@@ -46,12 +47,21 @@ DIMENSIONS_OF_TRADES: frozenset[str] = frozenset({"side"})
 MAX_SYMBOLS = 100
 ONE_KIND = "an Arrow stream has columns of one kind: give kinds trades or quotes"
 
+
+def _unrepeated(names: Sequence[str] | None) -> Sequence[str] | None:
+    repeated = [name for number, name in enumerate(names or ()) if name in (names or ())[:number]]
+    if repeated:
+        raise ValueError(f"{repeated[0]} is repeated: name each once")
+    return names
+
+
+UNREPEATED: Final = (AfterValidator(_unrepeated), Field(json_schema_extra={"uniqueItems": True}))
 SymbolsField = Annotated[
     list[Symbol],
     Field(
         min_length=1,
         max_length=MAX_SYMBOLS,
-        description="The venues' names of the instruments.",
+        description="The venues' names of the instruments, or with their venues, `ASX:BHP`.",
         examples=[["BHP", "MWR"]],
     ),
 ]
@@ -103,6 +113,7 @@ class TradesQuery(RowsQuery):
     columns: Annotated[
         list[TradeColumn] | None,
         Field(min_length=1, max_length=15, description="Only these, in this order."),
+        *UNREPEATED,
     ] = None
 
 
@@ -120,6 +131,7 @@ class QuotesQuery(RowsQuery):
     columns: Annotated[
         list[QuoteColumn] | None,
         Field(min_length=1, max_length=15, description="Only these, in this order."),
+        *UNREPEATED,
     ] = None
 
 
@@ -200,6 +212,7 @@ class Aggregation(QueryBody):
     group_by: Annotated[
         tuple[Dimension, ...],
         Field(max_length=5, description="One group without any.", examples=[["symbol"]]),
+        *UNREPEATED,
     ] = ()
     every: Annotated[
         Every | None, Field(description="Length of an `interval`.", examples=["5m"])
@@ -213,6 +226,7 @@ class Aggregation(QueryBody):
             "their times; an average is rounded half away from 0 to 8 decimals.",
             examples=[["count", "vwap"]],
         ),
+        *UNREPEATED,
     ]
 
     @model_validator(mode="after")

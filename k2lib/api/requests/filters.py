@@ -24,6 +24,7 @@ from k2lib.query.request import (
     InstrumentFilter,
     ReadRequest,
     TimeBound,
+    instrument_names,
     pick_exchange,
     sort_keys,
 )
@@ -180,16 +181,34 @@ def resolve_instruments(
     start: TimeBound | None,
     end: TimeBound | None,
 ) -> list[InstrumentFilter]:
-    """Return each symbol at its venue, with the span by that venue's clock.
+    """Return each instrument once, with the span by its venue's clock.
 
+    Args:
+        symbols: `BHP`, or with its venue `ASX:BHP`.
+        exchange: the venue of those that do not name theirs.
     Raises:
         NotFoundError: the table does not have a symbol, or not at that venue.
-        QueryError: a symbol is at several venues and `exchange` is None.
+        QueryError: a symbol is at several venues and none is named.
     """
-    return [
-        ReadRequest(symbol, start=start, end=end).at(_exchange(engine, view, symbol, exchange))
-        for symbol in dict.fromkeys(symbols)
+    found = [
+        ReadRequest(symbol, start=start, end=end).at(
+            _exchange(engine, view, symbol, venue or exchange)
+        )
+        for venue, symbol in instrument_names(symbols)
     ]
+    return list(dict.fromkeys(found))
+
+
+def instruments_filter(instruments: Sequence[InstrumentFilter]) -> BooleanExpression:
+    """Return the filter of files for instruments and their spans.
+
+    Args:
+        instruments: at least one.
+    """
+    venues = {one.exchange for one in instruments}
+    exchange = venues.pop() if len(venues) == 1 else None
+    names = names_filter([one.symbol for one in instruments], exchange)
+    return And(names, spans_filter(instruments))
 
 
 def _exchange(engine: Engine, view: TableView, symbol: str, exchange: str | None) -> str:

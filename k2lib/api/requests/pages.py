@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from typing import Any, Final
 
 from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression
@@ -10,6 +11,7 @@ from k2lib.api.context import AppContext
 from k2lib.api.problems import WrongParameterError
 from k2lib.api.requests.bodies import QuotesQuery, RowsQuery, TradesQuery
 from k2lib.api.requests.cursor import (
+    MICROSECOND,
     BarPosition,
     RowPosition,
     decode_bar_cursor,
@@ -25,22 +27,24 @@ from k2lib.api.requests.filters import (
     after_condition,
     days_filter,
     instruments_condition,
+    instruments_filter,
     limits_condition,
-    names_filter,
     resolve_instruments,
-    spans_filter,
 )
 from k2lib.api.requests.parameters import (
     BarsParameters,
+    LatestParameters,
     RecentParameters,
     RowsParameters,
+    SummaryParameters,
     TradesParameters,
     cursor_scope,
 )
 from k2lib.api.responses.reply import ResultPage
+from k2lib.errors import NotFoundError
 from k2lib.query.answer import ReadResult
 from k2lib.query.request import AsOf, ReadRequest
-from k2lib.query.statistics import read_bars
+from k2lib.query.statistics import read_bars, read_summary
 from k2lib.schema.market import Market, market_sql
 from k2lib.schema.order import EVENT_ORDER
 
@@ -93,6 +97,28 @@ def recent_page(context: AppContext, parameters: RecentParameters) -> ResultPage
     return ResultPage(context.engine.read(TRADES, request), market=parameters.market)
 
 
+def latest_page(context: AppContext, parameters: LatestParameters) -> ResultPage:
+    """Return an instrument's newest quote, or the newest at or before a moment, as one row.
+
+    Raises:
+        NotFoundError: there is none so old.
+    """
+    request = ReadRequest(
+        parameters.symbol,
+        parameters.exchange,
+        end=None if parameters.at is None else parameters.at + MICROSECOND,
+        as_of=parameters.as_of,
+        last=1,
+        tail=parameters.tail,
+    )
+    result = context.engine.read(QUOTES, request)
+    if result.frame.is_empty():
+        raise NotFoundError(
+            f"{parameters.symbol} has no quote at or before at={parameters.at}: give a later moment"
+        )
+    return ResultPage(result)
+
+
 def bars_page(context: AppContext, parameters: BarsParameters) -> ResultPage:
     """Return one page of an instrument's bars."""
     limit = _checked_limit(context, parameters.limit)
@@ -116,6 +142,22 @@ def bars_page(context: AppContext, parameters: BarsParameters) -> ResultPage:
     position = BarPosition(snapshot_id, to_micros(next_bar["start"]), next_bar["exchange"])
     bars = ReadResult(result.frame.head(limit), result.complete_to)
     return ResultPage(bars, encode_cursor(position, scope=scope), market=parameters.market)
+
+
+def summary_page(
+    context: AppContext,
+    symbol: str,
+    day: date,
+    parameters: SummaryParameters,
+    *,
+    exchange: str | None = None,
+) -> ResultPage:
+    """Return what an instrument did on one trading date."""
+    market = parameters.market
+    request = ReadRequest(
+        symbol, exchange, as_of=parameters.as_of, tail=parameters.tail, market=market
+    )
+    return ResultPage(read_summary(context.engine, request, day), market=market)
 
 
 def trades_query_page(context: AppContext, query: TradesQuery) -> ResultPage:
@@ -168,11 +210,7 @@ def _query_page(
         end=query.end,
     )
     is_descending = query.order == "desc"
-    row_filter = And(
-        names_filter(query.symbols, query.exchange),
-        spans_filter(instruments),
-        _remaining_days(last, is_descending),
-    )
+    row_filter = And(instruments_filter(instruments), _remaining_days(last, is_descending))
     rows = context.engine.rows(view, row_filter=row_filter)
     condition = (
         instruments_condition(instruments)

@@ -1,6 +1,8 @@
 """The parameters of the GETs: their types, checks and descriptions."""
 
+import json
 import re
+from contextlib import suppress
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
@@ -14,7 +16,9 @@ from pydantic import (
     StringConstraints,
     WithJsonSchema,
 )
+from starlette.requests import Request
 
+from k2lib.api.problems import WrongParameterError
 from k2lib.api.responses.formats import Format
 from k2lib.errors import QueryError
 from k2lib.query.request import AsOf, TimeBound
@@ -23,8 +27,10 @@ from k2lib.schema.market import Market
 
 FIRST_YEAR: Final = 1970
 LAST_YEAR: Final = 2199
+REPEATED: Final = "it is repeated: give it once"
 MAX_SNAPSHOT_ID: Final = 2**63 - 1
-SYMBOL: Final = r"^[^\u0000-\u0020\u007f]{1,64}$"
+SYMBOL: Final = r"^([A-Z0-9_]{1,32}:)?[^\u0000-\u0020\u007f]{1,64}$"
+INSTRUMENT: Final = r"^[A-Z0-9_]{1,32}:[^\u0000-\u0020\u007f]{1,64}$"
 EXCHANGE: Final = r"^[A-Z0-9_]{1,32}$"
 AS_OF: Final = r"^[A-Za-z0-9_.:,+ -]{1,64}$"
 EVERY: Final = r"^[1-9][0-9]{0,5}[smhd]$"
@@ -64,6 +70,18 @@ def read_day(value: object) -> date:
     when = read_when(value)
     if isinstance(when, datetime):
         raise ValueError("give a date, 2014-03-10")
+    return when
+
+
+def read_instant(value: object) -> datetime:
+    """Return an aware moment in UTC.
+
+    Raises:
+        ValueError: not a moment, or outside the years of the data.
+    """
+    when = read_when(value)
+    if not isinstance(when, datetime):
+        raise ValueError("give a moment with its zone, 2014-03-10T01:00:00Z")
     return when
 
 
@@ -113,6 +131,7 @@ def _schema(**keywords: Any) -> WithJsonSchema:
 
 
 Symbol = Annotated[str, StringConstraints(pattern=SYMBOL), _schema(pattern=SYMBOL)]
+Instrument = Annotated[str, StringConstraints(pattern=INSTRUMENT), _schema(pattern=INSTRUMENT)]
 Exchange = Annotated[str, StringConstraints(pattern=EXCHANGE), _schema(pattern=EXCHANGE)]
 Cursor = Annotated[str, StringConstraints(pattern=CURSOR), _schema(pattern=CURSOR)]
 Moment = Annotated[
@@ -127,6 +146,7 @@ Moment = Annotated[
         }
     ),
 ]
+Instant = Annotated[datetime, PlainValidator(read_instant), _schema(format="date-time")]
 Day = Annotated[date, PlainValidator(read_day), _schema(format="date", pattern=DATE)]
 AsOfText = Annotated[AsOf, PlainValidator(read_as_of), _schema(pattern=AS_OF)]
 Every = Annotated[str, BeforeValidator(read_every), _schema(pattern=EVERY)]
@@ -138,6 +158,10 @@ AnyTable = Literal["trades_v2", "quotes_v2", "reference_v2", "dead_letters", "ga
 GapState = Literal["noticed", "filled", "covered", "none_at_venue", "lost"]
 DEFAULT_LIMIT = 1000
 
+SymbolField = Annotated[
+    Symbol,
+    Field(description="The venue's name of it, or with its venue, `ASX:BHP`.", examples=["BHP"]),
+]
 ExchangeField = Annotated[
     Exchange | None,
     Field(description="Venue; needed where several venues have the symbol.", examples=["ASX"]),
@@ -178,6 +202,31 @@ FormatField = Annotated[
 ]
 
 
+async def check_parameters(request: Request) -> None:
+    """Refuse what would be left out in silence: of a repeated parameter all but the last value.
+
+    Raises:
+        WrongParameterError: names it.
+    """
+    given = request.query_params.multi_items()
+    for name, value in given:
+        if request.method == "POST":
+            raise WrongParameterError(name, value, "a POST takes its parameters in the body")
+        if len(values := request.query_params.getlist(name)) > 1:
+            raise WrongParameterError(name, ", ".join(values), REPEATED)
+    with suppress(ValueError, RecursionError):  # what is not JSON is refused elsewhere
+        json.loads(await request.body() or "null", object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise WrongParameterError(name, f"{found[name]!r}, {value!r}", REPEATED)
+        found[name] = value
+    return found
+
+
 class CommonParameters(BaseModel):
     """The parameters of every GET; others are refused."""
 
@@ -215,7 +264,7 @@ MarketField = Annotated[
 class RowsParameters(TableParameters):
     """A page of the rows of one instrument in a span."""
 
-    symbol: Annotated[Symbol, Field(description="The venue's name of it.", examples=["BHP"])]
+    symbol: SymbolField
     exchange: ExchangeField = None
     start: StartField = None
     end: EndField = None
@@ -232,10 +281,21 @@ class TradesParameters(RowsParameters):
 class RecentParameters(TableParameters):
     """The newest trades of one instrument."""
 
-    symbol: Annotated[Symbol, Field(description="The venue's name of it.", examples=["BHP"])]
+    symbol: SymbolField
     exchange: ExchangeField = None
     limit: LimitField = 100
     market: MarketField = "all"
+
+
+class LatestParameters(TableParameters):
+    """The newest quote of one instrument, or the one in force at a moment."""
+
+    symbol: SymbolField
+    exchange: ExchangeField = None
+    at: Annotated[
+        Instant | None,
+        Field(description="The newest quote at or before it.", examples=["2014-03-10T01:00:00Z"]),
+    ] = None
 
 
 class BarsParameters(TradesParameters):

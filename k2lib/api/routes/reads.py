@@ -3,7 +3,7 @@
 from typing import Annotated, Final
 
 import polars as pl
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from k2lib.api.context import AppContext, Context
 from k2lib.api.requests.aggregations import groups_page
@@ -13,9 +13,11 @@ from k2lib.api.requests.pages import (
     QUOTES,
     TRADES,
     bars_page,
+    latest_page,
     quotes_page,
     quotes_query_page,
     recent_page,
+    summary_page,
     trades_page,
     trades_query_page,
 )
@@ -24,7 +26,9 @@ from k2lib.api.requests.parameters import (
     Day,
     Exchange,
     GapsParameters,
+    Instrument,
     InstrumentsParameters,
+    LatestParameters,
     RecentParameters,
     RowsParameters,
     SnapshotsParameters,
@@ -32,6 +36,7 @@ from k2lib.api.requests.parameters import (
     Symbol,
     TableParameters,
     TradesParameters,
+    check_parameters,
 )
 from k2lib.api.responses import models
 from k2lib.api.responses.formats import choose_format
@@ -46,13 +51,13 @@ from k2lib.api.security import JsonRoute
 from k2lib.errors import NotFoundError
 from k2lib.iceberg.tables import load_table
 from k2lib.query.answer import ReadResult
-from k2lib.query.request import ReadRequest
+from k2lib.query.request import instrument_of
 from k2lib.query.sql import newest_revisions_sql
-from k2lib.query.statistics import read_summary, read_symbols
+from k2lib.query.statistics import read_symbols
 from k2lib.query.time_travel import snapshots as kept_snapshots
 
 GAPS: Final = "gaps"
-router = APIRouter(prefix="/v1", route_class=JsonRoute)
+router = APIRouter(prefix="/v1", route_class=JsonRoute, dependencies=[Depends(check_parameters)])
 
 
 @router.get("/trades", response_model=models.TradesResponse, tags=["rows"])
@@ -97,6 +102,20 @@ def quotes(
     )
 
 
+@router.get("/quotes/latest", response_model=models.QuotesResponse, tags=["rows"])
+def latest_quote(
+    parameters: Annotated[LatestParameters, Query()], request: Request, context: Context
+) -> Response:
+    """Return one instrument's best bid and ask: the newest, or those in force at a moment."""
+    return reply(
+        request,
+        context,
+        requested_format=parameters.format,
+        source=_source(QUOTES, parameters),
+        query=lambda: latest_page(context, parameters),
+    )
+
+
 @router.get("/bars", response_model=models.BarsResponse, tags=["aggregates"])
 def bars(
     parameters: Annotated[BarsParameters, Query()], request: Request, context: Context
@@ -125,23 +144,34 @@ def summary(
     context: Context,
 ) -> Response:
     """Return what one instrument did on one trading date of its venue, by the market's trades."""
-
-    def query() -> ResultPage:
-        read = ReadRequest(
-            symbol,
-            exchange,
-            as_of=parameters.as_of,
-            tail=parameters.tail,
-            market=parameters.market,
-        )
-        return ResultPage(read_summary(context.engine, read, date), market=parameters.market)
-
     return reply(
         request,
         context,
         requested_format=parameters.format,
         source=_source(TRADES, parameters),
-        query=query,
+        query=lambda: summary_page(context, symbol, date, parameters, exchange=exchange),
+    )
+
+
+@router.get(
+    "/summary/{instrument}/{date}",
+    response_model=models.SummariesResponse,
+    tags=["aggregates"],
+)
+def summary_of_instrument(
+    instrument: Annotated[Instrument, Path(description="Venue and symbol.", examples=["ASX:BHP"])],
+    date: Annotated[Day, Path(description="The venue's trading date.", examples=["2014-03-10"])],
+    parameters: Annotated[SummaryParameters, Query()],
+    request: Request,
+    context: Context,
+) -> Response:
+    """Return the same of an instrument that is named with its venue."""
+    return reply(
+        request,
+        context,
+        requested_format=parameters.format,
+        source=_source(TRADES, parameters),
+        query=lambda: summary_page(context, instrument, date, parameters),
     )
 
 
@@ -268,10 +298,13 @@ def _snapshots_page(context: AppContext, name: str) -> ResultPage:
 def _gaps_page(context: AppContext, parameters: GapsParameters) -> ResultPage:
     view = context.engine.table_view(GAPS, as_of=parameters.as_of, tail=parameters.tail)
     rows = context.engine.rows(view)
+    exchange, symbol = parameters.exchange, parameters.symbol
+    if symbol is not None:
+        exchange, symbol = instrument_of(symbol, exchange)
     condition = limits_condition(
         {
-            "exchange": ("exchange =", parameters.exchange),
-            "symbol": ("symbol =", parameters.symbol),
+            "exchange": ("exchange =", exchange),
+            "symbol": ("symbol =", symbol),
             "state": ("state =", parameters.state),
         }
     )

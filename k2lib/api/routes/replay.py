@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 import polars as pl
 import pyarrow as pa
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from k2lib.api.context import Context
 from k2lib.api.problems import RETRY_S, WrongParameterError, problem
 from k2lib.api.requests.bodies import ONE_KIND, ReplayFormat, ReplayQuery
+from k2lib.api.requests.parameters import check_parameters
 from k2lib.api.responses.formats import (
     MEDIA_TYPES,
     choose,
@@ -38,7 +39,9 @@ BATCH_ROWS: Final = 4096
 GAP: Final = "gap"
 SCHEMAS: Final = {"trades": TRADE, "quotes": QUOTE}
 NO_SLOT: Final = "as many replays run as may at a time: try again when one has ended"
-router = APIRouter(prefix="/v1", tags=["queries"], route_class=JsonRoute)
+router = APIRouter(
+    prefix="/v1", tags=["queries"], route_class=JsonRoute, dependencies=[Depends(check_parameters)]
+)
 
 
 @router.post("/replay", name="replay", response_class=StreamingResponse)
