@@ -20,6 +20,7 @@ SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
 VENV   := build/venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+CLIENT := build/generator/.installed-0.29.1
 CACHE  := $(CURDIR)/build/cache
 comma  := ,
 
@@ -38,7 +39,7 @@ help:
 demo: $(STAMP)-notebooks
 	$(BIN)/k2 demo $(if $(ASX),--asx "$(ASX)")
 
-test: $(STAMP)-dev debian
+test: $(STAMP)-dev $(CLIENT) debian
 	$(BIN)/python -m pytest $(SPREAD) $(PYTEST)
 
 check: $(STAMP)-dev
@@ -92,8 +93,16 @@ $(STAMP)-dev: $(STAMP)-notebooks
 	@echo "Installing the test tools into $(VENV)"
 	$(call install,notebooks$(comma)dev)
 
+# A test generates a client of the API; the generator wants an older typer than k2lib.
+$(CLIENT): | $(STAMP)-dev
+	@$(BIN)/python -m venv $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python openapi-python-client==0.29.1 \
+	    || $(@D)/bin/python -m pip install --quiet openapi-python-client==0.29.1
+	@touch $@
+
 # command:package, what the tests run beside Python
-DEBIAN := java:default-jre-headless mvn:maven kcat:kcat chromium:chromium redis-server:redis-server
+DEBIAN := java:default-jre-headless mvn:maven kcat:kcat chromium:chromium \
+          redis-server:redis-server promtool:prometheus
 
 debian:
 	@missing=; for pair in $(DEBIAN); do \

@@ -26,13 +26,12 @@ from playwright.sync_api import (
     WebSocket,
     sync_playwright,
 )
-from support.paths import ROOT
+from support.paths import CHROMIUM, CHROMIUM_ARGUMENTS, ROOT
 from support.waiting import wait_until
 
 from k2lib.notebook.runner import notebooks_folder
 
 SHOT = ROOT / "build" / "live-widget.png"
-CHROMIUM = "/usr/bin/chromium"
 MOST_BYTES_PER_S = 200_000
 MEASURED_MS = 6_000
 # After so long the lines of the view fill most of its window.
@@ -202,8 +201,7 @@ def open_lab(folder: Path) -> Iterator[Lab]:
     _copied(folder)
     seen = Seen()
     with _server(folder) as address, sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
         page = browser.new_page(viewport={"width": 1280, "height": 1200})
         page.set_default_timeout(150_000)
         page.on("console", seen.said)

@@ -7,3 +7,5 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 TESTS: Final = ROOT / "tests"
 SUPPORT: Final = TESTS / "support"
 CACHE: Final = ROOT / "build" / "cache"
+CHROMIUM: Final = "/usr/bin/chromium"
+CHROMIUM_ARGUMENTS: Final = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")

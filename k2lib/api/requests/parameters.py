@@ -130,9 +130,15 @@ def _schema(**keywords: Any) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", **keywords})
 
 
-Symbol = Annotated[str, StringConstraints(pattern=SYMBOL), _schema(pattern=SYMBOL)]
-Instrument = Annotated[str, StringConstraints(pattern=INSTRUMENT), _schema(pattern=INSTRUMENT)]
-Exchange = Annotated[str, StringConstraints(pattern=EXCHANGE), _schema(pattern=EXCHANGE)]
+Symbol = Annotated[
+    str, StringConstraints(pattern=SYMBOL), _schema(pattern=SYMBOL, examples=["BHP"])
+]
+Instrument = Annotated[
+    str, StringConstraints(pattern=INSTRUMENT), _schema(pattern=INSTRUMENT, examples=["ASX:BHP"])
+]
+Exchange = Annotated[
+    str, StringConstraints(pattern=EXCHANGE), _schema(pattern=EXCHANGE, examples=["ASX"])
+]
 Cursor = Annotated[str, StringConstraints(pattern=CURSOR), _schema(pattern=CURSOR)]
 Moment = Annotated[
     TimeBound,
@@ -147,9 +153,13 @@ Moment = Annotated[
     ),
 ]
 Instant = Annotated[datetime, PlainValidator(read_instant), _schema(format="date-time")]
-Day = Annotated[date, PlainValidator(read_day), _schema(format="date", pattern=DATE)]
+Day = Annotated[
+    date,
+    PlainValidator(read_day),
+    _schema(format="date", pattern=DATE, examples=["2014-03-10"]),
+]
 AsOfText = Annotated[AsOf, PlainValidator(read_as_of), _schema(pattern=AS_OF)]
-Every = Annotated[str, BeforeValidator(read_every), _schema(pattern=EVERY)]
+Every = Annotated[str, BeforeValidator(read_every), _schema(pattern=EVERY, examples=["5m"])]
 Amount = Annotated[Decimal, PlainValidator(read_amount), _schema(pattern=AMOUNT)]
 
 

@@ -229,10 +229,10 @@ COMPLETE_TO = {
         "snapshot_id": "5049341834522370177",
         "offsets": {},
         "time": "2014-03-10T05:12:00.000000Z",
-        "log": False,
-        "tail_rows": 0,
-        "behind": 0,
-        "reason": None,
+        "log": True,
+        "tail_rows": 20,
+        "behind": 12,
+        "reason": "not read within 5 s",
         "gaps": [],
     }
 }

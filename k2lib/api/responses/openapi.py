@@ -29,7 +29,7 @@ PROBLEMS: Final = {
     401: "No key, or one that is not known.",
     403: "This client, or the web page that sends the request, has no access.",
     404: "No such instrument, venue, day or snapshot.",
-    406: "None of the formats is acceptable.",
+    406: "None of the formats, or of the encodings, is acceptable.",
     408: "The body took too long to arrive.",
     409: "Another engine left the table as it cannot be read; the detail names the remedy.",
     413: "The body is too long.",
@@ -48,6 +48,14 @@ HEADERS: Final[dict[str, Any]] = {
 GET_HEADERS: Final[dict[str, Any]] = {
     "ETag": ("Tag of the question, its format, and the table's state.", True),
     "Link": ('The next page\'s address, rel="next"; not on the last one.', False),
+}
+IF_NONE_MATCH: Final = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "Tags of answers that the client has.",
+    "schema": {"type": "string"},
+    "example": 'W/"0"',
 }
 # Pages whose rows have only the requested columns.
 PARTIAL_ROWS: Final = {"FoundTrades": "Trade", "FoundQuotes": "Quote"}
@@ -90,7 +98,7 @@ def _document(app: FastAPI, options: ApiOptions) -> dict[str, Any]:
     for path, methods in document["paths"].items():
         for operation in methods.values():
             _with_problems(operation)
-            _with_example(operation, schemas)
+            _with_examples(operation, schemas)
             if options.keys and path != WITHOUT_KEY:
                 operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
     document["components"]["securitySchemes"] = deepcopy(SECURITY_SCHEMES)
@@ -133,22 +141,9 @@ def _with_responses(operation: dict[str, Any], *, read: bool, streamed: bool) ->
     if read:
         unchanged = {"description": "The client has the answer already (If-None-Match)."}
         responses["304"] = {**unchanged, "headers": _headers({"ETag": GET_HEADERS["ETag"]})}
-        operation["parameters"] = [*operation.get("parameters", []), *map(_header_parameter, (
-            ("Accept", "Media types, with their weights.", "text/csv;q=0.9, */*;q=0.1"),
-            ("If-None-Match", "Tags of answers that the client has.", 'W/"0"'),
-        ))]  # fmt: skip
-
-
-def _header_parameter(header: tuple[str, str, str]) -> dict[str, Any]:
-    name, description, example = header
-    return {
-        "name": name,
-        "in": "header",
-        "required": False,
-        "description": description,
-        "schema": {"type": "string"},
-        "example": example,
-    }
+        # Only a body can have the wrong type.
+        del responses["415"]
+        operation["parameters"] = [*operation.get("parameters", []), deepcopy(IF_NONE_MATCH)]
 
 
 def _other_formats() -> dict[str, Any]:
@@ -182,7 +177,11 @@ def _with_problems(operation: dict[str, Any]) -> None:
             response["content"] = {MEDIA_TYPE: {"schema": {"$ref": f"{REFS}Problem"}}}
 
 
-def _with_example(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+def _with_examples(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    for parameter in operation.get("parameters", []):
+        if parameter["required"]:
+            # Pages that show the document fill it in.
+            parameter["example"] = example_of(parameter["schema"], schemas)
     answer = operation["responses"]["200"].get("content", {}).get(JSON)
     if answer is not None:
         answer["example"] = example_of(answer["schema"], schemas)
