@@ -286,6 +286,15 @@ class StateRestored(Event):
 
 
 @dataclass(frozen=True)
+class DeliveryStalled(Event):
+    """Kafka at `address` acknowledges nothing; the producer gives up in `gives_up_in_s`."""
+
+    address: str
+    records: int
+    gives_up_in_s: float
+
+
+@dataclass(frozen=True)
 class SinkEvent(Event):
     """An event of the sink that feeds `table`."""
 

@@ -32,6 +32,22 @@ INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM)
 AGAIN_S: Final = 0.05
 
 
+def raise_interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle a signal as Ctrl-C; from then on SIGTERM ends the process at once.
+
+    Raises:
+        KeyboardInterrupt: always.
+    """
+    _let_next_sigterm_end(number)
+    raise KeyboardInterrupt
+
+
+def _let_next_sigterm_end(number: int) -> None:
+    """Without a handler it ends a process that hangs in a library too."""
+    if number == signal.SIGTERM:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class DeferredInterrupt:
     """Whether Ctrl-C was pressed while interrupts are deferred."""
 
@@ -55,18 +71,21 @@ class DeferredInterrupt:
 
 @contextmanager
 def interrupts_deferred() -> Iterator[DeferredInterrupt]:
-    """Defer Ctrl-C, and SIGTERM where it does the same; a second one interrupts at once.
+    """Defer Ctrl-C, and SIGTERM where it does the same; a second Ctrl-C interrupts at once.
 
-    Only the main thread is ever interrupted; in another one this does nothing.
+    A second SIGTERM ends the process. Only the main thread is ever interrupted; in another one
+    this does nothing.
     """
     deferred, ours = DeferredInterrupt(), _handlers()
 
     def restore() -> None:
         for number, handler in ours.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is not signal.SIG_DFL:
+                signal.signal(number, handler)
 
     def defer(number: int, frame: FrameType | None) -> None:
         restore()
+        _let_next_sigterm_end(number)
         deferred.set()
 
     for number in ours:

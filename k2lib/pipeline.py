@@ -85,7 +85,7 @@ class Pipeline(Closing):
         self._kafka = open_kafka(settings.home, target.cluster, target.registry_url)
         self.cluster = self._kafka.cluster
         self._producer = BatchProducer(
-            self.cluster, self._kafka.registry, client=self._kafka.client
+            self.cluster, self._kafka.registry, client=self._kafka.client, on_event=on_event
         )
         self._watch = TopicConsumer(self.cluster)
         self._log_ends = LogEnds(settings.home / "run")

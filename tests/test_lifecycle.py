@@ -2,10 +2,12 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 
+from k2lib.cli.shared import sigterm_ends_it
 from k2lib.lifecycle import interrupts_deferred, interrupts_kept
 
 
@@ -48,6 +50,33 @@ def test_afterwards_ctrl_c_is_as_before() -> None:
 def test_sigterm_that_ends_a_process_is_left_alone() -> None:
     with interrupts_deferred():
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.fixture
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, as the command line does."""
+    with sigterm_ends_it():
+        yield
+
+
+@pytest.mark.usefixtures("ended_by_sigterm")
+def test_sigterm_is_deferred_and_the_next_one_ends_the_process() -> None:
+    with interrupts_deferred() as outer:
+        with interrupts_deferred() as inner:
+            signal.raise_signal(signal.SIGTERM)
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            with pytest.raises(KeyboardInterrupt):
+                inner.check()
+        outer.check()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.usefixtures("ended_by_sigterm")
+def test_sigterm_interrupts_and_the_next_one_ends_the_process() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_another_thread_defers_nothing() -> None:

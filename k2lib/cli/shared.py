@@ -5,13 +5,17 @@ import json
 import logging
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from k2lib.lifecycle import raise_interrupt
+
 if TYPE_CHECKING:
     from k2lib.client import K2
+    from k2lib.events import Event
     from k2lib.settings import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON.")]
@@ -48,10 +52,23 @@ def open_home() -> "Iterator[K2]":
 @contextlib.contextmanager
 def _opened(settings: "Settings", *, with_sinks: bool = True) -> "Iterator[K2]":
     from k2lib.client import K2
+    from k2lib.events import log_event, to_all
 
-    with K2(settings, with_sinks=with_sinks) as k2:
+    with K2(settings, with_sinks=with_sinks, on_event=to_all(log_event, _print_stall)) as k2:
         typer.echo(str(k2), err=True)
         yield k2
+
+
+def _print_stall(event: "Event") -> None:
+    from k2lib.events import DeliveryStalled
+
+    if isinstance(event, DeliveryStalled):
+        until = datetime.now(UTC) + timedelta(seconds=event.gives_up_in_s)
+        typer.echo(
+            f"K2: Kafka at {event.address} does not acknowledge {event.records:,} records: "
+            f"waiting for it until {until:%H:%M:%S} UTC",
+            err=True,
+        )
 
 
 def one_line(exc: Exception) -> str:
@@ -70,8 +87,8 @@ def _json_text(value: object) -> str:
 
 @contextlib.contextmanager
 def sigterm_ends_it() -> Iterator[None]:
-    """Handle SIGTERM like Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Handle SIGTERM like Ctrl-C; a second one ends the process at once."""
+    before = signal.signal(signal.SIGTERM, raise_interrupt)
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from k2lib.events import BatchDone, Event, SinkPaused, SinkStopped
+from k2lib.events import BatchDone, DeliveryStalled, Event, SinkPaused, SinkStopped
 from k2lib.load import LoadReport
 from k2lib.ops.home import HomeStatus, MaintenanceResult
 from k2lib.ops.services import ServicesStatus
@@ -102,13 +102,15 @@ def print_load(report: LoadReport) -> None:
     table = Table(Column("file", overflow="fold"), "kind", title=title, title_justify="left")
     for name in ("rows", "new", "already there", "dead letters"):
         table.add_column(name, justify="right")
-    for file in report.files:
+    # What is said of a file of which nothing was loaded is all there is to say.
+    for file in (one for one in report.files if one.error is None or one.rows or one.dead_letters):
         there = file.already_there
         new = "?" if there is None else f"{file.rows - there:,}"
         old = "?" if there is None else f"{there:,}"
         counts = (f"{file.rows:,}", new, old, f"{file.dead_letters:,}")
         table.add_row(escape(file.file), file.kind, *counts)
-    out().print(table)
+    if table.row_count:
+        out().print(table)
     for file in report.files:
         if file.error is not None:
             err().print(f"not loaded: {file.error}", markup=False, soft_wrap=True)
@@ -132,7 +134,7 @@ class SinkPrinter:
             with self._lock:
                 self._tables.add(event.table)
                 self._totals.update(commits=1, rows=event.added, letters=event.dead_letters)
-        if isinstance(event, BatchDone | SinkPaused | SinkStopped):
+        if isinstance(event, BatchDone | DeliveryStalled | SinkPaused | SinkStopped):
             text = ", ".join(f"{name} {value}" for name, value in event.to_json().items())
             line = f"{datetime.now(UTC):%H:%M:%S} {event.name}: {text}"
             out().print(line, highlight=False, soft_wrap=True)

@@ -411,7 +411,7 @@ class SinkSession:
 
     def _produce_letters(self, letters: list[DeadLetter]) -> None:
         if self._letters is None:
-            self._letters = BatchProducer(self._cluster, self._registry)
+            self._letters = BatchProducer(self._cluster, self._registry, on_event=self._on_event)
         rows = dead_letter_rows(letters, datetime.now(UTC))
         self._letters.produce(DEAD_LETTERS, rows, DEAD_LETTER, key="source")
         self._letters.flush()

@@ -1,13 +1,16 @@
 """The producer: Arrow batches become framed Avro messages, in order per key, none lost silently."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
 from confluent_kafka import KafkaError, Message, Producer
 
 from k2lib.errors import DeliveryError, TransientError
+from k2lib.events import DeliveryStalled, OnEvent, log_event
 from k2lib.kafka.cluster import Cluster
 from k2lib.kafka.registry import SchemaRegistry
 from k2lib.kafka.topics import create_topics
@@ -17,6 +20,9 @@ from k2lib.schema.records import RecordSchema
 QUEUE_MESSAGES: Final = 100_000
 SLICE_ROWS: Final = 10_000
 FLUSH_S: Final = 120.0
+# Python runs the handler of a signal, Ctrl-C's too, between two waits of the C library.
+FLUSH_STEP_S: Final = 1.0
+ROOM_STEP_S: Final = 0.05
 OPTIONS: Final[dict[str, Any]] = {
     "enable.idempotence": True,
     "acks": "all",
@@ -34,17 +40,36 @@ def _producer(options: dict[str, Any]) -> Producer:
     return Producer(options | OPTIONS)
 
 
+@dataclass
+class Backlog:
+    """How many records Kafka has not acknowledged, and since when there are no fewer."""
+
+    records: int
+    since: float
+    is_reported: bool = False
+
+
 class BatchProducer:
-    """Produces whole batches; `flush()` says whether all of them arrived."""
+    """Produces whole batches; `flush()` says whether all of them arrived.
+
+    A broker that restarts is waited for; it is given up after `FLUSH_S` without an acknowledgement.
+    """
 
     def __init__(
-        self, cluster: Cluster, registry: SchemaRegistry, *, client: Producer | None = None
+        self,
+        cluster: Cluster,
+        registry: SchemaRegistry,
+        *,
+        client: Producer | None = None,
+        on_event: OnEvent = log_event,
     ) -> None:
         self.registry = registry
         self._cluster = cluster
         self._client = client or cluster.open(_producer)
         self._topics: set[str] = set()
         self._failed: Counter[str] = Counter()
+        self._on_event = on_event
+        self._backlog: Backlog | None = None
 
     def produce(self, topic: str, rows: pa.Table, schema: RecordSchema, *, key: str) -> None:
         """Encode the rows and queue one message each, waiting while the queue is full.
@@ -65,32 +90,37 @@ class BatchProducer:
         return [{"key": k, "value": v} for k, v in zip(keys, values, strict=True)]
 
     def send(self, topic: str, messages: list[dict[str, Any]]) -> None:
-        """Queue the messages in order, waiting while the queue is full."""
+        """Queue the messages in order, waiting while the queue is full.
+
+        Raises:
+            DeliveryError: it stays full, because Kafka acknowledges nothing.
+        """
         while messages:
-            while len(self._client) > QUEUE_MESSAGES:
-                self._client.poll(0.05)
+            self._wait_for_room()
             self._client.produce_batch(topic, messages, on_delivery=self._on_failure)
             messages = self._not_queued(messages)
-            self._client.poll(0.05 if messages else 0)
+            self._client.poll(ROOM_STEP_S if messages else 0)
 
     def send_again(self, topic: str, messages: Sequence[dict[str, Any]]) -> None:
         """Queue records as they came, with their keys and headers."""
         self._create(topic)
         for message in messages:
-            while len(self._client) > QUEUE_MESSAGES:
-                self._client.poll(0.05)
+            self._wait_for_room()
             self._client.produce(topic, **message, on_delivery=self._on_failure)
         self._client.poll(0)
 
     def flush(self, timeout_s: float = FLUSH_S) -> None:
         """Wait until Kafka has all that was produced.
 
+        Args:
+            timeout_s: how long it may acknowledge nothing, since an earlier call if it was so then.
         Raises:
             DeliveryError: some messages did not arrive; says how many of which topic, and why.
         """
-        pending = self._client.flush(timeout_s)
-        if pending:
-            self._failed[f"{pending} not acknowledged within {timeout_s:g} s"] += pending
+        backlog = self._begin_to_wait()
+        while pending := self._client.flush(min(FLUSH_STEP_S, timeout_s)):
+            self._check_progress(backlog, pending, timeout_s)
+        self._backlog = None
         self._raise_failed()
 
     def check(self) -> None:
@@ -102,11 +132,43 @@ class BatchProducer:
         self._client.poll(0)
         self._raise_failed()
 
+    def _wait_for_room(self) -> None:
+        if len(self._client) <= QUEUE_MESSAGES:
+            return
+        backlog = self._begin_to_wait()
+        while (pending := len(self._client)) > QUEUE_MESSAGES:
+            self._check_progress(backlog, pending, FLUSH_S)
+            self._client.poll(ROOM_STEP_S)
+        self._backlog = None
+
+    def _begin_to_wait(self) -> Backlog:
+        """Go on with the wait before, if that ended without an acknowledgement."""
+        self._backlog = self._backlog or Backlog(len(self._client), time.monotonic())
+        return self._backlog
+
+    def _check_progress(self, backlog: Backlog, pending: int, timeout_s: float) -> None:
+        """Report once that Kafka acknowledges nothing; raise when that lasts too long."""
+        now = time.monotonic()
+        if pending < backlog.records:
+            backlog.records, backlog.since, backlog.is_reported = pending, now, False
+            return
+        backlog.records, stalled_s = pending, now - backlog.since
+        if stalled_s >= timeout_s:
+            self._failed[f"none acknowledged for {timeout_s:g} s"] += pending
+            self._raise_failed()
+        if stalled_s >= self._cluster.timeout_s and not backlog.is_reported:
+            backlog.is_reported = True
+            left_s = timeout_s - stalled_s
+            self._on_event(DeliveryStalled(self._cluster.bootstrap, pending, left_s))
+
     def _raise_failed(self) -> None:
         failed, self._failed = self._failed, Counter()
         if failed:
             reasons = "; ".join(f"{count} records, {reason}" for reason, count in failed.items())
-            raise DeliveryError(f"not delivered to Kafka: {reasons}. Load them again")
+            raise DeliveryError(
+                f"not delivered to Kafka at {self._cluster.bootstrap}: {reasons}. "
+                "Load them again: no row comes twice"
+            )
 
     def _prepare(self, topic: str, schema: RecordSchema) -> int:
         schema_id = self.registry.register(topic, schema)

@@ -1,7 +1,9 @@
 """The producer: in order per key, where Java's clients look for it, nothing unaccounted for."""
 
 import subprocess
+import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from support.feeding import produce, watermarks
 from support.kafkas import opened
 from support.log_rows import SYMBOLS, TRADES_TOPIC, many_trades, message_ids
+from support.recorded_events import events_of
 
 from k2lib.errors import DeliveryError
+from k2lib.events import DeliveryStalled, Event
 from k2lib.kafka.cluster import Cluster
 from k2lib.kafka.connect import Kafka
 from k2lib.kafka.producer import OPTIONS, BatchProducer
@@ -127,9 +131,32 @@ def test_what_is_not_acknowledged_in_time_is_counted() -> None:
     client = Producer(NOWHERE.client() | OPTIONS | {"log_level": 0})
     producer = BatchProducer(NOWHERE, SchemaRegistry("mock://nowhere"), client=client)
     producer.produce(TRADES_TOPIC, many_trades(5), TRADE, key="symbol")
-    with pytest.raises(DeliveryError, match=r"5 records, 5 not acknowledged within 0\.1 s"):
+    with pytest.raises(DeliveryError) as caught:
         producer.flush(0.1)
     client.purge()
+    assert str(caught.value) == (
+        "not delivered to Kafka at 127.0.0.1:1: 5 records, none acknowledged for 0.1 s. "
+        "Load them again: no row comes twice"
+    )
+
+
+def test_a_kafka_that_acknowledges_nothing_is_told_once_and_waited_for_once() -> None:
+    events: list[Event] = []
+    cluster = replace(NOWHERE, timeout_s=0.2)
+    client = Producer(cluster.client() | OPTIONS | {"log_level": 0})
+    registry = SchemaRegistry("mock://nowhere")
+    producer = BatchProducer(cluster, registry, client=client, on_event=events.append)
+    producer.produce(TRADES_TOPIC, many_trades(5), TRADE, key="symbol")
+    with pytest.raises(DeliveryError, match=r"none acknowledged for 3 s"):
+        producer.flush(3)
+    began = time.monotonic()
+    with pytest.raises(DeliveryError, match=r"none acknowledged for 3 s"):
+        producer.flush(3)
+    assert time.monotonic() - began < 2
+    client.purge()
+    (stalled,) = events_of(events, DeliveryStalled)
+    assert (stalled.address, stalled.records) == ("127.0.0.1:1", 5)
+    assert 1 < stalled.gives_up_in_s < 3
 
 
 @pytest.mark.stack

@@ -211,6 +211,16 @@ def test_a_file_of_something_else_is_refused_for_what_it_is(
         assert f"{NAME}: no trades of the spot market: " in (report.error or "")
 
 
+def test_of_a_file_that_is_refused_one_line_is_all_that_is_printed(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    path = write_archive(tmp_path / NAME, FUTURES)
+    code, out, err = run("load", "binance-archive", path)
+    assert (code, out) == (2, "")
+    lines = [line for line in err.splitlines() if line.strip() and not line.startswith("K2: ")]
+    assert [line.startswith(f"not loaded: {NAME}: no trades") for line in lines] == [True]
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [
