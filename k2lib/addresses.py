@@ -3,9 +3,11 @@
 import re
 from collections.abc import Iterable
 from typing import Final
+from urllib.parse import urlsplit
 
 SCHEME: Final = r"\b[a-z][a-z0-9+.-]*://"
 USER: Final = re.compile(rf"({SCHEME})[^/?#\s'\",]*@", re.IGNORECASE)
+SCHEMES: Final = re.compile(rf"(^|,)\s*{SCHEME}", re.IGNORECASE)
 # A password that should have been written with %2F; what follows a host's colon is a port.
 ODD_USER: Final = re.compile(
     rf"({SCHEME})[^/?#\s'\":@]*:(?!\d{{1,5}}(?:[/?#,]|$))"
@@ -30,6 +32,20 @@ def redact(text: str, *, secrets: Iterable[str] = ()) -> str:
 def public_url(url: str) -> str:
     """Return an address, or several joined by commas, as messages, logs and status show it."""
     return redact(url)
+
+
+def lower_scheme(url: str) -> str:
+    """Return an address, or several joined by commas, with the scheme as libraries compare it."""
+    return SCHEMES.sub(lambda found: found[0].lower(), url)
+
+
+def is_http_url(url: str) -> bool:
+    """Say whether an address is `http://host` or `https://host`, perhaps with a port and a path."""
+    try:
+        parts = urlsplit(url.strip())
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def has_user(url: str) -> bool:

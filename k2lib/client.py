@@ -10,7 +10,7 @@ from k2lib.errors import ConfigError
 from k2lib.events import Event, OnEvent, log_event, to_all
 from k2lib.iceberg.sink_threads import make_sinks, run_sinks
 from k2lib.iceberg.tables import TABLES, open_catalog
-from k2lib.kafka.cluster import Cluster, KafkaSource, read_properties
+from k2lib.kafka.cluster import Cluster, KafkaSource, check_bootstrap, read_properties
 from k2lib.kafka.connect import RemoteKafka
 from k2lib.kafka.embedded import attach
 from k2lib.kafka.registry import check_registry_url
@@ -42,8 +42,11 @@ def choose_kafka(settings: Settings) -> Target:
         ConfigError: a Kafka without a schema registry, or with an option it does not know.
     """
     options = read_properties(settings.kafka_config)
-    bootstrap = settings.kafka_bootstrap or options.pop("bootstrap.servers", None)
+    in_file = options.pop("bootstrap.servers", None)
+    bootstrap = settings.kafka_bootstrap or in_file
     if bootstrap is not None:
+        setting = "K2_KAFKA_BOOTSTRAP" if settings.kafka_bootstrap else "bootstrap.servers"
+        check_bootstrap(bootstrap, setting=setting)
         if settings.schema_registry_url is None:
             raise ConfigError(f"Kafka at {bootstrap}: set K2_SCHEMA_REGISTRY_URL too")
         check_registry_url(settings.schema_registry_url)

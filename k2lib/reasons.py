@@ -18,6 +18,7 @@ REMEDIES: Final = (
     ("Operation not permitted", LET_WRITE),
     ("Read-only file system", LET_WRITE),
     ("Not a directory", "name another place"),
+    ("No such file or directory", "name a place that exists"),
     ("Is a directory", "name a file"),
     ("File exists", "name another place"),
     ("File name too long", "take a shorter name"),

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from k2lib.addresses import has_user, redact
+from k2lib.addresses import has_user, is_http_url, lower_scheme, redact
 from k2lib.errors import ConfigError
 
 PREFIX = "K2_"
@@ -83,6 +83,37 @@ class Settings(BaseSettings):
     api_stream_message_bytes: int = Field(default=65_536, gt=0)
     api_stream_queue_bytes: int = Field(default=2**20, gt=0)
     api_heartbeat_s: float = Field(default=15.0, gt=0, allow_inf_nan=False)
+
+    @field_validator(
+        "schema_registry_url",
+        "catalog_uri",
+        "warehouse",
+        "s3_endpoint",
+        "redis_url",
+        "binance_ws_urls",
+        "binance_rest_urls",
+        "alert_webhook_url",
+        mode="before",
+    )
+    @classmethod
+    def _has_a_scheme_in_lower_case(cls, address: object) -> object:
+        return lower_scheme(address) if isinstance(address, str) else address
+
+    @field_validator("home", "kafka_config", "catalog_config")
+    @classmethod
+    def _begins_at_no_tilde(cls, path: Path | None) -> Path | None:
+        """Only a shell expands it, and not in a file of settings."""
+        try:
+            return None if path is None else path.expanduser()
+        except RuntimeError as exc:
+            raise ValueError("there is no such user") from exc
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _is_an_address(cls, url: str | None) -> str | None:
+        if url is None or has_user(url) or is_http_url(url):
+            return url
+        raise ValueError("give http://host:port or https://host:port")
 
     @field_validator("home")
     @classmethod

@@ -2,7 +2,7 @@
 
 import pytest
 
-from k2lib.addresses import has_user, redact, without_secrets
+from k2lib.addresses import has_user, is_http_url, lower_scheme, redact, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,37 @@ def test_secrets_that_are_known_are_left_out_too() -> None:
 def test_a_path_with_an_at_sign_has_no_user() -> None:
     assert has_user("s3://key:hunter2@bucket/lake")
     assert not has_user("s3://bucket/a@b")
+
+
+@pytest.mark.parametrize(
+    ("url", "lower"),
+    [
+        ("HTTPS://Host/Path", "https://Host/Path"),
+        ("WSS://A:1, Ws://B", "wss://A:1, ws://B"),
+        ("s3://bucket/HTTP://x", "s3://bucket/HTTP://x"),
+        ("/a/folder", "/a/folder"),
+    ],
+)
+def test_only_the_scheme_is_in_lower_case(url: str, lower: str) -> None:
+    assert lower_scheme(url) == lower
+
+
+@pytest.mark.parametrize(
+    ("url", "is_one"),
+    [
+        ("http://host", True),
+        ("https://[::1]:8181/path", True),
+        ("http://user:secret@host:1", True),
+        ("http://", False),
+        ("http://[::1", False),
+        ("http://host:0", False),
+        ("http://host:99999", False),
+        ("host:80", False),
+        ("ftp://host", False),
+    ],
+)
+def test_an_address_of_http_has_a_host_and_perhaps_a_port(url: str, is_one: bool) -> None:
+    assert is_http_url(url) is is_one
 
 
 def test_a_cause_that_shows_a_secret_is_no_cause() -> None:

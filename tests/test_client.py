@@ -36,6 +36,23 @@ def test_a_properties_file_chooses_the_kafka_and_its_options(tmp_path: Path) -> 
     )
 
 
+def test_the_address_of_the_settings_counts_before_that_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "client.properties"
+    path.write_text("bootstrap.servers=127.0.0.1:1\n")
+    kafka = {"kafka_bootstrap": "127.0.0.1:2", "schema_registry_url": "http://127.0.0.1:3"}
+    chosen = choose_kafka(read_settings({"home": tmp_path, "kafka_config": path, **kafka}))
+    assert chosen.cluster is not None
+    assert chosen.cluster.client()["bootstrap.servers"] == "127.0.0.1:2"
+
+
+def test_an_address_in_the_file_is_checked_and_its_password_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "client.properties"
+    path.write_text("bootstrap.servers=user:hunter2@host:1\n")
+    with pytest.raises(ConfigError) as caught:
+        choose_kafka(read_settings({"home": tmp_path, "kafka_config": path}))
+    assert str(caught.value) == "bootstrap.servers=…: give host:port, several joined by commas"
+
+
 def test_an_option_that_kafka_does_not_know_is_named(tmp_path: Path) -> None:
     path = tmp_path / "client.properties"
     path.write_text("bogus.option=1\n")

@@ -102,6 +102,23 @@ def test_all_values_that_do_not_fit_are_named_at_once(env: pytest.MonkeyPatch) -
         read_settings()
 
 
+def test_schemes_are_in_lower_case_whatever_the_setting(env: pytest.MonkeyPatch) -> None:
+    env.setenv("K2_CATALOG_URI", "HTTPS://Host/Path")
+    env.setenv("K2_REDIS_URL", "REDIS://host")
+    settings = read_settings()
+    assert settings.catalog_uri == "https://Host/Path"
+    assert settings.redis_url is not None
+    assert settings.redis_url.get_secret_value() == "redis://host"
+
+
+def test_a_tilde_is_the_folder_of_a_user(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    env.setenv("HOME", str(tmp_path))
+    settings = read_settings({"home": "~/k2", "kafka_config": "~/kafka"})
+    assert (settings.home, settings.kafka_config) == (tmp_path / "k2", tmp_path / "kafka")
+    with pytest.raises(ConfigError, match=r"^K2_HOME='~nobody-of-this-name': there is no such"):
+        read_settings({"home": "~nobody-of-this-name"})
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         read_settings().commit_rows = 1  # type: ignore[misc]

@@ -10,7 +10,6 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import duckdb
-import httpx2
 import pydantic
 from pyiceberg.catalog import (
     PY_CATALOG_IMPL,
@@ -32,11 +31,12 @@ from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from k2lib.addresses import public_url, redact, without_secrets
+from k2lib.addresses import is_http_url, public_url, redact, without_secrets
 from k2lib.errors import ConfigError, DamagedFileError, K2Error, TransientError, reason_of
 from k2lib.iceberg.home_catalog import make_home
 from k2lib.iceberg.sql_catalog import SharedSqlCatalog
-from k2lib.reasons import START_IT, os_reason, with_remedy
+from k2lib.reasons import file_errors, os_reason, with_remedy
+from k2lib.resilience.time_limit import TimeLimit
 
 CATALOG_ERRORS: Final = (
     SQLAlchemyError,
@@ -61,6 +61,16 @@ UNREADABLE: Final = (
 NO_FILE: Final = ("No such file", "No files found")
 SQL_TABLES: Final = "sqlite_master WHERE name IN ('iceberg_tables', 'iceberg_namespace_properties')"
 RESTORE: Final = "restore it from a copy"
+CATALOG_URI: Final = "K2_CATALOG_URI"
+# Any other is for SQLite itself, which reads it where `uri` is given too.
+SQLITE_OPTIONS: Final = {
+    "cached_statements",
+    "check_same_thread",
+    "detect_types",
+    "isolation_level",
+    "timeout",
+    "uri",
+}
 SECRET_OPTIONS: Final = ("secret", "password", "token", "credential")
 
 
@@ -148,7 +158,7 @@ def connect(
     Args:
         home: whose own catalog it is.
         home_warehouse: the folder of its tables, where it is the home's own.
-        timeout_s: how long it may take to answer.
+        timeout_s: how long each answer may take in all.
     Raises:
         ConfigError: there is no such catalog.
         DamagedFileError: it is an SQLite file that is damaged.
@@ -159,24 +169,31 @@ def connect(
     secrets = _secrets(properties)
     try:
         if uri.startswith("sqlite") and PY_CATALOG_IMPL not in properties:
+            _check_sqlite_options(uri, part)
             return SqliteCatalog(name, home=home, home_warehouse=home_warehouse, **properties)
-        if uri.startswith("http"):
-            _check_answers(uri, part, timeout_s)
-        catalog = _load(name, properties)
+        if not uri.startswith("http"):
+            return _load(name, properties)
+        if not is_http_url(uri):
+            raise ConfigError(f"{part}: that is no address: give http://host:port in {CATALOG_URI}")
+        return _load_in_time(name, properties, TimeLimit(timeout_s))
     except (DBAPIError, RESTError, OSError) as exc:
         failure = _failure(f"{part}: ", exc)
         raise type(failure)(redact(str(failure), secrets=secrets)) from without_secrets(
             exc, secrets=secrets
         )
-    except (ValueError, SQLAlchemyError, ImportError, NotInstalledError) as exc:
-        reason = with_remedy(cause_text(exc), otherwise="correct K2_CATALOG_URI")
+    except (ValueError, TypeError, SQLAlchemyError, ImportError, NotInstalledError) as exc:
+        reason = with_remedy(cause_text(exc), otherwise=f"correct {CATALOG_URI}")
         raise ConfigError(redact(f"{part}: {reason}", secrets=secrets)) from without_secrets(
             exc, secrets=secrets
         )
+
+
+def _load_in_time(name: str, properties: Mapping[str, str], limit: TimeLimit) -> Catalog:
+    """Load a catalog that is asked over HTTP, where pyiceberg would wait without an end."""
+    catalog = limit.call(_load, name, properties)
     if isinstance(catalog, RestCatalog):
-        session = catalog._session
-        # Without it a server that never answers is waited for without an end.
-        session.request = partial(session.request, timeout=timeout_s)  # type: ignore[method-assign]
+        ask = partial(catalog._session.request, timeout=limit.seconds)
+        catalog._session.request = partial(limit.call, ask)  # type: ignore[method-assign]
     return catalog
 
 
@@ -199,6 +216,16 @@ def _shown(uri: str) -> str:
     return f"at {public_url(uri)}"
 
 
+def _check_sqlite_options(uri: str, part: str) -> None:
+    """Refuse what SQLAlchemy would ignore with a warning."""
+    options = make_url(uri).query
+    unknown = sorted(options.keys() - SQLITE_OPTIONS)
+    if unknown and "uri" not in options:
+        raise ConfigError(
+            f"{part}: SQLite has no option {', '.join(unknown)}: leave it out of {CATALOG_URI}"
+        )
+
+
 def _secrets(properties: Mapping[str, str]) -> list[str]:
     texts = [v for k, v in properties.items() if any(word in k.lower() for word in SECRET_OPTIONS)]
     try:
@@ -206,17 +233,6 @@ def _secrets(properties: Mapping[str, str]) -> list[str]:
     except ValueError:
         password = ""
     return [*texts, password, unquote(password)]
-
-
-def _check_answers(uri: str, part: str, timeout_s: float) -> None:
-    """Look before pyiceberg does, whose first request waits without an end."""
-    try:
-        httpx2.get(f"{uri.rstrip('/')}/v1/config", timeout=timeout_s)
-    except httpx2.TimeoutException as exc:
-        message = f"{part}: no answer within {timeout_s:g} s: {START_IT}"
-        raise TransientError(message) from without_secrets(exc)
-    except (httpx2.HTTPError, httpx2.InvalidURL):
-        return  # pyiceberg tells why
 
 
 def _innermost(exc: BaseException) -> BaseException:
@@ -291,7 +307,8 @@ class SqliteCatalog(SharedSqlCatalog):
             if self._home is not None:
                 make_home(self._home)
             elif self._file is not None:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
+                with file_errors(f"the catalog {self._file}"):
+                    self._file.parent.mkdir(parents=True, exist_ok=True)
             super()._init_catalog()
             self._is_open = True
         super().create_namespace(namespace, properties)

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlparse
 
+from pyiceberg.io import SCHEMA_TO_FILE_IO
 from sqlalchemy import URL
 
+from k2lib.addresses import lower_scheme, public_url
 from k2lib.errors import ConfigError
 from k2lib.locks import make_private
 from k2lib.reasons import file_errors
@@ -51,6 +53,53 @@ def warehouse_location(home: Path) -> str:
     """
     folder = str(home / WAREHOUSE)
     return f"file://{folder}" if urlparse(f"file://{folder}").path == folder else folder
+
+
+def checked_warehouse(location: str) -> str:
+    """Return the location of a warehouse, the same whatever the current directory is.
+
+    A plain path is made absolute, with the home of a user for `~`.
+
+    Raises:
+        ConfigError: nothing is stored there, or it is below a current directory.
+    """
+    location = lower_scheme(location)
+    scheme, found, rest = location.partition(":")
+    if scheme.lower() == "file" and found:
+        path = rest.removeprefix("//")
+        if path.startswith("/"):
+            return f"file:{rest}"
+        raise _warehouse_error(location, f"{path.partition('/')[0]} is no folder of this machine")
+    if "://" in location:
+        if scheme not in SCHEMA_TO_FILE_IO:
+            raise _warehouse_error(location, f"nothing is stored at {scheme}://")
+        return location
+    try:
+        return str(Path(location).expanduser().absolute())
+    except RuntimeError as exc:
+        raise _warehouse_error(location, "there is no such user") from exc
+
+
+def _warehouse_error(location: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"K2_WAREHOUSE={public_url(location)}: {reason}; "
+        "give a folder, file:///folder or s3://bucket/folder"
+    )
+
+
+def warehouse_elsewhere(home: Path, *, warehouse: str, namespace: str) -> str | None:
+    """Return where a home has tables that are not in this warehouse of new ones, if it has."""
+    for location in _metadata_locations(home / CATALOG_FILE, namespace):
+        if not _is_in(location, warehouse):
+            return location.rsplit("/", WAREHOUSE_OF_METADATA + 1)[0]
+    return None
+
+
+def _is_in(location: str, warehouse: str) -> bool:
+    path, folder = _local_path(location), _local_path(warehouse)
+    if path is None or folder is None:
+        return location.startswith(f"{warehouse.rstrip('/')}/")
+    return path.is_relative_to(folder)
 
 
 def make_home(home: Path) -> None:

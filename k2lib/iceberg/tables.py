@@ -1,12 +1,13 @@
 """The lake's tables: their definitions, and the catalog that has them."""
 
+import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
+import httpx2
 import yaml
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
@@ -16,7 +17,6 @@ from pyiceberg.exceptions import (
     ResolveError,
     ValidationError,
 )
-from pyiceberg.io import SCHEMA_TO_FILE_IO
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
@@ -25,17 +25,20 @@ from pyiceberg.transforms import DayTransform, IdentityTransform
 from pyiceberg.types import DecimalType, IcebergType
 from sqlalchemy import text
 
-from k2lib.addresses import public_url
-from k2lib.errors import ConfigError, TableError, reason_of
-from k2lib.iceberg.catalog import connect, lake_errors, read_errors
+from k2lib.addresses import lower_scheme, public_url
+from k2lib.errors import ConfigError, TableError, TransientError, reason_of
+from k2lib.iceberg.catalog import cause_text, connect, lake_errors, read_errors
 from k2lib.iceberg.columns import AVRO_SCHEMA_PROPERTY, stored_schema
 from k2lib.iceberg.home_catalog import (
     WAREHOUSE,
     check_locations,
+    checked_warehouse,
     sqlite_uri,
+    warehouse_elsewhere,
     warehouse_location,
 )
 from k2lib.reasons import os_reason, with_remedy
+from k2lib.resilience.time_limit import TimeLimit
 from k2lib.schema.order import EVENT_ORDER
 from k2lib.schema.records import (
     DEAD_LETTER,
@@ -48,10 +51,13 @@ from k2lib.schema.records import (
 )
 from k2lib.settings import Settings
 
+LOG: Final = logging.getLogger("k2lib")
 CATALOG: Final = "k2"
 NAMESPACE: Final = "market_data"
 # The sinks of a process begin together, and a catalog may not know how to create twice at once.
 MAKING: Final = threading.Lock()
+# A sink tries again every second.
+STORAGE_S: Final = 5.0
 PROPERTIES: Final = {
     "format-version": "2",
     "commit.retry.num-retries": "0",
@@ -106,21 +112,26 @@ def open_catalog(settings: Settings) -> Catalog:
     """
     options = _catalog_file(settings.catalog_config)
     home = settings.home.resolve()
+    uri = lower_scheme(settings.catalog_uri or options.get("uri", ""))
     if settings.catalog_uri:
-        options["uri"] = settings.catalog_uri
-        options.setdefault("type", "rest" if settings.catalog_uri.startswith("http") else "sql")
+        options.setdefault("type", "rest" if uri.startswith("http") else "sql")
     named = settings.warehouse or options.get("warehouse")
+    # A REST catalog has names of its own for warehouses.
+    if named is not None and not uri.startswith("http"):
+        named = checked_warehouse(named)
     warehouse = named or warehouse_location(home)
-    own_home = home if "uri" not in options else None
+    own_home = None if uri else home
     if own_home is not None:
         check_locations(home, warehouse=warehouse, namespace=NAMESPACE)
         # SQLite waits so long for other writers.
-        options |= {"type": "sql", "uri": sqlite_uri(home, timeout_s=settings.timeout_s)}
-    if named is not None and not options["uri"].startswith("http"):
-        _check_warehouse(named)
+        uri, options["type"] = sqlite_uri(home, timeout_s=settings.timeout_s), "sql"
+        if named is not None:
+            _tell_of_tables_elsewhere(home, named)
+    options |= {"uri": uri, "warehouse": warehouse, **_s3_options(settings)}
+    _check_storage(options, TimeLimit(settings.timeout_s))
     return connect(
         CATALOG,
-        {**options, "warehouse": warehouse, **_s3_options(settings)},
+        options,
         home=own_home,
         home_warehouse=home / WAREHOUSE if named is None else None,
         timeout_s=settings.timeout_s,
@@ -135,12 +146,19 @@ def ensure_table(catalog: Catalog, spec: TableSpec) -> Table:
     Raises:
         SchemaError: the schema of today cannot read what the table's last one wrote.
         TableError: another writer changed columns so that those of today cannot be added.
+        ConfigError: the folder of the warehouse cannot be made.
+        TransientError: catalog or storage do not answer.
     """
-    with MAKING, lake_errors(f"table {spec.name} of the warehouse {_warehouse(catalog)}"):
+    _check_storage(catalog.properties, TimeLimit(STORAGE_S))
+    part = f"table {spec.name} of {_warehouse(catalog.properties)}"
+    with MAKING, lake_errors(part):
         catalog.create_namespace_if_not_exists(NAMESPACE)
         table = load_table(catalog, spec.name)
         if table is None:
-            return _create_table(catalog, spec)
+            try:
+                return _create_table(catalog, spec)
+            except FileNotFoundError as exc:  # of a folder that cannot be made
+                raise ConfigError(f"{part}: {with_remedy(os_reason(exc))}") from exc
         try:
             return _evolve_table(table, spec)
         except CommitFailedException:  # another process was faster, and has perhaps done it
@@ -194,10 +212,29 @@ def metadata_location(catalog: Catalog, name: str) -> str | None:
     return location
 
 
-def _warehouse(catalog: Catalog) -> str:
-    warehouse = public_url(catalog.properties.get("warehouse", "of the catalog"))
-    endpoint = catalog.properties.get("s3.endpoint")
-    return f"{warehouse} at {public_url(endpoint)}" if endpoint else warehouse
+def _warehouse(properties: Mapping[str, str]) -> str:
+    warehouse = public_url(properties.get("warehouse", "of the catalog"))
+    endpoint = properties.get("s3.endpoint")
+    return f"the warehouse {warehouse}" + (f" at {public_url(endpoint)}" if endpoint else "")
+
+
+def _check_storage(properties: Mapping[str, str], limit: TimeLimit) -> None:
+    """Refuse an S3 that does not answer; its library tries for long, a table after the other.
+
+    Raises:
+        TransientError: names its address.
+    """
+    endpoint = properties.get("s3.endpoint")
+    if endpoint is None or not properties.get("warehouse", "").startswith("s3"):
+        return
+    try:
+        limit.call(httpx2.get, endpoint, timeout=limit.seconds, trust_env=False)
+    except (httpx2.TimeoutException, httpx2.ConnectError, TimeoutError) as exc:
+        reason = cause_text(exc) if isinstance(exc, httpx2.ConnectError) else limit.reason
+        if "SSL" not in reason:  # the library of S3 may trust a certificate that is unknown here
+            raise TransientError(f"{_warehouse(properties)}: {with_remedy(reason)}") from exc
+    except httpx2.HTTPError:
+        return  # it answers something: whoever reads or writes says what is wrong
 
 
 def _wider(before: IcebergType, today: IcebergType | None) -> IcebergType:
@@ -241,13 +278,11 @@ def _evolve_table(table: Table, spec: TableSpec) -> Table:
     return table
 
 
-def _check_warehouse(location: str) -> None:
-    scheme = urlsplit(location).scheme
-    if scheme and scheme not in SCHEMA_TO_FILE_IO:
-        raise ConfigError(
-            f"K2_WAREHOUSE={public_url(location)}: nothing is stored at {scheme}://; "
-            "give a folder, file:///folder or s3://bucket/folder"
-        )
+def _tell_of_tables_elsewhere(home: Path, warehouse: str) -> None:
+    elsewhere = warehouse_elsewhere(home, warehouse=warehouse, namespace=NAMESPACE)
+    if elsewhere is not None:
+        message = "K2: the tables of the home %s stay in %s; K2_WAREHOUSE=%s is for new ones"
+        LOG.warning(message, home, elsewhere, public_url(warehouse))
 
 
 def _catalog_file(path: Path | None) -> dict[str, str]:

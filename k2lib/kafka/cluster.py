@@ -3,6 +3,7 @@
 Offsets mean something only in one log: a topic that is deleted and created again is another log.
 """
 
+import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ from k2lib.schema.codec import SchemaText
 TIMEOUT_S: Final = 10.0
 CONNECT_S: Final = 0.25
 REACH_S: Final = 2.0
-KAFKA_PORT: Final = 9092
+# A protocol may stand before it, as librdkafka allows.
+ADDRESS: Final = re.compile(r"(?:\w+://)?(?:\[[\w:.%]+\]|[^\s:/@\[\]]+):(?P<port>\d{1,5})")
 Client = TypeVar("Client")
 
 # The log ids of embedded brokers begin with this; such a log dies with its process.
@@ -101,6 +103,19 @@ class Cluster:
         return TransientError(f"Kafka at {self.bootstrap} does not answer: {reason}: {START_IT}")
 
 
+def check_bootstrap(bootstrap: str, *, setting: str) -> None:
+    """Refuse what is no address of a Kafka, or several joined by commas.
+
+    Raises:
+        ConfigError: names it and its setting.
+    """
+    for one in bootstrap.split(","):
+        found = ADDRESS.fullmatch(one.strip())
+        if found is None or not 0 < int(found["port"]) < 65536:
+            shown = "…" if "@" in bootstrap else bootstrap
+            raise ConfigError(f"{setting}={shown}: give host:port, several joined by commas")
+
+
 @dataclass(frozen=True)
 class KafkaSource:
     """What a reader needs: a cluster, and the Avro texts of its schema ids and GUIDs."""
@@ -129,12 +144,10 @@ def is_reachable(bootstrap: str, *, timeout_s: float = CONNECT_S) -> bool:
 
 def _listens(address: str, timeout_s: float) -> bool:
     host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not port.isdigit():
-        host, port = address, str(KAFKA_PORT)
     try:
         with socket.create_connection((host.strip("[] "), int(port)), timeout=timeout_s):
             return True
-    except OSError:
+    except (OSError, ValueError, OverflowError):
         return False
 
 

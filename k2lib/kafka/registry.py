@@ -11,10 +11,11 @@ import httpx2
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-from k2lib.addresses import public_url, redact, without_secrets
+from k2lib.addresses import is_http_url, public_url, redact, without_secrets
 from k2lib.errors import ConfigError, RecordError, SchemaError, TransientError, reason_of
 from k2lib.kafka.cluster import TIMEOUT_S
 from k2lib.reasons import START_IT
+from k2lib.resilience.time_limit import TimeLimit
 from k2lib.schema.codec import SchemaId
 from k2lib.schema.records import RecordSchema
 
@@ -34,13 +35,7 @@ def check_registry_url(url: str) -> None:
         ConfigError: names it, without its user.
     """
     for one in url.split(","):
-        try:
-            parts = urlsplit(one.strip())
-            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-            usable = usable or parts.scheme == "mock"
-        except ValueError:
-            usable = False
-        if not usable:
+        if not (is_http_url(one) or one.strip().startswith("mock:")):
             shown = public_url(url) if "@" not in public_url(url) else "…"
             raise ConfigError(f"K2_SCHEMA_REGISTRY_URL={shown}: give http://host:port")
 
@@ -54,7 +49,7 @@ def _options(url: str, timeout_s: float) -> dict[str, object]:
     first = urlsplit(urls[0])
     options: dict[str, object] = {
         "url": ",".join(map(_without_user, urls)),
-        "timeout": timeout_s / 2,
+        "timeout": timeout_s / 2 / len(urls),
         "max.retries": 1,
         "retries.wait.ms": RETRY_MS,
     }
@@ -73,7 +68,7 @@ class SchemaRegistry:
     """A Confluent-compatible schema registry, or `mock://` inside the process.
 
     Args:
-        timeout_s: how long it may take to answer.
+        timeout_s: how long an answer may take in all.
         on_registered: called when a schema is registered, before anything is written by it.
     Attributes:
         patience_s: how long it may know nothing of an id.
@@ -92,6 +87,7 @@ class SchemaRegistry:
         self._name = f"the schema registry at {public_url(url)}"
         self._on_registered = on_registered
         self._client = SchemaRegistryClient.new_client(_options(url, timeout_s))
+        self._limit = TimeLimit(timeout_s)
         self.patience_s = 0.0 if url.startswith("mock:") else PATIENCE_S
         self._texts: dict[SchemaId, str] = {}
         self._unknown: set[SchemaId] = set()
@@ -142,8 +138,8 @@ class SchemaRegistry:
             raise TransientError(f"{message}: correct K2_SCHEMA_REGISTRY_URL") from without_secrets(
                 exc
             )
-        except httpx2.TimeoutException as exc:
-            raise self._silent("no answer in time") from without_secrets(exc)
+        except (httpx2.TimeoutException, TimeoutError) as exc:
+            raise self._silent(self._limit.reason) from without_secrets(exc)
         except httpx2.HTTPError as exc:
             raise self._silent(redact(reason_of(exc))) from without_secrets(exc)
         except (ValueError, LookupError, TypeError, httpx2.InvalidURL) as exc:
@@ -164,8 +160,10 @@ class SchemaRegistry:
     def _register_once(self, subject: str, schema: RecordSchema) -> tuple[int, str | None]:
         with self._errors():
             try:
-                registered = self._client.register_schema_full_response(
-                    subject, Schema(schema.text, "AVRO")
+                registered = self._limit.call(
+                    self._client.register_schema_full_response,
+                    subject,
+                    Schema(schema.text, "AVRO"),
                 )
             except SchemaRegistryError as exc:
                 if exc.http_status_code == INCOMPATIBLE:
@@ -197,8 +195,8 @@ class SchemaRegistry:
 
     def _schema(self, schema_id: SchemaId) -> Schema:
         if isinstance(schema_id, uuid.UUID):
-            return self._client.get_schema_by_guid(str(schema_id))
-        return self._client.get_schema(schema_id)
+            return self._limit.call(self._client.get_schema_by_guid, str(schema_id))
+        return self._limit.call(self._client.get_schema, schema_id)
 
 
 def unknown_schema(schema_id: SchemaId) -> str:

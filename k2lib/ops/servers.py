@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 from k2lib.errors import ConfigError
 from k2lib.ops.jars import JavaPrograms
 from k2lib.ops.processes import HOST, ChildProcess, alive, free_port, spawn, tail, wait_for
+from k2lib.resilience.time_limit import TimeLimit
 
 READY_WITHIN_S = 90.0
 KAFKA_TIMEOUT_S = 1.0
@@ -188,13 +189,18 @@ class RegistryServer:
         return self._compatibility("PUT", body) == COMPATIBILITY and self.answers()
 
     def _compatibility(self, method: str, body: str | None = None) -> str | None:
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=REGISTRY_TIMEOUT_S)
-        headers = {"Content-Type": "application/json"}
-        with contextlib.closing(connection), contextlib.suppress(*NO_ANSWER):
-            connection.request(method, f"{REGISTRY_PATH}/config", body, headers)
-            answer: dict[str, str] = json.loads(connection.getresponse().read())
+        with contextlib.suppress(*NO_ANSWER):
+            answer = TimeLimit(REGISTRY_TIMEOUT_S).call(self._ask, method, body)
             return answer.get("compatibilityLevel")
         return None
+
+    def _ask(self, method: str, body: str | None) -> dict[str, str]:
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=REGISTRY_TIMEOUT_S)
+        headers = {"Content-Type": "application/json"}
+        with contextlib.closing(connection):
+            connection.request(method, f"{REGISTRY_PATH}/config", body, headers)
+            answer: dict[str, str] = json.loads(connection.getresponse().read())
+            return answer
 
 
 def await_ready(server: LocalServer, process: ChildProcess) -> None:

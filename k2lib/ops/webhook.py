@@ -159,8 +159,10 @@ class Webhook(Closing):
 
     async def _post_first(self, client: httpx2.AsyncClient) -> None:
         try:
-            response = await client.post(self._url, json=body(self._queue[0]))
-        except httpx2.RequestError as exc:
+            # The client's own limit is of each read alone.
+            async with asyncio.timeout(self._timeout_s):
+                response = await client.post(self._url, json=body(self._queue[0]))
+        except (httpx2.RequestError, TimeoutError) as exc:
             raise TransientError(f"{self._receiver} does not answer: {type(exc).__name__}") from exc
         if response.is_success:
             self._queue.popleft()

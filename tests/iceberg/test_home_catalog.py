@@ -13,7 +13,7 @@ from support.lake_upkeep import Clock, commit, trades_table
 
 from k2lib.errors import ConfigError
 from k2lib.iceberg.file_sql import table_sql
-from k2lib.iceberg.home_catalog import sqlite_uri, warehouse_location
+from k2lib.iceberg.home_catalog import checked_warehouse, sqlite_uri, warehouse_location
 from k2lib.iceberg.manifests import plan_paths
 from k2lib.iceberg.orphan_files import OrphanFileCleaner
 from k2lib.iceberg.tables import TABLES, ensure_table, load_table, open_catalog
@@ -179,6 +179,55 @@ def test_a_warehouse_of_the_settings_may_be_anywhere_but_in_another_home(tmp_pat
     uri = sqlite_uri(other, timeout_s=1)
     shared = open_catalog(Settings(home=tmp_path / "new", warehouse=warehouse, catalog_uri=uri))
     assert load_table(shared, "trades_v2") is not None
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [
+        ("file://host/lake", "host is no folder of this machine"),
+        ("FILE://localhost/lake", "localhost is no folder of this machine"),
+        ("file://~/lake", "~ is no folder of this machine"),
+        ("file:lake", "lake is no folder of this machine"),
+        ("~nobody-of-this-name/lake", "there is no such user"),
+        ("gopher://host", "nothing is stored at gopher://"),
+    ],
+)
+def test_a_warehouse_that_is_no_folder_is_refused(
+    tmp_path: Path, location: str, reason: str
+) -> None:
+    error = error_of(tmp_path / "home", warehouse=location)
+    assert f": {reason}; give a folder, file:///folder or s3://bucket/folder" in error
+    assert folders(tmp_path) == []
+
+
+def test_a_warehouse_is_the_same_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.chdir(tmp_path)
+    assert checked_warehouse("~/lake") == f"{tmp_path}/user/lake"
+    assert checked_warehouse("lake") == f"{tmp_path}/lake"
+    assert checked_warehouse("FILE:///lake") == "file:///lake"
+    assert checked_warehouse("S3://bucket/Lake") == "s3://bucket/Lake"
+    catalog = open_catalog(Settings(home=tmp_path / "home", warehouse="lake"))
+    ensure_table(catalog, TABLES["gaps"])
+    monkeypatch.chdir("/")
+    assert load_table(catalog, "gaps") is not None
+
+
+def test_a_warehouse_that_tables_of_the_home_are_not_in_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home, elsewhere = home_with_a_trade(tmp_path / "home"), tmp_path / "elsewhere"
+    open_catalog(Settings(home=home, warehouse=str(elsewhere)))
+    assert caplog.messages == [
+        f"K2: the tables of the home {home} stay in file://{home}/warehouse; "
+        f"K2_WAREHOUSE={elsewhere} is for new ones"
+    ]
+    caplog.clear()
+    open_catalog(Settings(home=home, warehouse=f"{home}/warehouse"))
+    open_catalog(Settings(home=home))
+    assert caplog.messages == []
 
 
 def test_only_the_owner_can_read_a_home(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from support.ports import dripping_server, silent_port
 
 from k2lib.errors import RecordError, SchemaError, TransientError
 from k2lib.kafka.connect import Kafka
@@ -80,6 +81,31 @@ def test_a_registry_that_does_not_answer_is_a_transient_error() -> None:
         pytest.raises(TransientError, match=r"127\.0\.0\.1:1 does not answer"),
     ):
         registry.text(1)
+
+
+@pytest.mark.slow
+def test_a_registry_is_given_up_in_its_time_however_slowly_it_answers() -> None:
+    with dripping_server() as server:
+        url = f"http://127.0.0.1:{server.port}"
+        with (
+            closing(SchemaRegistry(url, timeout_s=1)) as registry,
+            pytest.raises(TransientError) as caught,
+        ):
+            registry.register(TOPIC, TRADE)
+    assert str(caught.value) == (
+        f"the schema registry at {url} does not answer: no answer within 1 s: "
+        "start it, or correct its address"
+    )
+
+
+@pytest.mark.slow
+def test_the_second_of_two_registries_answers_where_the_first_is_silent(
+    answering: Callable[..., str],
+) -> None:
+    with silent_port() as port:
+        urls = f"http://127.0.0.1:{port},{answering((200, {'id': 5}))}"
+        with closing(SchemaRegistry(urls, timeout_s=4)) as registry:
+            assert registry.register(TOPIC, TRADE) == 5
 
 
 class _Answers(BaseHTTPRequestHandler):

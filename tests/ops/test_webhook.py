@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from support.ports import refusing_port, silent_port
+from support.ports import dripping_server, refusing_port, silent_port
 from support.waiting import wait_until
 from support.webhook_receiver import Receiver
 
@@ -129,6 +129,17 @@ def test_a_receiver_that_never_answers_makes_nobody_wait() -> None:
             webhook(FIRING)
         assert time.monotonic() - began < 60
     assert webhook.dropped == 1
+
+
+def test_a_receiver_that_answers_byte_by_byte_is_given_up_in_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with dripping_server() as server:
+        url = f"http://127.0.0.1:{server.port}/hook"
+        with Webhook(url, timeout_s=0.2, retry_for_s=0.01) as webhook:
+            webhook(FIRING)
+            wait_until(lambda: webhook.dropped == 1)
+    assert f"the alert webhook at http://127.0.0.1:{server.port}/… does not answer" in caplog.text
 
 
 def test_an_alert_after_closing_is_dropped_and_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,11 +19,13 @@ from k2lib.events import OnEvent, RestFailed
 from k2lib.lifecycle import Closing
 from k2lib.resilience.failover import LIMITED, PAUSE_S, Hosts, judge_status
 from k2lib.resilience.rate_window import RateWindow
+from k2lib.resilience.time_limit import TimeLimit
 from k2lib.venues.base import VenueRefusedError, VenueUnavailableError
 from k2lib.venues.binance.fields import BROKEN
 from k2lib.venues.binance.hosts import EXCHANGE_HEADER, exchange_of
 
 TIMEOUT_S: Final = 10.0
+TIMEOUTS: Final = (httpx2.TimeoutException, TimeoutError)
 # 5,000 of the 6,000 a minute: others may share the address.
 WEIGHT_A_MINUTE: Final = 5_000
 USED_WEIGHT: Final = "X-MBX-USED-WEIGHT-1M"
@@ -51,8 +53,8 @@ class _NextHost(Exception):
 class Rest(Closing):
     """Asks the venue's hosts in turn; may be used by one thread at a time.
 
-    A host that answers 404 is not asked for that path again within `offer_again_s`; `timeout_s`
-    bounds each step of a request: to connect, TLS handshake included, to send, and to be answered.
+    A host that answers 404 is not asked for that path again within `offer_again_s`; an answer may
+    take `timeout_s` in all, from the look-up of the host's name to its last byte.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Rest(Closing):
         self._offer_again_s = offer_again_s
         self._clock = clock
         self._ask_again_at: dict[tuple[str, str], float] = {}
+        self._limit = TimeLimit(timeout_s)
         self._client = httpx2.Client(
             timeout=timeout_s,
             verify=tls,
@@ -130,10 +133,13 @@ class Rest(Closing):
                 on=self._may_retry, attempts=2, wait_initial=0.1, wait_max=0.5, timeout=None
             ):
                 with attempt:
-                    answer = self._client.get(f"{host}{path}", params=dict(params))
-        except (httpx2.RequestError, ssl.SSLError) as exc:
-            self._failed(host, reason_of(exc))
-            raise _NextHost(reason_of(exc)) from exc
+                    answer = self._limit.call(
+                        self._client.get, f"{host}{path}", params=dict(params)
+                    )
+        except (httpx2.RequestError, ssl.SSLError, TimeoutError) as exc:
+            reason = _reason(exc, self._limit)
+            self._failed(host, reason)
+            raise _NextHost(reason) from exc
         self._weight.raise_to(_number(answer.headers.get(USED_WEIGHT), 0.0))
         if answer.status_code == 200:
             self._check_name(exchange_of(host, answer.headers.get(EXCHANGE_HEADER)), host)
@@ -166,7 +172,9 @@ class Rest(Closing):
         return _NextHost(text)
 
     def _may_retry(self, exc: Exception) -> bool:
-        return isinstance(exc, httpx2.TransportError) and not self._stop.is_set()
+        """A host that did not answer in time is not asked twice: the next one may."""
+        failed = isinstance(exc, httpx2.TransportError) and not isinstance(exc, TIMEOUTS)
+        return failed and not self._stop.is_set()
 
     def _failed(self, host: str, reason: str) -> None:
         self.hosts.failed(host)
@@ -207,12 +215,17 @@ def ping(host: str, *, tls: ssl.SSLContext, within_s: float) -> None:
     Raises:
         VenueUnavailableError: it does not, within the time.
     """
+    limit = TimeLimit(within_s)
     try:
-        answer = httpx2.get(f"{host}/api/v3/ping", timeout=within_s, verify=tls)
-    except httpx2.TransportError as exc:
-        raise VenueUnavailableError(reason_of(exc)) from exc
+        answer = limit.call(httpx2.get, f"{host}/api/v3/ping", timeout=within_s, verify=tls)
+    except (httpx2.TransportError, TimeoutError) as exc:
+        raise VenueUnavailableError(_reason(exc, limit)) from exc
     if answer.status_code != 200:
         raise VenueUnavailableError(f"HTTP {answer.status_code}")
+
+
+def _reason(exc: Exception, limit: TimeLimit) -> str:
+    return limit.reason if isinstance(exc, TIMEOUTS) else reason_of(exc)
 
 
 def _message(body: bytes) -> str:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from support.fake_clock import FakeClock
-from support.ports import silent_port
+from support.ports import dripping_server, silent_port
 from support.rest_hosts import Answer, RestHost, asking, refusal, rest_of, serving
 
 from k2lib.events import Event, RestFailed
@@ -79,6 +79,28 @@ def test_a_host_that_swallows_the_handshake_is_given_up_in_time(scheme: str) -> 
         with rest_of(urls, events, timeout_s=0.1) as rest:
             assert ask(rest) == good.url
     assert [type(event) for event in events] == [RestFailed]
+
+
+def test_a_host_that_answers_byte_by_byte_is_given_up_in_time() -> None:
+    good = RestHost()
+    with dripping_server() as server, serving(good):
+        urls = (f"http://127.0.0.1:{server.port}", good.url)
+        events: list[Event] = []
+        with rest_of(urls, events, timeout_s=0.3) as rest:
+            assert ask(rest) == good.url
+    assert events == [RestFailed("BINANCE", urls[0], "no answer within 0.3 s")]
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+def test_a_venue_that_never_answers_is_asked_once_and_told(scheme: str) -> None:
+    with silent_port() as port:
+        url = f"{scheme}://127.0.0.1:{port}"
+        with rest_of([url], [], timeout_s=0.3) as rest:
+            began = time.monotonic()
+            with pytest.raises(VenueUnavailableError) as told:
+                ask(rest)
+            assert time.monotonic() - began < 2 * 0.3
+    assert str(told.value) == f"no REST host answers ({url}: no answer within 0.3 s)"
 
 
 def test_three_failures_open_the_breaker_for_its_rest() -> None:
