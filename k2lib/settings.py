@@ -82,6 +82,8 @@ class Settings(BaseSettings):
     api_stream_symbols: int = Field(default=200, gt=0)
     api_stream_message_bytes: int = Field(default=65_536, gt=0)
     api_stream_queue_bytes: int = Field(default=2**20, gt=0)
+    api_stream_stall_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    api_stream_wait_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     api_heartbeat_s: float = Field(default=15.0, gt=0, allow_inf_nan=False)
 
     @field_validator(

@@ -53,7 +53,7 @@ def create_app(k2: K2, *, options: ApiOptions | None = None) -> FastAPI:
         CompressionMiddleware,
         exclude_content_types=(*BINARY_TYPES, replay.NDJSON),
     )
-    add_middleware(app, k2=k2, options=options)
+    add_middleware(app, k2=k2, options=options, engine=engine)
     describe(app, options)
     return app
 

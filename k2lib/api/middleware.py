@@ -32,6 +32,7 @@ from k2lib.api.security import (
 )
 from k2lib.client import K2
 from k2lib.events import OnEvent
+from k2lib.query.engine import Engine
 
 
 def check_url(scope: Scope, max_bytes: int) -> None:
@@ -118,6 +119,7 @@ def add_middleware(
     *,
     k2: K2,
     options: ApiOptions,
+    engine: Engine | None = None,
     on_event: OnEvent = log_request,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
@@ -128,7 +130,11 @@ def add_middleware(
     metrics = ApiMetrics()
     rate_limiter = RateLimiter(options.rate_per_s, options.burst, clock=clock)
     live_stream = LiveStream(
-        k2.find_log, options=options, metrics=metrics, rate_limiter=rate_limiter
+        k2.find_log,
+        engine=k2.engine if engine is None else engine,
+        options=options,
+        metrics=metrics,
+        rate_limiter=rate_limiter,
     )
     app.state.live_stream = live_stream
     app.state.options = options

@@ -40,6 +40,8 @@ class ApiOptions:
         stream_symbols: subscriptions of one connection.
         stream_message_bytes: of one message of a client.
         stream_queue_bytes: bytes queued for one connection before it is closed as too slow.
+        stream_stall_s: how long one connection whose queue is full may read nothing.
+        stream_wait_s: how long the others wait for one that reads, until it has read its queue.
         heartbeat_s: the longest silence of the live stream.
     """
 
@@ -66,4 +68,6 @@ class ApiOptions:
     stream_symbols: int = 200
     stream_message_bytes: int = 64 * 1024
     stream_queue_bytes: int = 1024 * 1024
+    stream_stall_s: float = 5.0
+    stream_wait_s: float = 30.0
     heartbeat_s: float = 15.0

@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +40,11 @@ from k2lib.simulator import OfflineExchange
 TRADES = "market.equities.trades.asx"
 QUOTES = "market.equities.quotes.asx"
 BHP = "ASX:BHP"
-NOTHING = ["", "[]", "{}", "7", '{"a": 1}', '{"subscribe": "ASX:BHP"}', "[" * 9999]
+NOTHING = [
+    *("", "[]", "{}", "7", '{"a": 1}', '{"subscribe": "ASX:BHP"}', "[" * 9999),
+    *('{"kinds": ["trades"]}', '{"subscribe": []}', '{"subscribe": ["ASX:BHP"], "kinds": []}'),
+    '{"subscribe": ["ASX:BHP"], "subscribe": ["ASX:MWR"]}',
+]
 
 
 class Listener:
@@ -205,11 +210,29 @@ def test_when_kafka_goes_it_is_said(tmp_path: Path) -> None:
                 assert ws.close_code is None
 
 
+def test_an_instrument_without_records_is_named_and_sent_once_there_are_some(
+    k2: K2, edge: Edge
+) -> None:
+    send(k2, 1)
+    with listening(edge, BHP, "ASX:XYZ", kinds="trades,quotes") as listener:
+        told = listener.next("unknown")
+        assert (told["trades"], told["quotes"]) == (["ASX:XYZ"], [BHP, "ASX:XYZ"])
+        assert (
+            "the subscriptions stay, and their records are sent once there are some"
+            in (told["detail"])
+        )
+        send(k2, 2, symbol="XYZ")
+        assert ids(listener.rows(1)) == [2]
+        listener.ask(subscribe=["ASX:ZYX", "ASX:XYZ"])
+        assert listener.next("unknown")["trades"] == ["ASX:ZYX"]
+
+
 def test_a_message_that_asks_for_nothing_is_answered(lone: Edge) -> None:
     with listening(lone) as listener:
         for text in NOTHING:
             listener.ws.send(text)
-            assert "subscribe" in listener.next("error")["detail"]
+            told = listener.next("error")["detail"]
+            assert "subscribe" in told and told.endswith("; the subscriptions stay as they are")
         listener.ask(subscribe=[BHP])
         assert listener.next("subscribed")["trades"] == [BHP]
 
@@ -220,7 +243,13 @@ def test_what_is_no_text_is_answered_too(lone: Edge) -> None:
         assert "not JSON" in listener.next("error")["detail"]
 
 
-@pytest.mark.parametrize("query", ["symbols=BHP", "symbols=asx:BHP", "symbols=ASX:BHP&kinds=bars"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("symbols=BHP", "symbols=asx:BHP", "symbols=ASX:BHP&kinds=bars", "symbol=ASX:BHP"),
+        *("symbols=ASX:BHP&symbols=ASX:MWR", "symbols=ASX:BHP&kinds=", "kinds=trades&kinds=quotes"),
+    ],
+)
 def test_an_address_that_asks_for_nothing_is_refused(lone: Edge, query: str) -> None:
     with pytest.raises(InvalidStatus) as refused, connect(f"{lone.ws_url}?{query}", proxy=None):
         pass
@@ -302,6 +331,58 @@ def test_a_client_that_never_reads_is_cut_and_another_gets_everything(k2: K2) ->
         assert ends(stuck)
 
 
+@pytest.mark.slow
+def test_a_client_that_reads_is_not_cut_while_a_gap_is_filled(tmp_path: Path) -> None:
+    topic, count = "market.equities.trades.asx_sim", 40_001
+    rows = many_trades(count, symbols=("AAA",))
+    with (
+        K2.open(home=tmp_path / "home", commit_interval_s=0.5) as k2,
+        served(k2, stream_queue_bytes=300_000) as edge,
+    ):
+        k2.pipeline.produce(topic, rows.slice(0, 1), TRADE)
+        with (
+            listening(edge, "ASX_SIM:AAA") as one,
+            listening(edge, "ASX_SIM:AAA") as other,
+            ThreadPoolExecutor(2) as readers,
+        ):
+            # All at once, as what was missed arrives: forty times what is queued for a client.
+            k2.pipeline.produce(topic, rows.slice(1), TRADE)
+            for found in readers.map(lambda listener: listener.rows(count - 1), (one, other)):
+                wanted = rows["message_id"].to_pylist()[1:]
+                assert [row["message_id"] for row in found] == wanted
+        wait_until(lambda: edge.metric("k2_api_stream_clients") == 0)
+        assert edge.metric("k2_api_stream_cut_total") == 0
+
+
+FRAME = Frame(Subscription("trades", "ASX", "BHP"), "x" * 80, 7)
+
+
+@pytest.mark.parametrize(("stall_s", "wait_s"), [(0.05, 30.0), (30.0, 0.05)])
+def test_a_client_is_waited_for_so_long(stall_s: float, wait_s: float) -> None:
+    async def told() -> str | None:
+        client = StreamClient("127.0.0.1", queue_bytes=100, stall_s=stall_s, wait_s=wait_s)
+        client.send_frame(FRAME)
+        await client.wait_for_room(FRAME)
+        client.send_frame(FRAME)
+        return await client.next()
+
+    assert json.loads(asyncio.run(told()) or "")["missed"] == 14
+
+
+def test_a_client_that_reads_is_waited_for() -> None:
+    async def told() -> list[str | None]:
+        client = StreamClient("127.0.0.1", queue_bytes=100, stall_s=30, wait_s=30)
+        client.send_frame(FRAME)
+        waiting = asyncio.create_task(client.wait_for_room(FRAME))
+        await asyncio.sleep(0)
+        read = [await client.next()]
+        await waiting
+        client.send_frame(FRAME)
+        return [*read, await client.next()]
+
+    assert asyncio.run(told()) == [FRAME.text, FRAME.text]
+
+
 def test_who_reads_too_slowly_is_told_and_cut(k2: K2) -> None:
     send(k2, 1)
     with served(k2, stream_queue_bytes=100) as edge, listening(edge, BHP) as listener:
@@ -314,7 +395,7 @@ def test_what_waits_for_a_client_is_bounded() -> None:
     frame = Frame(Subscription("trades", "ASX", "BHP"), "x" * 40, 7)
 
     async def told() -> list[str | None]:
-        client = StreamClient("127.0.0.1", queue_bytes=100)
+        client = StreamClient("127.0.0.1", queue_bytes=100, stall_s=5, wait_s=30)
         for _ in range(4):
             client.send_frame(frame)
         client.send_message(type="heartbeat")

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import re
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -52,24 +54,51 @@ GOING_AWAY: Final = (1001, "the server ends")
 POLICY: Final = (1008, "too many messages")
 TRY_AGAIN: Final = (1013, "too slow")
 SLOW: Final = (
-    "records came faster than this client reads, and it is cut: "
+    "this client does not read what is sent to it, or too slowly, and it is cut: "
     "read what it missed with /v1/trades or /v1/quotes, and connect again"
 )
+UNKNOWN: Final = (
+    "no record of these is there yet: the subscriptions stay, and their records are sent once "
+    "there are some; /v1/symbols lists the instruments that have records"
+)
+UNCHANGED: Final = "the subscriptions stay as they are"
 CloseReason = tuple[int, str]
 
 
 class StreamClient:
     """The queue of one connection; a client that reads too slowly is closed."""
 
-    def __init__(self, rate_client: str, *, queue_bytes: int) -> None:
+    def __init__(
+        self,
+        rate_client: str,
+        *,
+        queue_bytes: int,
+        stall_s: float,
+        wait_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin with an empty queue.
+
+        Args:
+            stall_s: how long a client with a full queue may read nothing.
+            wait_s: how long all others may wait for it until it has read all of its queue.
+        """
         self.rate_client = rate_client
         self.subscriptions: frozenset[Subscription] = frozenset()
         self.close: CloseReason | None = None
         self.closing = asyncio.Event()
         self._queue_bytes = queue_bytes
+        self._stall_s = stall_s
+        self._wait_s = wait_s
+        self._clock = clock
         self._queue: deque[tuple[str, int]] = deque()
         self._queued_bytes = 0
         self._changed = asyncio.Event()
+        self._has_read = asyncio.Event()
+        self._read_at = 0.0
+        self._waited_s = 0.0
+        self._unchecked: set[Subscription] = set()
+        self._added = asyncio.Event()
 
     @property
     def is_slow(self) -> bool:
@@ -80,6 +109,40 @@ class StreamClient:
         """Queue a message that is not records."""
         if self.close is None:
             self._put(json.dumps(message), 0)
+
+    def subscribe(self, subscriptions: frozenset[Subscription]) -> None:
+        """Replace the subscriptions."""
+        self._unchecked |= subscriptions - self.subscriptions
+        self.subscriptions = subscriptions
+        if self._unchecked:
+            self._added.set()
+
+    async def added(self) -> list[Subscription]:
+        """Wait for subscriptions that are new since the last call, and return those that remain."""
+        await self._added.wait()
+        added, self._unchecked = self._unchecked & self.subscriptions, set()
+        self._added.clear()
+        return sorted(added)
+
+    def has_room(self, frame: Frame) -> bool:
+        """Whether its queue has room for records; one that is closed takes none."""
+        return self.close is not None or self._queued_bytes + len(frame.text) <= self._queue_bytes
+
+    async def wait_for_room(self, frame: Frame) -> None:
+        """Wait until its queue has room for records, while it reads."""
+        began = self._clock()
+        while self._queue and not self.has_room(frame) and (left_s := self._left_s(began)) > 0:
+            self._has_read.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._has_read.wait()
+        self._waited_s += self._clock() - began
+
+    def _left_s(self, began: float) -> float:
+        now = self._clock()
+        return min(
+            self._read_at + self._stall_s - now, self._wait_s - self._waited_s - (now - began)
+        )
 
     def send_frame(self, frame: Frame) -> None:
         """Queue records, or close the client where its queue is full."""
@@ -99,6 +162,7 @@ class StreamClient:
             self.close = close
             self.closing.set()
             self._changed.set()
+            self._has_read.set()
 
     async def next(self) -> str | None:
         """Wait for the next message to send; None at the end."""
@@ -109,9 +173,15 @@ class StreamClient:
             await self._changed.wait()
         text, _ = self._queue.popleft()
         self._queued_bytes -= len(text)
+        self._read_at = self._clock()
+        if not self._queue:
+            self._waited_s = 0.0
+        self._has_read.set()
         return text
 
     def _put(self, text: str, rows: int) -> None:
+        if not self._queue:
+            self._read_at = self._clock()
         self._queue.append((text, rows))
         self._queued_bytes += len(text)
         self._changed.set()
@@ -120,6 +190,7 @@ class StreamClient:
 INSTRUMENT_TEXT: Final = re.compile(r"([A-Z0-9_]{1,32}):([^\x00-\x20\x7f,]{1,64})")
 FORM: Final = 'send {"subscribe": ["BINANCE_SIM:BTCUSDT"], "kinds": ["trades", "quotes"]}'
 MESSAGE_KEYS: Final = ("subscribe", "unsubscribe", "kinds")
+ADDRESS_KEYS: Final = ("symbols", "kinds")
 
 
 class SubscriptionError(Exception):
@@ -141,16 +212,52 @@ def parse_message(text: str) -> SubscriptionChange:
         SubscriptionError: it is not valid.
     """
     try:
-        message = json.loads(text)
+        message = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         raise SubscriptionError(f"not JSON: {FORM}") from None
     if not isinstance(message, dict) or not message or set(message) - set(MESSAGE_KEYS):
         raise SubscriptionError(f"not an object of {', '.join(MESSAGE_KEYS)}: {FORM}")
     kinds = _texts(message, "kinds", ["trades"])
-    return SubscriptionChange(
-        subscriptions(_texts(message, "subscribe", []), kinds),
-        subscriptions(_texts(message, "unsubscribe", []), kinds),
-    )
+    added, removed = (_texts(message, name, []) for name in ("subscribe", "unsubscribe"))
+    if not kinds or not (added or removed):
+        raise SubscriptionError(f"nothing to subscribe or unsubscribe: {FORM}")
+    return SubscriptionChange(subscriptions(added, kinds), subscriptions(removed, kinds))
+
+
+def parse_address(parameters: Sequence[tuple[str, str]]) -> SubscriptionChange:
+    """Parse the query of a stream's address.
+
+    Raises:
+        SubscriptionError: it is not valid.
+    """
+    names = [name for name, _ in parameters]
+    for name in names:
+        if name not in ADDRESS_KEYS or names.count(name) > 1:
+            raise SubscriptionError(f"{name[:64]}: give {' and '.join(ADDRESS_KEYS)}, each once")
+    symbols, kinds = (_split(dict(parameters).get(key, "")) for key in ADDRESS_KEYS)
+    if "kinds" in names and not kinds:
+        raise SubscriptionError(f"kinds names none: give {' or '.join(SCHEMAS)}, or both")
+    return SubscriptionChange(added=subscriptions(symbols, kinds or ["trades"]))
+
+
+def by_kind(some: Iterable[Subscription]) -> dict[str, list[str]]:
+    """Return subscriptions as messages name them: EXCHANGE:SYMBOL by kind, sorted."""
+    named: dict[str, list[str]] = {kind: [] for kind in SCHEMAS}
+    for one in sorted(some):
+        named[one.kind].append(f"{one.exchange}:{one.symbol}")
+    return named
+
+
+def _split(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise SubscriptionError(f"{repeated[0][:64]} is repeated: {FORM}")
+    return dict(pairs)
 
 
 def subscriptions(symbols: Sequence[str], kinds: Sequence[str]) -> frozenset[Subscription]:

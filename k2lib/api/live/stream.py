@@ -1,11 +1,12 @@
 """The live stream: trades and quotes over a WebSocket, as they arrive in Kafka."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from fastapi import APIRouter, Query, WebSocket
+from fastapi import APIRouter, WebSocket
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocketDisconnect
 
@@ -13,21 +14,28 @@ from k2lib.api.limiters import RateLimiter, busy_error, share
 from k2lib.api.live.clients import (
     GOING_AWAY,
     POLICY,
-    SCHEMAS,
+    UNCHANGED,
+    UNKNOWN,
+    Frame,
     StreamClient,
     Subscription,
     SubscriptionChange,
     SubscriptionError,
+    by_kind,
+    parse_address,
     parse_message,
-    subscriptions,
 )
 from k2lib.api.live.reader import LiveReader, ReaderState, ReaderUpdate
 from k2lib.api.metrics import ApiMetrics
 from k2lib.api.options import ApiOptions
 from k2lib.api.security import RequestRejectedError
+from k2lib.errors import K2Error
 from k2lib.kafka.cluster import FindLog
+from k2lib.query.engine import Engine
 
 GRACE_S: Final = 2.0
+TABLES: Final = {"trades": "trades_v2", "quotes": "quotes_v2"}
+Updates = asyncio.Queue[ReaderUpdate]
 
 
 class LiveStream:
@@ -41,11 +49,15 @@ class LiveStream:
         self,
         find_log: FindLog,
         *,
+        engine: Engine,
         options: ApiOptions,
         metrics: ApiMetrics,
         rate_limiter: RateLimiter,
     ) -> None:
         self._find_log = find_log
+        self._engine = engine
+        # A client may name hundreds of instruments: they are looked for one client at a time.
+        self._lookup = asyncio.Lock()
         self._options = options
         self._metrics = metrics
         self._rate_limiter = rate_limiter
@@ -54,6 +66,7 @@ class LiveStream:
         self._unconfirmed: list[tuple[int, StreamClient]] = []
         self._reader: LiveReader | None = None
         self._readers: list[LiveReader] = []
+        self._delivery: asyncio.Task[None] | None = None
         self._state: ReaderState | None = None
         self._is_ending = False
         self._all_left = asyncio.Event()
@@ -74,7 +87,12 @@ class LiveStream:
         """Serve one connection until it ends."""
         rate_client = websocket.scope["state"]["rate_client"]
         self.check_room(rate_client)
-        client = StreamClient(rate_client, queue_bytes=self._options.stream_queue_bytes)
+        client = StreamClient(
+            rate_client,
+            queue_bytes=self._options.stream_queue_bytes,
+            stall_s=self._options.stream_stall_s,
+            wait_s=self._options.stream_wait_s,
+        )
         self._join(client)
         try:
             with suppress(WebSocketDisconnect):
@@ -99,8 +117,9 @@ class LiveStream:
     async def _exchange(self, websocket: WebSocket, client: StreamClient) -> None:
         sending = asyncio.create_task(self._send(websocket, client))
         receiving = asyncio.create_task(self._receive(websocket, client))
+        checking = asyncio.create_task(self._name_unknown(client))
         ending = asyncio.create_task(client.closing.wait())
-        tasks = (sending, receiving, ending)
+        tasks = (sending, receiving, checking, ending)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if client.close is not None:
@@ -139,13 +158,33 @@ class LiveStream:
         try:
             self._change(client, parse_message(text or ""))
         except SubscriptionError as exc:
-            client.send_message(type="error", detail=str(exc))
+            client.send_message(type="error", detail=f"{exc}; {UNCHANGED}")
+
+    async def _name_unknown(self, client: StreamClient) -> None:
+        """Say of new subscriptions which instruments have no record."""
+        while True:
+            added = await client.added()
+            async with self._lookup:
+                unknown = await run_in_threadpool(self._without_records, added)
+            if unknown:
+                client.send_message(type="unknown", **by_kind(unknown), detail=UNKNOWN)
+
+    def _without_records(self, added: Sequence[Subscription]) -> list[Subscription]:
+        try:
+            views = {kind: self._engine.table_view(TABLES[kind]) for kind, _, _ in added}
+            return [
+                one
+                for one in added
+                if one.exchange not in self._engine.venues(views[one.kind], one.symbol)
+            ]
+        except K2Error:  # what cannot be read is not said to be unknown
+            return []
 
     def _change(self, client: StreamClient, change: SubscriptionChange) -> None:
         new = (client.subscriptions - change.removed) | change.added
         limit = self._options.stream_symbols
         if len(new) > limit:
-            detail = f"{len(new)} subscriptions: {limit} at most on one connection"
+            detail = f"{len(new)} subscriptions: {limit} at most on one connection; {UNCHANGED}"
             client.send_message(type="error", detail=detail)
             return
         self._subscribe(client, new)
@@ -164,16 +203,18 @@ class LiveStream:
                 del self._subscribers[removed]
         for added in new - client.subscriptions:
             self._subscribers.setdefault(added, set()).add(client)
-        client.subscriptions = new
+        client.subscribe(new)
 
     def _join(self, client: StreamClient) -> None:
         self._clients.add(client)
         self._metrics.stream_clients.inc()
         if self._reader is None:
             loop = asyncio.get_running_loop()
+            updates: Updates = asyncio.Queue()
             self._reader = LiveReader(
-                self._find_log, lambda reader, update: self._schedule(loop, reader, update)
+                self._find_log, lambda reader, update: self._schedule(loop, updates, reader, update)
             )
+            self._delivery = asyncio.create_task(self._deliver(self._reader, updates))
             self._readers = [one for one in self._readers if one.is_alive] + [self._reader]
 
     def _leave(self, client: StreamClient) -> None:
@@ -183,32 +224,46 @@ class LiveStream:
         self._metrics.stream_clients.dec()
         if client.is_slow:
             self._metrics.stream_cut.inc()
+        client.end(GOING_AWAY)  # nobody waits for it any more
         if not self._clients and self._reader is not None:
             self._reader.stop()
-            self._reader = self._state = None
+            if self._delivery is not None:
+                self._delivery.cancel()
+            self._reader = self._state = self._delivery = None
             self._all_left.set()
 
     def _schedule(
-        self, loop: asyncio.AbstractEventLoop, reader: LiveReader, update: ReaderUpdate
+        self,
+        loop: asyncio.AbstractEventLoop,
+        updates: Updates,
+        reader: LiveReader,
+        update: ReaderUpdate,
     ) -> None:
         """Called in the reader's thread."""
         try:
-            loop.call_soon_threadsafe(self._on_update, reader, update)
+            loop.call_soon_threadsafe(updates.put_nowait, update)
         except RuntimeError:  # the loop is closed: there are no clients any more
             reader.stop()
 
-    def _on_update(self, reader: LiveReader, update: ReaderUpdate) -> None:
-        reader.mark_handled()
-        if reader is not self._reader:
-            return
-        if isinstance(update, ReaderState):
-            self._confirm(update)
-            self._send_state(update)
-            return
-        for frame in update:
-            self._metrics.stream_records.inc(frame.rows)
-            for client in self._subscribers.get(frame.subscription, ()):
-                client.send_frame(frame)
+    async def _deliver(self, reader: LiveReader, updates: Updates) -> None:
+        """Hand on what was read; while a client that reads has no room, no more is read."""
+        while True:
+            update = await updates.get()
+            if isinstance(update, ReaderState):
+                self._confirm(update)
+                self._send_state(update)
+            else:
+                for frame in update:
+                    await self._send_frame(frame)
+            reader.mark_handled()
+
+    async def _send_frame(self, frame: Frame) -> None:
+        self._metrics.stream_records.inc(frame.rows)
+        subscribers = self._subscribers.get(frame.subscription, set())
+        full = [client for client in subscribers if not client.has_room(frame)]
+        await asyncio.gather(*(client.wait_for_room(frame) for client in full))
+        for client in subscribers:
+            client.send_frame(frame)
 
     def _confirm(self, state: ReaderState) -> None:
         for version, client in self._unconfirmed:
@@ -229,13 +284,9 @@ def stream_router(live_stream: LiveStream) -> APIRouter:
     router = APIRouter()
 
     @router.websocket("/v1/stream")
-    async def stream(
-        websocket: WebSocket,
-        symbols: Annotated[str, Query()] = "",
-        kinds: Annotated[str, Query()] = "trades",
-    ) -> None:
+    async def stream(websocket: WebSocket) -> None:
         try:
-            first = SubscriptionChange(added=subscriptions(_split(symbols), _split(kinds)))
+            first = parse_address(websocket.query_params.multi_items())
         except SubscriptionError as exc:
             raise RequestRejectedError(400, "asked", str(exc)) from None
         await live_stream.serve(websocket, first)
@@ -245,10 +296,8 @@ def stream_router(live_stream: LiveStream) -> APIRouter:
 
 def _subscribed(client: StreamClient, state: ReaderState) -> dict[str, Any]:
     """Everything that reaches Kafka after this message is sent to the client."""
-    by_kind: dict[str, list[str]] = {kind: [] for kind in SCHEMAS}
-    for one in sorted(client.subscriptions):
-        by_kind[one.kind].append(f"{one.exchange}:{one.symbol}")
-    return {"type": "subscribed", **by_kind, "live": state.live, **_reason(state)}
+    named = by_kind(client.subscriptions)
+    return {"type": "subscribed", **named, "live": state.live, **_reason(state)}
 
 
 def _status(state: ReaderState) -> dict[str, Any]:
@@ -258,10 +307,6 @@ def _status(state: ReaderState) -> dict[str, Any]:
 
 def _reason(state: ReaderState) -> dict[str, str]:
     return {} if state.reason is None else {"reason": state.reason}
-
-
-def _split(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]
 
 
 def _now() -> str:
