@@ -122,7 +122,7 @@ class K2(Reads, Closing):
         """Producer and sinks, started when first asked for.
 
         Raises:
-            OwnerError: with the embedded broker, another process writes this home.
+            OwnerError: with the embedded broker, another K2 writes this home, here or elsewhere.
             ClosedError: this home was closed.
         """
         self.engine.check_open()
@@ -383,6 +383,8 @@ class K2(Reads, Closing):
             if self._reading is not None:
                 self._reading.close()
             self.engine.close()
+            # Its connections would keep the catalog's file open until Python collects garbage.
+            self.catalog.close()
 
     def _report(self, event: Event) -> None:
         if self._watch is not None:

@@ -14,7 +14,7 @@ K2Error
 │   ├── LimitError              query less: it takes more time or memory than allowed
 │   └── WrongParameterError     (api) fix the named parameter
 ├── ClosedError                 the object was closed: open it again
-├── OwnerError                  another process writes here; it is named
+├── OwnerError                  this or another process writes here; it is named
 ├── DeliveryError               Kafka did not take these records: load them again
 ├── LossError                   records are gone from the log: restore it, or accept the loss
 └── TransientError              try again after a delay
@@ -74,7 +74,7 @@ class ClosedError(K2Error):
 
 
 class OwnerError(K2Error):
-    """Another process writes here: use it, or end it first."""
+    """Another K2 writes here, in this process or another: use it, or end it first."""
 
 
 class DeliveryError(K2Error):

@@ -82,6 +82,12 @@ def lock_holder(path: Path) -> int | None:
         return None
 
 
+def holder_text(path: Path) -> str:
+    """Return who holds a lock, for a message: `this process`, or another one by its pid."""
+    pid = lock_holder(path)
+    return "this process" if pid == os.getpid() else f"process {pid or 'unknown'}"
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Lock a file over a `with` block, after waiting for the process that has locked it.

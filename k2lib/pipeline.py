@@ -67,7 +67,7 @@ class Pipeline(Closing):
         """Start producer and sinks; the embedded broker before them where that is the target.
 
         Raises:
-            OwnerError: another process owns the home.
+            OwnerError: the home has an owner, in this process or another.
             ConfigError: the embedded broker without sinks would lose everything at its end.
             TransientError: Kafka does not answer.
         """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from k2lib.locks import lock_holder, try_lock
+from k2lib.locks import holder_text, lock_holder, try_lock
 
 HOLDER = """
 import sys, pathlib
@@ -54,6 +54,7 @@ def test_a_lock_is_held_against_other_processes_and_tells_its_holder(path: Path)
         assert has_lock(first)
         assert try_lock(path) is None
         assert lock_holder(path) == first.pid
+        assert holder_text(path) == f"process {first.pid}"
         with process(path) as second:
             assert not has_lock(second)
 
@@ -69,3 +70,9 @@ def test_the_death_of_its_process_frees_a_lock(path: Path) -> None:
 
 def test_a_lock_that_nobody_ever_took_has_no_holder(path: Path) -> None:
     assert lock_holder(path) is None
+    assert holder_text(path) == "process unknown"
+
+
+def test_the_holder_of_a_lock_of_ours_is_this_process(path: Path) -> None:
+    with try_lock(path) or pytest.fail("not free"):
+        assert holder_text(path) == "this process"

@@ -47,6 +47,6 @@ def open_kafka(home: Path, cluster: Cluster | None, registry_url: str) -> Kafka:
     """Return the Kafka of these addresses; without a cluster, start the embedded broker.
 
     Raises:
-        OwnerError: another process owns the home's embedded broker.
+        OwnerError: the home's embedded broker runs already, in this process or another.
     """
     return EmbeddedBroker(home) if cluster is None else RemoteKafka(cluster, registry_url)

@@ -17,7 +17,7 @@ from k2lib.errors import ConfigError, OwnerError, RecordError, TransientError
 from k2lib.kafka.cluster import EMBEDDED, TIMEOUT_S, Cluster, KafkaSource, is_reachable
 from k2lib.kafka.producer import OPTIONS
 from k2lib.kafka.registry import SchemaRegistry, unknown_schema
-from k2lib.locks import Lock, lock_holder, try_lock, writer_lock
+from k2lib.locks import Lock, holder_text, lock_holder, try_lock, writer_lock
 from k2lib.reasons import file_errors, os_reason, with_remedy
 from k2lib.schema.codec import SchemaId, SchemaText
 
@@ -37,7 +37,7 @@ class EmbeddedBroker:
         """Take the home and start the broker.
 
         Raises:
-            OwnerError: another process owns the home; the message names its pid.
+            OwnerError: the home has an owner: this process, or another, named by its pid.
             ConfigError: the home cannot be written.
         """
         self._home = home
@@ -105,11 +105,14 @@ def _own(home: Path) -> Lock:
     path = writer_lock(home)
     lock = try_lock(path)
     if lock is None:
-        raise OwnerError(
-            f"the home {home} is written by process {lock_holder(path)}: write there, wait for "
-            "it to end, or take another home with K2_HOME"
-        )
+        raise OwnerError(f"the home {home} is written by {holder_text(path)}: {_remedy(path)}")
     return lock
+
+
+def _remedy(path: Path) -> str:
+    if lock_holder(path) == os.getpid():
+        return "use the K2 that writes it, close that one first, or take another home"
+    return "write there, wait for it to end, or take another home with K2_HOME"
 
 
 def _description(home: Path) -> Mapping[str, Any] | None:

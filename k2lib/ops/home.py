@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
@@ -21,7 +22,7 @@ from k2lib.iceberg.orphan_files import ORPHAN_AGE, damaged_files
 from k2lib.iceberg.sink import lock_path
 from k2lib.iceberg.tables import TABLES, TableSpec, load_table, open_catalog
 from k2lib.iceberg.writer import check_appendable
-from k2lib.locks import lock_holder, locked_by, try_lock, writer_lock
+from k2lib.locks import holder_text, lock_holder, locked_by, try_lock, writer_lock
 from k2lib.ops.services import ServicesStatus, running
 from k2lib.ops.services import status as services_status
 from k2lib.reasons import file_errors
@@ -74,8 +75,8 @@ def writer_pid(home: Path) -> int | None:
 
 
 def _tables(settings: Settings) -> tuple[TableStatus, ...]:
-    catalog = open_catalog(settings)
-    tables = (_table(catalog, name) for name in TABLES)
+    with closing(open_catalog(settings)) as catalog:
+        tables = [_table(catalog, name) for name in TABLES]
     return tuple(table for table in tables if table is not None)
 
 
@@ -219,9 +220,8 @@ def reset_home(home: Path) -> None:
     """
     if not home.exists():
         return
-    pid = writer_pid(home)
-    if pid is not None:
-        raise OwnerError(f"process {pid} writes {home}: end it first")
+    if writer_pid(home) is not None:
+        raise OwnerError(f"{holder_text(writer_lock(home))} writes {home}: end that first")
     if running(home) is not None:
         raise OwnerError(f"Kafka and the registry run in {home}: `k2 down` first")
     with file_errors(f"the home {home}"):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from k2lib.errors import ConfigError, DamagedFileError, OwnerError
-from k2lib.locks import Lock, lock_holder, locked, make_private, try_lock, writer_lock
+from k2lib.locks import Lock, holder_text, locked, make_private, try_lock, writer_lock
 from k2lib.ops.jars import JavaPrograms, OnStep, default_cache, fetch_servers
 from k2lib.ops.processes import ChildProcess, alive, free_port, is_free, stop
 from k2lib.ops.servers import KafkaServer, LocalServer, RegistryServer, await_ready
@@ -325,7 +325,7 @@ def _without_embedded_owner(home: Path) -> Lock:
     lock = try_lock(path)
     if lock is None:
         raise OwnerError(
-            f"process {lock_holder(path)} serves {home} with its embedded broker: end it, then "
+            f"{holder_text(path)} serves {home} with its embedded broker: end it, then "
             "run `k2 up` again"
         )
     return lock
