@@ -86,6 +86,14 @@ class FeedResumed(FeedEvent):
 
 
 @dataclass(frozen=True)
+class SymbolsHalted(FeedEvent):
+    """These symbols do not trade at the start; they are subscribed to with the others."""
+
+    symbols: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
 class SymbolsAssumed(FeedEvent):
     """No REST host answered at the start; symbols come from the table shipped with k2lib."""
 
@@ -211,7 +219,7 @@ class FramesRefused(FeedEvent):
 
 @dataclass(frozen=True)
 class FeedLagMeasured(FeedEvent):
-    """The newest trade of a batch is `lag_s` seconds old."""
+    """A symbol is `lag_s` seconds behind: a batch's newest trade, or once a second in a silence."""
 
     symbol: str
     lag_s: float
@@ -257,12 +265,13 @@ class GapFillFailed(GapEvent):
 
 @dataclass(frozen=True)
 class GapClosed(GapEvent):
-    """A gap is explained; one that was covered may close again, as filled."""
+    """A gap is explained, or `refused` for these reasons; a covered one may close again, filled."""
 
     state: str
     filled: int
     covered: int
     absent: int
+    refused: str = ""
 
 
 @dataclass(frozen=True)

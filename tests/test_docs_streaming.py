@@ -63,7 +63,7 @@ from k2lib.venues.binance.messages import parse_frames
 from k2lib.venues.binance.pages import aggregates_page, single_trades, trades_page
 from k2lib.venues.binance.rest import TIMEOUT_S, WEIGHT_A_MINUTE
 from k2lib.venues.binance.venue import CLOCK_S, binance
-from k2lib.venues.websocket import LONGEST_FRAME, OPEN_S, PING_S
+from k2lib.venues.websocket import LONGEST_FRAME, OPEN_S, PING_S, PROBE_S
 
 FACT = Fact()
 QUOTE = b'{"u":400900217,"s":"BTCUSDT","b":"25.1","B":"31.2","a":"25.2","A":"40.6"}'
@@ -87,6 +87,7 @@ SIZES = {
     "seconds to open a connection": OPEN_S,
     "seconds for the reply to SUBSCRIBE": REPLY_S,
     "seconds between our own pings, and for the pong": PING_S,
+    "seconds of silence after which a host is pinged besides": PROBE_S,
     "seconds of rest where 418 or 429 does not say": PAUSE_S,
     "bytes of the longest frame": LONGEST_FRAME,
     "seconds for a REST answer": TIMEOUT_S,

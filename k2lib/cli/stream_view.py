@@ -294,7 +294,11 @@ class StreamPrinter(Closing):
         log_event(event)
         if self._begun and isinstance(event, PRINTED):
             fields = event.to_json().items()
-            text = ", ".join(f"{name} {value}" for name, value in fields if name not in NOT_PRINTED)
+            text = ", ".join(
+                f"{name} {value}"
+                for name, value in fields
+                if name not in NOT_PRINTED and value != ""
+            )
             _print_line(self._console, f"{event.name}: {text}" if text else event.name)
 
     def close(self) -> None:
@@ -311,6 +315,10 @@ def start_line(feed: Feed, metrics_url: str | None) -> str:
     line = f"{feed}: streams {', '.join(venue.stream_hosts)}, REST {', '.join(venue.request_hosts)}"
     if metrics_url is not None:
         line += f"; metrics at {metrics_url}"
+    if halted := [
+        f"{name} is {one.halted}" for name, one in feed.instruments.items() if one.halted
+    ]:
+        line += f"; not trading now: {', '.join(halted)}"
     if assumed:
         line += f"; assets of {', '.join(assumed)} are those k2lib knows: no REST host answers"
     return line

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,7 @@ from k2lib.events import (
     ConnectionOpened,
     ConnectionRefused,
     Event,
+    FeedLagMeasured,
     OnEvent,
     StreamResumed,
     StreamStale,
@@ -24,7 +25,7 @@ from k2lib.feed.stream import ReconnectingStream
 from k2lib.resilience.breaker import Circuit, steady_wall_clock
 from k2lib.resilience.failover import Hosts
 from k2lib.resilience.rate_window import RateWindow
-from k2lib.resilience.staleness import Watchdog
+from k2lib.resilience.staleness import LagTracker, Watchdog
 from k2lib.venues.base import LiveVenue, StreamSubscription
 
 LOOK_AGAIN_S: Final = 0.002
@@ -111,16 +112,23 @@ def _now_us() -> int:
 
 LOOK_S: Final = 0.05
 BEHIND_S: Final = 1.0
+# Longer than a quiet host takes to answer the ping that it gets after `websocket.PROBE_S`.
+QUIET_S: Final = 3.0
+LAG_EVERY_S: Final = 1.0
 
 
 class StreamConnections:
-    """Holds the connections of a feed, in one thread; frames go to the inbox."""
+    """Holds the connections of a feed, in one thread; frames go to the inbox.
+
+    Symbols that are `halted` are subscribed to, and watched once they have data.
+    """
 
     def __init__(
         self,
         venue: LiveVenue,
         symbols: Sequence[str],
         *,
+        halted: Collection[str] = (),
         inbox: Inbox,
         state: StateStore,
         options: FeedOptions,
@@ -128,6 +136,8 @@ class StreamConnections:
         on_event: OnEvent,
     ) -> None:
         self._venue = venue
+        self._halted = set(halted)
+        self._trading_again: deque[str] = deque()
         self._inbox = inbox
         self._state = state
         self._options = options
@@ -150,10 +160,35 @@ class StreamConnections:
         ]
         self._per_connection = venue.subscriptions_per_connection
         self._streams = self._make_streams()
+        self._stream_of = {
+            one: number // self._per_connection for number, one in enumerate(self._subscriptions)
+        }
+        self._lags = [
+            LagTracker(
+                [
+                    symbol
+                    for (symbol, kind), of in self._stream_of.items()
+                    if of == number and kind == "trade"
+                ],
+                quiet_s=QUIET_S,
+                clock=time.monotonic,
+            )
+            for number in range(len(self._streams))
+        ]
+        self._lags_due = time.monotonic() + LAG_EVERY_S
 
-    def note_data(self, symbol: str, kind: str) -> None:
-        """Take note that data of a symbol came; called from the thread of rows."""
-        self._watchdog.note_data(StreamSubscription(symbol, kind))
+    def note_data(self, symbol: str, kind: str, lag_s: float) -> None:
+        """Take note of data of a symbol, and how late they are; called from the thread of rows."""
+        subscription = StreamSubscription(symbol, kind)
+        lags = self._lags[self._stream_of[subscription]]
+        if kind == "trade":
+            lags.note_data(symbol, lag_s)
+        else:
+            lags.note_proof(time.monotonic())
+        if symbol in self._halted:
+            self._halted.discard(symbol)
+            self._trading_again.append(symbol)
+        self._watchdog.note_data(subscription)
 
     def run(self) -> None:
         """Stay connected until `stop` is set.
@@ -178,7 +213,8 @@ class StreamConnections:
     async def _run(self) -> None:
         tasks = [asyncio.create_task(stream.run()) for stream in self._streams]
         for subscription in self._subscriptions:
-            self._watchdog.watch(subscription)
+            if subscription.symbol not in self._halted:
+                self._watchdog.watch(subscription)
         try:
             while not self._stop.is_set():
                 done, _ = await asyncio.wait(
@@ -193,20 +229,36 @@ class StreamConnections:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _watch(self) -> None:
-        for stream in self._streams:
+        for number, stream in enumerate(self._streams):
             stream.look()
+            if stream.host is None:
+                self._give_time(number)  # only a connection can be silent
+        while self._trading_again:
+            symbol = self._trading_again.popleft()
+            for kind in self._options.kinds:
+                self._watchdog.watch(StreamSubscription(symbol, kind))
+        self._measure_lags()
         if self._inbox.behind_s > min(BEHIND_S, self._options.limits.stale_s / 2):
             return  # what waits here is not silent
         for (symbol, kind), silent_s in self._watchdog.stale():
             self._on_event(StreamStale(self._venue.exchange, symbol, kind, silent_s))
-            number = self._number_of_stream(symbol, kind)
+            number = self._stream_of[StreamSubscription(symbol, kind)]
             self._streams[number].leave(f"{symbol} {kind} silent for {silent_s:.1f} s")
             self._give_time(number)
         for symbol, kind in self._watchdog.resumed():
             self._on_event(StreamResumed(self._venue.exchange, symbol, kind))
 
-    def _number_of_stream(self, symbol: str, kind: str) -> int:
-        return self._subscriptions.index(StreamSubscription(symbol, kind)) // self._per_connection
+    def _measure_lags(self) -> None:
+        """While nothing arrives nobody else measures: the lag grows all the same."""
+        if not self._inbox.behind_s:
+            for stream, lags in zip(self._streams, self._lags, strict=True):
+                lags.note_proof(stream.answered_at)
+        if (now := time.monotonic()) < self._lags_due:
+            return
+        self._lags_due = now + LAG_EVERY_S
+        for lags in self._lags:
+            for symbol, lag_s in lags.grown():
+                self._on_event(FeedLagMeasured(self._venue.exchange, symbol, lag_s))
 
     def _give_time(self, number: int) -> None:
         """The next connection of a stream is not left because the last one was silent."""

@@ -5,13 +5,21 @@ REST for what is missing.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import Full, Queue
 from typing import Final
 
 from k2lib.errors import ConfigError, TransientError
-from k2lib.events import Event, FeedFailed, FeedStarted, FeedStopped, OnEvent, SymbolsAssumed
+from k2lib.events import (
+    Event,
+    FeedFailed,
+    FeedStarted,
+    FeedStopped,
+    OnEvent,
+    SymbolsAssumed,
+    SymbolsHalted,
+)
 from k2lib.feed.connections import Inbox, StreamConnections
 from k2lib.feed.gap_filler import GapFill, GapFiller
 from k2lib.feed.options import FeedOptions
@@ -123,9 +131,12 @@ class Feed(Closing):
             check_exchange(venue.exchange, texts)
             self._on_event(SymbolsAssumed(venue.exchange, tuple(names), str(exc)))
             return venue, _shipped(venue, names, exc)
-        named = venue.named(self._requests.exchange)
-        check_exchange(named.exchange, texts)
-        return named, instruments
+        venue = venue.named(self._requests.exchange)
+        check_exchange(venue.exchange, texts)
+        halted = {name: one.halted for name, one in instruments.items() if one.halted}
+        if halted:
+            self._on_event(SymbolsHalted(venue.exchange, tuple(halted), _words(halted)))
+        return venue, instruments
 
     def _parts(
         self, pipeline: Pipeline, engine: Engine, state: StateStore, options: FeedOptions
@@ -134,6 +145,7 @@ class Feed(Closing):
         sockets = StreamConnections(
             self.venue,
             list(self.instruments),
+            halted=[name for name, one in self.instruments.items() if one.halted],
             inbox=inbox,
             state=state,
             options=options,
@@ -211,6 +223,11 @@ def check_exchange(exchange: str, texts: Sequence[str]) -> None:
     for text in texts:
         if split_instrument(text)[0] not in (None, exchange):
             raise ConfigError(f"{text} is not of {exchange}, which this feed is of: leave it out")
+
+
+def _words(halted: Mapping[str, str]) -> str:
+    names = ", ".join(f"{name} is {word}" for name, word in halted.items())
+    return f"not trading now: {names}; trades follow once the venue has any"
 
 
 def _shipped(

@@ -52,6 +52,11 @@ class GapFill:
     refused: list[DeadLetter] = field(default_factory=list)
     lost: bool = False
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the `dead` ones are refused."""
+        return _reasons(self.refused) if self.dead else ()
+
 
 @dataclass(frozen=True)
 class PendingFill:
@@ -93,7 +98,8 @@ def fill_of(pending: PendingFill, page: BackfillPage) -> GapFill:
         dead, absent = dead + absent, []
     notes = [*page.notes]
     notes += [page.absent_note.format(_text(absent))] if absent else []
-    notes += [f"{_text(dead)} in the dead letters"] if dead else []
+    reasons = ", ".join(_reasons(page.refused))
+    notes += [f"{_text(dead)} in the dead letters ({reasons})"] if dead else []
     return GapFill(
         pending.gap,
         page.rows.filter(pa.array(inside)),
@@ -103,6 +109,10 @@ def fill_of(pending: PendingFill, page: BackfillPage) -> GapFill:
         note="; ".join(notes),
         refused=page.refused,
     )
+
+
+def _reasons(letters: Iterable[DeadLetter]) -> tuple[str, ...]:
+    return tuple(sorted({letter.reason for letter in letters}))
 
 
 def _text(holes: list[Hole]) -> str:

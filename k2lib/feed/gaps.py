@@ -98,7 +98,8 @@ class SequenceGap:
     """One hole, [from_id, to_id], and what became of its ids.
 
     `after_us` and `before_us` are the event times of the trades on both sides, where known: a
-    venue that gives no single trades is asked by time.
+    venue that gives no single trades is asked by time. `refused` are the reasons of dead letters
+    among its trades, once it is closed.
     """
 
     exchange: str
@@ -112,6 +113,7 @@ class SequenceGap:
     note: str = ""
     after_us: int | None = None
     before_us: int | None = None
+    refused: tuple[str, ...] = ()
 
     @property
     def gap_id(self) -> str:
@@ -145,7 +147,9 @@ class SequenceGap:
             note=note,
         )
 
-    def lost(self, *, absent: int, note: str, covered: int = 0) -> "SequenceGap":
+    def lost(
+        self, *, absent: int, note: str, covered: int = 0, refused: tuple[str, ...] = ()
+    ) -> "SequenceGap":
         """Return the gap's next revision where `absent` of its ids will never be had."""
         return replace(
             self,
@@ -154,6 +158,7 @@ class SequenceGap:
             covered=covered,
             absent=absent,
             note=note,
+            refused=refused,
         )
 
 

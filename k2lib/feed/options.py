@@ -12,7 +12,7 @@ class StreamLimits:
     """
 
     first_delay_s: float = 5.0
-    longest_delay_s: float = 60.0
+    longest_delay_s: float = 30.0
     life_s: float = 23 * 3600 + 50 * 60
     stale_s: float = 30.0
     hand_over_s: float = 20.0

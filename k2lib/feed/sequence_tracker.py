@@ -36,6 +36,7 @@ class _Open:
     dead: int = 0
     reported: int = 0
     notes: list[str] = field(default_factory=list)
+    reasons: set[str] = field(default_factory=set)
 
 
 class SequenceTracker:
@@ -98,6 +99,7 @@ class SequenceTracker:
         absent: Iterable[Hole] = (),
         covered: Iterable[Hole] = (),
         dead: Iterable[Hole] = (),
+        reasons: Iterable[str] = (),
         note: str = "",
     ) -> None:
         """Take ids of a gap that will not come as single trades.
@@ -105,7 +107,7 @@ class SequenceTracker:
         Args:
             absent: the venue has none of these ids.
             covered: the venue has only aggregates of them.
-            dead: they came, and are in the dead letters.
+            dead: they came, and are in the dead letters, for these `reasons`.
         """
         one = self._open.get(gap_id)
         if one is None:
@@ -114,6 +116,7 @@ class SequenceTracker:
         both = (ids, one.covered)
         one.absent += sum(_explained(where, _within(one.gap, absent)) for where in both)
         one.dead += sum(_explained(where, _within(one.gap, dead)) for where in both)
+        one.reasons.update(reasons)
         for low, high in _within(one.gap, covered):
             one.covered = Ids(one.gap.to_id + 1, [*one.covered.holes, *ids.missing(low, high)])
             ids.explain(low, high)
@@ -136,7 +139,10 @@ class SequenceTracker:
             note = "; ".join(one.notes) or "every id came as a single trade"
             if one.dead:
                 gone = one.absent + one.dead
-                one.gap = one.gap.lost(covered=one.reported, absent=gone, note=note)
+                refused = tuple(sorted(one.reasons))
+                one.gap = one.gap.lost(
+                    covered=one.reported, absent=gone, note=note, refused=refused
+                )
             else:
                 one.gap = one.gap.closed(covered=one.reported, absent=one.absent, note=note)
             done.append(one.gap)
@@ -152,7 +158,8 @@ class SequenceTracker:
         left = self.missing(one.gap)
         self._sequences[one.gap.symbol].ids.explain(one.gap.from_id, one.gap.to_id)
         gone = one.absent + one.dead + _count(left)
-        return one.gap.lost(covered=_count(one.covered.holes), absent=gone, note=note)
+        covered, refused = _count(one.covered.holes), tuple(sorted(one.reasons))
+        return one.gap.lost(covered=covered, absent=gone, note=note, refused=refused)
 
     def _add_covered(self, symbol: str, ids: IdArray) -> npt.NDArray[np.bool_]:
         """Take trades that were known from aggregates; return which of them were."""

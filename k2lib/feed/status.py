@@ -53,7 +53,10 @@ class TapeRow:
 
 @dataclass(frozen=True)
 class SymbolStatus:
-    """One symbol: `trades_per_s` over the last five seconds, `lag_s` now minus event time."""
+    """One symbol: `trades_per_s` over the last five seconds; by `lag_s` it is behind the venue.
+
+    That is how old its newest trade was on arrival; while its connection is silent it grows.
+    """
 
     symbol: str
     trades: int = 0

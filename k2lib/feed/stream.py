@@ -31,6 +31,7 @@ from k2lib.venues.base import (
 )
 
 LOOK_S: Final = 0.25
+TRIAL_S: Final = 1.0
 
 
 class ReconnectingStream:
@@ -76,6 +77,11 @@ class ReconnectingStream:
     def host(self) -> str | None:
         """The host of the open connection."""
         return None if self._current is None else self._current.host
+
+    @property
+    def answered_at(self) -> float:
+        """The time of the newest ping that the open connection answered, by `time.monotonic`."""
+        return float("-inf") if self._current is None else self._current.answered_at
 
     async def run(self) -> None:
         """Stay connected until cancelled.
@@ -137,18 +143,24 @@ class ReconnectingStream:
             await self._back_off()
 
     async def _pick(self) -> str:
+        is_reported = False
         while (host := self._hosts.pick()) is None:
             wait_s = self._hosts.opens_in_s()
             if wait_s is None:
                 reasons = "; ".join(f"{url}: {why}" for url, why in self._hosts.banned.items())
                 raise TransientError(f"{self._venue.exchange} lets us in nowhere: {reasons}")
-            await self._pause(max(wait_s, LOOK_S), "every host rests")
+            if not is_reported:
+                self._on_event(ReconnectWaiting(self._venue.exchange, wait_s, "every host rests"))
+                is_reported = True
+            # The trial of another stream may end the rest of its host before its time.
+            await self._sleep(min(max(wait_s, LOOK_S), TRIAL_S))
         return host
 
     async def _back_off(self) -> None:
-        """Wait, unless another host may be tried at once, or none ever again."""
+        """Wait, unless a host may be tried that did not fail since the last wait."""
         if self._hosts.all_tried() and self._hosts.opens_in_s() is not None:
             await self._pause(next(self._delays), "every host failed")
+            self._hosts.begin_round()
 
     async def _try(self, host: str) -> LiveConnection:
         self._on_event(ConnectionOpening(self._venue.exchange, host))

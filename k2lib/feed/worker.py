@@ -68,7 +68,7 @@ class FeedWorker:
         state: StateStore,
         board: StatusBoard,
         options: FeedOptions,
-        on_data: Callable[[str, str], None],
+        on_data: Callable[[str, str, float], None],
         status_path: Path,
         stop: threading.Event,
         on_event: OnEvent,
@@ -159,12 +159,12 @@ class FeedWorker:
                 self._board.show(symbol, rows)
 
     def _received(self, symbol: str, kind: str, rows: pa.Table, host: str) -> None:
-        self._on_data(symbol, kind)
         last_us = int(_times_us(rows).max())
+        lag_s = time.time() - last_us / 1e6
+        self._on_data(symbol, kind, lag_s)
         count = rows.num_rows
         self._on_event(FramesReceived(self._exchange, symbol, kind, host, count, last_us))
         if kind == "trade":
-            lag_s = time.time() - last_us / 1e6
             self._on_event(FeedLagMeasured(self._exchange, symbol, lag_s))
             self._state.put_latest(self._exchange, symbol, latest_trade(rows))
 
@@ -198,6 +198,7 @@ class FeedWorker:
             absent=fill.absent,
             covered=fill.covered,
             dead=fill.dead,
+            reasons=fill.reasons,
             note=fill.note,
         )
         if fill.lost and (last := self._book.lost(gap.gap_id, fill.note)):
@@ -229,7 +230,7 @@ class FeedWorker:
         self._pipeline.produce(GAPS, gap_rows(closed, datetime.now(UTC)), GAP)
         for gap in closed:
             counts = gap.filled, gap.covered, gap.absent
-            self._on_event(GapClosed(*gap.key, gap.state, *counts))
+            self._on_event(GapClosed(*gap.key, gap.state, *counts, ", ".join(gap.refused)))
 
     def _beat(self) -> None:
         """Once a second: learn whether Kafka refused anything, and tell where the feed stands."""

@@ -111,6 +111,7 @@ class Sink:
         self.has_begun = False
         self._paused = False
         self._failing: tuple[float, K2Error] | None = None
+        self._sent_letters: set[str] = set()
 
     def failure(self, *, after_s: float) -> K2Error | None:
         """Return why it has been failing for so long without a commit; None where it has not."""
@@ -176,6 +177,7 @@ class Sink:
                 registry=self._registry,
                 log_ends=LogEnds(self._run_folder),
                 accept_loss=self._accept_loss,
+                sent_letters=self._sent_letters,
                 on_event=self._on_event,
             )
             self._feed(
@@ -248,7 +250,11 @@ class PendingCommit:
 
 
 class SinkSession:
-    """One run of a sink from the table's offsets: read, decode, write dead letters, commit."""
+    """One run of a sink from the table's offsets: read, decode, write dead letters, commit.
+
+    `sent_letters` are ids of dead letters that Kafka has and no commit went past yet: a later
+    session that reads their records again sends them again, and counts them once.
+    """
 
     def __init__(
         self,
@@ -260,6 +266,7 @@ class SinkSession:
         registry: SchemaRegistry,
         log_ends: LogEnds,
         accept_loss: bool,
+        sent_letters: set[str],
         on_event: OnEvent,
     ) -> None:
         self.pending = PendingCommit()
@@ -271,6 +278,7 @@ class SinkSession:
         self._registry = registry
         self._log_ends = log_ends
         self._accept_loss = accept_loss
+        self._sent_letters = sent_letters
         self._on_event = on_event
         self._log_ids: dict[str, str] = {}
         self._letters: BatchProducer | None = None
@@ -342,6 +350,7 @@ class SinkSession:
             self._produce_letters(batch.letters)
         rows = pa.concat_tables([self._spec.schema.arrow.empty_table(), *batch.rows])
         added = self._writer.append(rows, batch.read, self._log_ids)
+        self._sent_letters.clear()
         if added and "ingestion_timestamp" in rows.column_names:
             oldest = pc.min(rows["ingestion_timestamp"]).as_py()
             seconds = (datetime.now(UTC) - oldest).total_seconds()
@@ -415,7 +424,9 @@ class SinkSession:
         rows = dead_letter_rows(letters, datetime.now(UTC))
         self._letters.produce(DEAD_LETTERS, rows, DEAD_LETTER, key="source")
         self._letters.flush()
-        self._on_event(DeadLettersSent(self._spec.name, len(letters)))
+        new = set(rows["message_id"].to_pylist()) - self._sent_letters
+        self._sent_letters |= new
+        self._on_event(DeadLettersSent(self._spec.name, len(new)))
 
 
 def _letter(records: ConsumerRecords, refused: UndecodableRecord) -> DeadLetter:

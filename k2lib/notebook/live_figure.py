@@ -43,7 +43,7 @@ class FeedHistory:
 
     def __init__(self, symbols: Sequence[str], *, length: int) -> None:
         self.symbols = tuple(symbols)
-        self._trades: dict[str, int] = {}
+        self._last: dict[str, tuple[int, float | None]] = {}
         self._times: deque[float] = deque(maxlen=length)
         self._values = {
             (symbol, name): deque[float](maxlen=length) for symbol in symbols for name in SERIES
@@ -53,11 +53,11 @@ class FeedHistory:
         return len(self._times)
 
     def add(self, status: FeedStatus) -> None:
-        """Add a status; a symbol without a new trade since the last one has no lag."""
+        """Add a status; a quiet symbol, without a new trade or another lag, has no lag."""
         self._times.append(status.at.timestamp() * 1000)
         for row in status.symbols:
-            is_new = row.lag_s is not None and self._trades.get(row.symbol) != row.trades
-            self._trades[row.symbol] = row.trades
+            is_new = self._last.get(row.symbol) != (row.trades, row.lag_s)
+            self._last[row.symbol] = row.trades, row.lag_s
             price = NOTHING if row.last_price is None else float(row.last_price)
             lag_ms = row.lag_s * 1000 if is_new and row.lag_s is not None else NOTHING
             for name, value in zip(SERIES, (price, row.trades_per_s, lag_ms), strict=True):

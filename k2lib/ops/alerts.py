@@ -75,6 +75,10 @@ ENDS_WITH_THE_FEED: Final = (
     CLOCK_BEHIND,
     FEED_PAUSED,
 )
+LATE: Final = "Look at the connection, the queue, Kafka, this machine's load and its clock"
+UNCONNECTED: Final = (
+    "No host is connected: look at this machine's network, and at each host's alert"
+)
 UNFILLED: Final = {
     "covered": "the host gives them only merged, and they are recorded so; "
     "they are filled once a host gives single trades, or load the day from the archive",
@@ -119,7 +123,7 @@ class Alerts:
         self._banned: set[str] = set()
         self._rested: set[str] = set()
         self._connected: Counter[str] = Counter()
-        self._letters: dict[str, int] = {}
+        self._letters: dict[str, Counter[str]] = {}
 
     @property
     def firing(self) -> tuple[Alert, ...]:
@@ -165,7 +169,7 @@ class Alerts:
             case ClockMeasured():
                 self._clock_measured(event)
             case FramesRefused(reason=reason, count=count):
-                self._add_dead_letters("feed", count, f"malformed frames, {reason}")
+                self._add_dead_letters("feed", count, reason)
 
     def _stream_stale(self, event: StreamStale) -> None:
         symbol = event.symbol
@@ -180,9 +184,9 @@ class Alerts:
         symbol, lag_s, limits = event.symbol, event.lag_s, self._limits
         key = (FEED_LAG, symbol)
         if lag_s > limits.lag_s:
+            remedy = LATE if +self._connected else UNCONNECTED
             text = (
-                f"{symbol} is {lag_s:.1f} s behind the venue (limit {limits.lag_s:g} s). "
-                "Look at the queue, Kafka, this machine's load and its clock"
+                f"{symbol} is {lag_s:.1f} s behind the venue (limit {limits.lag_s:g} s). {remedy}"
             )
             self._alerts.fire_later(key, limits.lag_for_s, text)
         else:
@@ -266,16 +270,20 @@ class Alerts:
         if gap.state in ("filled", "none_at_venue"):
             self._alerts.resolve(key, f"{ids}: nothing is missing after all")
         else:
-            self._alerts.fire(key, f"{ids}: {gap.state} ({counts}): {UNFILLED[gap.state]}")
+            refused = f"they came and were refused ({gap.refused}): read the table dead_letters"
+            remedy = refused if gap.refused else UNFILLED[gap.state]
+            self._alerts.fire(key, f"{ids}: {gap.state} ({counts}): {remedy}")
             text = f"{ids}: recorded as {gap.state} in the table gaps"
             self._alerts.resolve_later(key, self._limits.quiet_s, text)
 
-    def _add_dead_letters(self, source: str, count: int, content: str) -> None:
+    def _add_dead_letters(self, source: str, count: int, reason: str) -> None:
         key = (DEAD_LETTERS, source)
-        before = self._letters.get(source, 0) if key in self._alerts.firing else 0
-        self._letters[source] = before + count
-        self._alerts.fire(key, f"{count} {content}: set aside, read them in the table dead_letters")
-        quiet = f"no more since {self._limits.quiet_s:g} s; {before + count} {content} in all"
+        if key not in self._alerts.firing:
+            self._letters[source] = Counter()
+        self._letters[source][reason] += count
+        records = _records(self._letters[source])
+        self._alerts.fire(key, f"{records}: set aside, read them in the table dead_letters")
+        quiet = f"no more for {self._limits.quiet_s:g} s: {records} since it fired"
         self._alerts.resolve_later(key, self._limits.quiet_s, quiet)
 
     def _on_sink(self, event: SinkEvent) -> None:
@@ -296,7 +304,7 @@ class Alerts:
             case BatchDone() | SinkResumed():
                 self._alerts.resolve((SINK_PAUSED, table), f"{table} is written again")
             case DeadLettersSent(count=count):
-                self._add_dead_letters(table, count, f"records that {table} cannot take")
+                self._add_dead_letters(table, count, f"that {table} cannot take")
 
     def _on_feed(self, event: Event) -> None:
         match event:
@@ -324,6 +332,11 @@ class Alerts:
         self._connected.clear()
         for key in self._alerts.keys(*ENDS_WITH_THE_FEED):
             self._alerts.resolve(key, f"the feed has ended: {reason}")
+
+
+def _records(letters: Counter[str]) -> str:
+    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(letters.items()))
+    return f"{letters.total()} records refused ({counts})"
 
 
 def _ids(gap: GapEvent) -> str:

@@ -64,16 +64,20 @@ class FiringAlerts:
         return [key for key in {**self._firing, **self._to_fire} if key[0] in names]
 
     def fire(self, key: AlertKey, summary: str) -> None:
-        """Fire now, unless it fires already."""
+        """Fire now; of one that fires already only the summary changes, and nobody is notified."""
         self._to_fire.pop(key, None)
-        if key not in self._firing:
+        if key in self._firing:
+            self._firing[key] = replace(self._firing[key], summary=summary)
+        else:
             alert = Alert(*key, firing=True, since=self._now(), summary=summary)
             self._firing[key] = alert
             self._send(alert)
 
     def fire_later(self, key: AlertKey, after_s: float, summary: str) -> None:
         """Fire unless resolved in time; a second call changes only the summary."""
-        if key not in self._firing:
+        if key in self._firing:
+            self.fire(key, summary)
+        else:
             due, _ = self._to_fire.get(key, (self._clock() + after_s, ""))
             self._to_fire[key] = (due, summary)
 

@@ -73,6 +73,7 @@ class Hosts:
         self._banned: dict[str, str] = {}
         # The hosts that failed since the last success, the newest failure last.
         self._failed: dict[str, None] = {}
+        self._round: set[str] = set()
 
     @property
     def banned(self) -> Mapping[str, str]:
@@ -103,20 +104,29 @@ class Hosts:
         return max(0.0, min(times) - now) if times else None
 
     def all_tried(self) -> bool:
-        """Say whether each host that may be tried now has failed since the last success."""
-        return all(url in self._failed for url in self._breakers if self._open_to_try(url))
+        """Say whether each host that may be tried now has failed in this round.
+
+        A round begins with `begin_round` and with each success.
+        """
+        return all(url in self._round for url in self._breakers if self._open_to_try(url))
+
+    def begin_round(self) -> None:
+        """Let each host be tried once more, as after a wait."""
+        self._round.clear()
 
     def failed(self, url: str) -> None:
         """Count a failed attempt."""
         self._breakers[url].failed()
         self._failed.pop(url, None)
         self._failed[url] = None
+        self._round.add(url)
         self._tell_changes()
 
     def succeeded(self, url: str) -> None:
         """Count a success, best when data has come, not when only a connection stands."""
         self._breakers[url].succeeded()
         self._failed.clear()
+        self._round.clear()
         self._tell_changes()
 
     def ban(self, url: str, reason: str) -> None:

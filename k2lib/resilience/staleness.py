@@ -1,7 +1,7 @@
-"""Noticing a stream that has fallen silent, and one that came back."""
+"""Noticing a stream that has fallen silent, one that came back, and how far each is behind."""
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -62,3 +62,39 @@ class Watchdog(Generic[Key]):
         """Return the keys that were reported stale and had data again, each once."""
         back, self._back = self._back, []
         return back
+
+
+class LagTracker(Generic[Key]):
+    """Say how far the keys of one connection are behind, also while nothing arrives.
+
+    A key without data is quiet at its source, or the connection brings nothing. So a key is
+    behind by the lag of its newest data, and by the time since the connection last proved that
+    nothing was on its way: by data of any key, or by an answer to a ping.
+
+    Args:
+        quiet_s: a shorter silence of the connection counts as none.
+    """
+
+    def __init__(self, keys: Iterable[Key], *, quiet_s: float, clock: Callable[[], float]) -> None:
+        self._lags = dict.fromkeys(keys, 0.0)
+        self._quiet_s = quiet_s
+        self._clock = clock
+        self._proven_at = clock()
+        self._was_silent = False
+
+    def note_data(self, key: Key, lag_s: float) -> None:
+        """Take the lag of a key's newest data, which have just been dealt with."""
+        self._lags[key] = lag_s
+        self.note_proof(self._clock())
+
+    def note_proof(self, at: float) -> None:
+        """Take note that nothing sent before this time is still on its way."""
+        self._proven_at = max(self._proven_at, at)
+
+    def grown(self) -> list[tuple[Key, float]]:
+        """Return the lag of each key while the connection is silent, and once after that."""
+        silent_s = self._clock() - self._proven_at
+        was_silent, self._was_silent = self._was_silent, silent_s >= self._quiet_s
+        if self._was_silent:
+            return [(key, max(0.0, lag_s) + silent_s) for key, lag_s in self._lags.items()]
+        return list(self._lags.items()) if was_silent else []

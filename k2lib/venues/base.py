@@ -76,7 +76,8 @@ class BrokenFileError(SourceError):
 class Instrument:
     """One symbol of a venue, and what its rows carry beside it; empty where it has none.
 
-    `listed` is False where the facts come from a table shipped with k2lib.
+    `listed` is False where the facts come from a table shipped with k2lib. `halted` is the venue's
+    word for a symbol that does not trade now, as HALT, and empty for the others.
     """
 
     exchange: str
@@ -86,6 +87,7 @@ class Instrument:
     company_id: str = ""
     isin: str = ""
     listed: bool = True
+    halted: str = ""
 
 
 class StreamSubscription(NamedTuple):
@@ -167,7 +169,8 @@ class LiveConnection(Protocol):
     """An open connection to a host; `venues.websocket.WebSocketConnection` is one.
 
     `over` is done when it ended or is to be left, `reader` when it ended; `has_data` is set at the
-    first frame of data, and `frames` counts them. `opened` is by `time.monotonic`.
+    first frame of data, and `frames` counts them. `opened` is by `time.monotonic`, and so is
+    `answered_at`: when the newest ping was sent that the host answered while it had no data.
     """
 
     host: str
@@ -176,6 +179,7 @@ class LiveConnection(Protocol):
     over: asyncio.Future[str]
     ended: bool
     frames: int
+    answered_at: float
     reader: asyncio.Task[None]
 
     def leave(self, reason: str) -> None:
@@ -203,7 +207,7 @@ class VenueRequests(Protocol):
         """Return what the venue lists, by symbol.
 
         Raises:
-            ConfigError: a symbol is unknown, or not trading.
+            ConfigError: a symbol is unknown, or none of them is trading.
             VenueUnavailableError: no host answers.
         """
 

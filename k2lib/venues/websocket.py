@@ -5,6 +5,7 @@ import ssl
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -17,6 +18,8 @@ from k2lib.venues.base import FrameSink, HostRefusedError, StreamSubscription
 OPEN_S: Final = 10.0
 CLOSE_S: Final = 2.0
 PING_S: Final = 20.0
+# A host that has had nothing to say for so long is asked whether it is there.
+PROBE_S: Final = 2.0
 LONGEST_FRAME: Final = 1024 * 1024
 FRAMES_READ_AHEAD: Final = 256
 
@@ -71,9 +74,11 @@ class WebSocketConnection(ABC):
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.ended = False
         self.frames = 0
+        self.answered_at = float("-inf")
         self._socket = socket
         self._inbox = inbox
         self._on_data = on_data
+        self._prober = asyncio.create_task(self._probe())
         self.reader = asyncio.create_task(self._read())
         self.reader.add_done_callback(self._reader_ended)
 
@@ -104,6 +109,7 @@ class WebSocketConnection(ABC):
 
     async def close(self) -> None:
         """Close the socket, without waiting long for the host's answer."""
+        self._prober.cancel()
         await self._socket.close()
         self.reader.cancel()
 
@@ -128,6 +134,17 @@ class WebSocketConnection(ABC):
         except ConnectionClosed as exc:
             self._end(_close_reason(exc))
 
+    async def _probe(self) -> None:
+        """Ping while nothing comes: what the host sent before its answer has arrived with that."""
+        with suppress(ConnectionClosed):
+            while True:
+                frames = self.frames
+                await asyncio.sleep(PROBE_S)
+                if self.frames == frames:
+                    sent_at = time.monotonic()
+                    await (await self._socket.ping())
+                    self.answered_at = sent_at
+
     def _reader_ended(self, reader: asyncio.Task[None]) -> None:
         """An error of ours must not pass for a silent host."""
         if reader.cancelled():
@@ -138,6 +155,7 @@ class WebSocketConnection(ABC):
             self._end("failed")
 
     def _end(self, reason: str) -> None:
+        self._prober.cancel()
         self.leave(reason)
         self.on_end()
 

@@ -26,6 +26,7 @@ from k2lib.events import (
     ConnectionOpened,
     ConnectionRotated,
     Event,
+    FeedLagMeasured,
     FeedPaused,
     FeedResumed,
     GapClosed,
@@ -301,7 +302,11 @@ def test_a_catalog_that_is_away_at_a_gap_pauses_the_feed(live: Live) -> None:
     live.wait_for(FeedResumed)
     wait_until(lambda: not live.k2.watch.alerts.firing)
     paused = {one.table for one in live.named(SinkPaused)}
-    alerts = ["feed_paused", *["sink_paused"] * len(paused)]
+    # A feed that waits for the catalog for longer than ten seconds is behind by that.
+    late = {one.symbol for one in live.named(FeedLagMeasured) if one.lag_s > 5.0}
+    lagging = {subject for name, subject, _ in live.receiver.said() if name == "feed_lag"}
+    assert lagging <= late
+    alerts = ["feed_paused", *["sink_paused"] * len(paused), *["feed_lag"] * len(lagging)]
     row = {"fault": "catalog locked at a gap", "metric": metric, "before": 0.0}
     finish(live, first, **row, alerts=alerts)
     assert TABLE[-1].after >= 20

@@ -177,7 +177,8 @@ def test_a_trade_that_cannot_pass_is_dead() -> None:
         run.wait(lambda: run.fills)
     [fill] = run.fills
     assert fill.dead == [(12, 12)] and [one.reason for one in fill.refused] == ["overflow"]
-    assert fill.note == "12 in the dead letters" and fill.absent == []
+    assert fill.note == "12 in the dead letters (overflow)" and fill.absent == []
+    assert fill.reasons == ("overflow",)
 
 
 def test_a_record_without_a_readable_id_is_not_called_absent() -> None:

@@ -134,8 +134,9 @@ def test_an_aggregate_that_reaches_into_another_gap_covers_its_own_only() -> Non
 def test_dead_trades_make_a_gap_lost() -> None:
     ledger, gap = ledger_with_gap()
     ledger.came(5, 6)
-    ledger.book.explain(gap.gap_id, dead=[(7, 7)], covered=[(8, 9)])
-    assert [sums(one) for one in ledger.later()] == [("lost", 2, 2, 1)]
+    ledger.book.explain(gap.gap_id, dead=[(7, 7)], reasons=["overflow"], covered=[(8, 9)])
+    [lost] = ledger.later()
+    assert (sums(lost), lost.refused) == (("lost", 2, 2, 1), ("overflow",))
 
 
 def test_a_gap_given_up_counts_every_id() -> None:

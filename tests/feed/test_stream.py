@@ -41,6 +41,7 @@ from k2lib.events import (
     ReconnectWaiting,
 )
 from k2lib.feed.connections import Inbox
+from k2lib.feed.options import StreamLimits
 from k2lib.feed.stream import ReconnectingStream
 from k2lib.resilience.failover import Hosts
 from k2lib.resilience.rate_window import RateWindow
@@ -157,6 +158,22 @@ async def test_the_wait_grows_with_each_failure(net: Net) -> None:
 
 
 @in_loop
+async def test_after_any_outage_a_host_is_tried_within_30_seconds_of_its_return(net: Net) -> None:
+    host = net.host(*[Refuse(503)] * 12, gives_trades)
+    async with hosted(host, tls=net.client, limits=StreamLimits()) as run:
+        await run.reported(ConnectionOpened)
+    assert max(run.between_attempts()) <= 30.0
+
+
+@in_loop
+async def test_a_host_that_returns_alone_is_tried_as_soon(net: Net) -> None:
+    dead, host = net.host(Refuse(503)), net.host(*[Refuse(503)] * 12, gives_trades)
+    async with hosted(dead, host, tls=net.client, limits=StreamLimits()) as run:
+        await run.reported(ConnectionOpened)
+    assert max(run.between_attempts(host)) <= 30.0
+
+
+@in_loop
 async def test_a_connection_without_data_does_not_reset_the_wait(net: Net) -> None:
     host = net.host(*[closes_at_once] * 4, gives_trades)
     async with hosted(host, tls=net.client) as run:
@@ -253,6 +270,14 @@ async def test_hosts_that_never_give_data_are_left_one_after_the_other(net: Net)
         rotated = await run.reported(ConnectionRotated, 2)
     assert [one.new for one in rotated] == [second.url, third.url]
     assert rotated[0].reason == "no data within 0.05 s"
+
+
+@in_loop
+async def test_a_host_that_has_nothing_to_say_is_pinged_and_answers() -> None:
+    async with hosted(StreamHost(is_silent)) as run:
+        assert run.stream.answered_at == float("-inf")
+        await until(lambda: run.stream.answered_at > 0.0)
+        assert not run.named(ConnectionLost)
 
 
 @in_loop

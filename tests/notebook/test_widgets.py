@@ -98,11 +98,19 @@ def test_a_history_has_a_fixed_length() -> None:
     assert list(history.series("BTCUSDT", "price")) == [65007, 65008, 65009]
 
 
-def test_a_symbol_has_no_lag_while_nothing_comes() -> None:
+def test_a_quiet_symbol_has_no_lag() -> None:
     history = FeedHistory(["BTCUSDT"], length=3)
     for trades in (0, 1, 1):
         history.add(_status(_symbol(trades=trades)))
     assert list(np.isnan(history.series("BTCUSDT", "lag_ms"))) == [True, False, True]
+
+
+def test_the_lag_of_a_silent_connection_is_drawn_as_it_grows() -> None:
+    history = FeedHistory(["BTCUSDT"], length=3)
+    for lag_s in (0.5, 30.5, 60.5):
+        row = SymbolStatus("BTCUSDT", trades=7, lag_s=lag_s)
+        history.add(_status(row))
+    assert list(history.series("BTCUSDT", "lag_ms")) == [500.0, 30_500.0, 60_500.0]
 
 
 def test_a_frame_moves_every_line_and_the_window() -> None:

@@ -16,6 +16,7 @@ from k2lib.events import (
     BatchDone,
     BreakerChanged,
     ClockMeasured,
+    ConnectionLost,
     ConnectionOpened,
     DeadLettersSent,
     Event,
@@ -301,6 +302,23 @@ def test_the_lag_that_is_told_is_the_newest(watched: Watched) -> None:
     assert "8.0 s behind the venue (limit 5 s)" in watched.told[0].summary
 
 
+def test_a_lag_that_goes_on_is_shown_as_it_is_now(watched: Watched) -> None:
+    lag(watched, 6.0, seconds=6)
+    lag(watched, 66.0, seconds=1)
+    [alert] = watched.alerts.firing
+    assert "66.0 s behind the venue" in alert.summary
+    assert watched.said() == [("feed_lag", "BTCUSDT", True)]
+
+
+def test_a_lag_without_any_connection_says_so(watched: Watched) -> None:
+    watched.on(ConnectionOpened, host="a")
+    lag(watched, 6.0, seconds=6)
+    assert "No host is connected" not in watched.told[0].summary
+    watched.on(ConnectionLost, host="a", reason="cut")
+    lag(watched, 7.0, seconds=1)
+    assert "No host is connected" in watched.alerts.firing[0].summary
+
+
 def test_a_burst_of_dead_letters_ends_a_quiet_minute_after_the_last(watched: Watched) -> None:
     for _ in range(10):
         watched.on(FramesRefused, reason="json", count=2)
@@ -308,14 +326,39 @@ def test_a_burst_of_dead_letters_ends_a_quiet_minute_after_the_last(watched: Wat
     assert watched.said() == [("dead_letters", "feed", True)]
     watched.after(1)
     assert watched.said()[1:] == [("dead_letters", "feed", False)]
-    assert "20 malformed frames" in watched.told[1].summary
+    assert "20 records refused (20 json)" in watched.told[1].summary
 
 
 def test_dead_letters_are_counted_anew_after_a_quiet_minute(watched: Watched) -> None:
     for _ in range(2):
         watched.on(DeadLettersSent, table="trades_v2", count=3)
         watched.after(60)
-    assert "; 3 records" in watched.told[3].summary
+    assert ": 3 records refused" in watched.told[3].summary
+
+
+def test_a_firing_alert_counts_on_and_says_what_was_refused_for_what(watched: Watched) -> None:
+    for reason, count in (("not_json", 1), ("overflow", 2), ("not_json", 4)):
+        watched.on(FramesRefused, reason=reason, count=count)
+    [alert] = watched.alerts.firing
+    assert alert.summary.startswith("7 records refused (5 not_json, 2 overflow)")
+    assert watched.said() == [("dead_letters", "feed", True)]
+
+
+def test_a_gap_of_trades_that_were_refused_says_for_what(watched: Watched) -> None:
+    counts = {"filled": 0, "covered": 0, "absent": 5}
+    watched.on(GapClosed, **GAP, state="lost", **counts, refused="overflow")
+    [alert] = watched.alerts.firing
+    assert "lost (0 filled, 0 covered, 5 absent): they came and were refused (overflow)" in (
+        alert.summary
+    )
+    assert "archive" not in alert.summary
+
+
+def test_a_gap_that_got_better_is_counted_as_it_is_now(watched: Watched) -> None:
+    watched.on(GapClosed, **GAP, state="covered", filled=2, covered=3, absent=0)
+    watched.on(GapClosed, **GAP, state="covered", filled=4, covered=1, absent=0)
+    [alert] = watched.alerts.firing
+    assert "covered (4 filled, 1 covered, 0 absent)" in alert.summary
 
 
 def test_another_tables_batch_does_not_resolve_a_paused_sink(watched: Watched) -> None:

@@ -117,6 +117,7 @@ class World:
             registry=self.broker.registry,
             log_ends=LogEnds(self.settings.home / "run"),
             accept_loss=False,
+            sent_letters=set(),
             on_event=lambda event: None,
         )
 

@@ -46,6 +46,17 @@ def test_a_single_host_is_backed_off_from_its_first_failure() -> None:
     assert hosts.all_tried() and hosts.pick() == A
 
 
+def test_in_each_round_every_host_is_tried_before_the_next_wait() -> None:
+    hosts = Hosts([A, B], clock=FakeClock())
+    fail(hosts, A, 1)
+    fail(hosts, B, 1)
+    assert hosts.all_tried()
+    hosts.begin_round()
+    assert not hosts.all_tried() and hosts.pick() == A
+    hosts.failed(A)
+    assert not hosts.all_tried() and hosts.pick() == B
+
+
 def test_an_open_host_does_not_hold_up_the_back_off() -> None:
     hosts = Hosts([A, B], clock=FakeClock())
     fail(hosts, A, 3)

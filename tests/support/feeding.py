@@ -75,6 +75,7 @@ def open_session(
     table: str = "trades_v2",
     *,
     accept_loss: bool = False,
+    sent_letters: set[str] | None = None,
     on_event: OnEvent = lambda event: None,
 ) -> Iterator[SinkSession]:
     """Begin at the table's offsets, as a sink does, and go on step by step."""
@@ -89,6 +90,7 @@ def open_session(
             registry=kafka.registry,
             log_ends=LogEnds(settings.home / "run"),
             accept_loss=accept_loss,
+            sent_letters=set() if sent_letters is None else sent_letters,
             on_event=on_event,
         )
 

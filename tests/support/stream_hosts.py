@@ -19,7 +19,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from k2lib.events import BreakerChanged, Event
+from k2lib.events import BreakerChanged, ConnectionOpening, Event
 from k2lib.feed.connections import Inbox
 from k2lib.feed.options import StreamLimits
 from k2lib.feed.stream import ReconnectingStream
@@ -212,6 +212,7 @@ class Running:
         self.clock = FakeClock()
         self.events: list[Event] = []
         self.slept: list[float] = []
+        self.attempts: list[tuple[str, float]] = []
         self.inbox = Inbox(1_000_000) if inbox is None else inbox
         urls = tuple(host.url for host in hosts)
         extra = {} if tls is None else {"tls": tls}
@@ -222,7 +223,7 @@ class Running:
             inbox=self.inbox,
             attempts=RateWindow(attempts, 300.0, clock=self.clock),
             limits=limits,
-            on_event=self.events.append,
+            on_event=self._on_event,
             draw=lambda: 0.0,
             sleep=self._sleep,
         )
@@ -239,11 +240,21 @@ class Running:
         """Return the events of a class."""
         return events_of(self.events, kind)
 
+    def between_attempts(self, host: StreamHost | None = None) -> list[float]:
+        """Return the seconds between the attempts to connect, to any host or to this one."""
+        times = [at for url, at in self.attempts if host is None or url == host.url]
+        return [later - earlier for earlier, later in itertools.pairwise(times)]
+
     async def reported(self, kind: type[AnEvent], count: int = 1) -> list[AnEvent]:
         """Wait until so many events of a class were reported, and return them."""
         await until(lambda: self.task.done() or len(self.named(kind)) >= count)
         assert len(self.named(kind)) >= count, (self.task, self.events)
         return self.named(kind)
+
+    def _on_event(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, ConnectionOpening):
+            self.attempts.append((event.host, self.clock()))
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

@@ -44,19 +44,16 @@ def read_exchange_info(
     Args:
         exchange: whose reply it is.
     Raises:
-        ConfigError: a symbol is unknown, and which ones are near; or it is not trading.
+        ConfigError: a symbol is unknown, and which ones are near; or none of them is trading.
         RecordError: the body is no such reply.
     """
     listed = {one.symbol: one for one in _decode(body).symbols}
     _check_known(symbols, listed)
-    halted = {name: listed[name].status for name in symbols if listed[name].status != TRADING}
-    if halted:
-        names = ", ".join(f"{name} is {status}" for name, status in halted.items())
-        raise ConfigError(f"not trading now: {names}; leave it out, or try again later")
-    return {
-        name: Instrument(exchange, name, listed[name].baseAsset, listed[name].quoteAsset)
-        for name in symbols
-    }
+    found = {name: _instrument(exchange, listed[name]) for name in symbols}
+    if found and all(one.halted for one in found.values()):
+        names = ", ".join(f"{name} is {one.halted}" for name, one in found.items())
+        raise ConfigError(f"not trading now: {names}; try again later, or name another symbol")
+    return found
 
 
 def shipped_instruments(
@@ -91,6 +88,11 @@ def _pair(text: str) -> Instrument:
     if not (base.isalnum() and quote.isalnum()):
         raise ConfigError(f"{text!r} is no pair of assets: give it as BASE/QUOTE, like BTC/USDT")
     return Instrument("BINANCE", base + quote, base, quote)
+
+
+def _instrument(exchange: str, one: _Symbol) -> Instrument:
+    halted = "" if one.status == TRADING else one.status
+    return Instrument(exchange, one.symbol, one.baseAsset, one.quoteAsset, halted=halted)
 
 
 def _decode(body: bytes) -> _ExchangeInfo:

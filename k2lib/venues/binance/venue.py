@@ -65,7 +65,7 @@ class BinanceRequests:
         """Return what exchangeInfo lists, by symbol.
 
         Raises:
-            ConfigError: a symbol is unknown, or not trading.
+            ConfigError: a symbol is unknown, or none of them is trading.
             VenueUnavailableError: no host answers.
         """
         reply = self._rest.get("/api/v3/exchangeInfo", {}, weight=INFO_WEIGHT)
@@ -93,8 +93,12 @@ class BinanceRequests:
         return text
 
     def _check_symbols(self, symbols: Sequence[str]) -> str:
-        found = self.instruments(symbols).values()
-        return ", ".join(f"{one.symbol} is {one.base_asset}/{one.quote_asset}" for one in found)
+        return ", ".join(map(_facts, self.instruments(symbols).values()))
+
+
+def _facts(one: Instrument) -> str:
+    halted = f" ({one.halted})" if one.halted else ""
+    return f"{one.symbol} is {one.base_asset}/{one.quote_asset}{halted}"
 
 
 @dataclass(frozen=True)

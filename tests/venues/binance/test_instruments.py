@@ -55,9 +55,19 @@ def test_a_symbol_like_no_other_is_named_alone() -> None:
 
 
 @pytest.mark.parametrize("status", ["HALT", "BREAK", "CANCEL_ONLY"])
-def test_a_symbol_that_is_not_trading_is_an_error(status: str) -> None:
-    with pytest.raises(ConfigError, match=f"not trading now: LUNUSDT is {status}"):
-        read_exchange_info(body(BTCUSDT="TRADING", LUNUSDT=status), ["BTCUSDT", "LUNUSDT"])
+def test_a_symbol_that_is_not_trading_refuses_no_other(status: str) -> None:
+    listed = body(BTCUSDT="TRADING", LUNUSDT=status)
+    found = read_exchange_info(listed, ["BTCUSDT", "LUNUSDT"])
+    assert [(one.symbol, one.halted) for one in found.values()] == [
+        ("BTCUSDT", ""),
+        ("LUNUSDT", status),
+    ]
+
+
+def test_symbols_of_which_none_is_trading_are_an_error() -> None:
+    listed = body(BTCUSDT="TRADING", LUNUSDT="HALT", UNIUSDT="BREAK")
+    with pytest.raises(ConfigError, match="not trading now: LUNUSDT is HALT, UNIUSDT is BREAK; "):
+        read_exchange_info(listed, ["LUNUSDT", "UNIUSDT"])
 
 
 def test_a_symbol_that_nobody_asked_for_may_be_halted() -> None:
