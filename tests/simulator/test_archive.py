@@ -106,7 +106,7 @@ def test_the_checksum_is_that_of_the_file(exchange: OfflineExchange) -> None:
         path(span="monthly", day="2026-01"),
         path(span="monthly"),
         path(kind="klines"),
-        path().replace("BTCUSDT", "XRPUSDT"),
+        path().replace("BTCUSDT", "NOPEUSDT"),
         "/data/spot/daily/../secret",
     ],
 )

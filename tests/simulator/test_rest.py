@@ -13,6 +13,7 @@ from support.waiting import wait_until
 
 from k2lib.simulator import OfflineExchange
 from k2lib.simulator.binance.limits import ExchangeLimits, WeightLimiter
+from k2lib.simulator.binance.rest import weight_of
 
 NOW_MS = int((START + 3600) * 1000)
 
@@ -151,9 +152,13 @@ def test_exchange_info_tells_what_clients_read(
     info = get(exchange, "exchangeInfo", **params).json()
     names = [one["symbol"] for one in info["symbols"]]
     count = 0 if "symbolStatus" in params else 1 if "symbol" in params else 2
-    assert names == ["BTCUSDT", "ETHUSDT"][:count]
+    assert names[:2] == ["BTCUSDT", "ETHUSDT"][:count]
+    # Without a symbol, all that Binance lists.
+    assert len(names) == count if params else len(names) > 700
     for one in info["symbols"]:
-        assert (one["status"], one["quoteAsset"]) == ("TRADING", "USDT")
+        assert one["status"] == "TRADING"
+        assert one["symbol"] == one["baseAsset"] + one["quoteAsset"]
+        assert one["permissionSets"] == [["SPOT"]]
         assert [one["filters"][place]["filterType"] for place in (0, 1)] == [
             "PRICE_FILTER",
             "LOT_SIZE",
@@ -174,7 +179,7 @@ def test_depth_has_its_best_levels_first(exchange: OfflineExchange) -> None:
     [
         ("trades", "", -1102),
         ("trades", "symbol=", -1102),
-        ("trades", "symbol=XRPUSDT", -1121),
+        ("trades", "symbol=NOPEUSDT", -1121),
         ("trades", "symbol=btcusdt", -1100),
         ("trades", "symbol=BTCUSDT&limit=x", -1100),
         ("trades", "symbol=BTCUSDT&limit=", -1105),
@@ -186,6 +191,40 @@ def test_depth_has_its_best_levels_first(exchange: OfflineExchange) -> None:
         ("aggTrades", "symbol=BTCUSDT&startTime=3&endTime=2", -1128),
         ("exchangeInfo", 'symbols=["BTCUSDT","BTCUSDT"]', -1151),
         ("exchangeInfo", "symbols=BTCUSDT", -1100),
+        ("exchangeInfo", "symbol=BTCUSDT&symbolStatus=TRADING", -1128),
+        ("exchangeInfo", "symbol=BTCUSDT&permissions=SPOT", -1128),
+        ("exchangeInfo", 'symbols=["BTCUSDT","NOPEUSDT"]', -1121),
+        ("exchangeInfo", "symbol=NOPEUSDT", -1121),
+        ("exchangeInfo", "symbolStatus=AWAKE", -1122),
+        ("exchangeInfo", "permissions=spot!", -1100),
+        ("exchangeInfo", "showPermissionSets=maybe", -1100),
+        ("klines", "symbol=BTCUSDT", -1102),
+        ("klines", "interval=1m", -1102),
+        ("klines", "symbol=NOPEUSDT&interval=1m", -1121),
+        ("klines", "symbol=BTCUSDT&interval=2m", -1120),
+        ("klines", "symbol=BTCUSDT&interval=1D", -1120),
+        ("klines", "symbol=BTCUSDT&interval=1m&startTime=3&endTime=2", -1128),
+        ("klines", "symbol=BTCUSDT&interval=1m&startTime=x", -1100),
+        ("klines", "symbol=BTCUSDT&interval=1m&startTime=-1", -1100),
+        ("klines", "symbol=BTCUSDT&interval=1m&limit=0", -1130),
+        ("klines", "symbol=BTCUSDT&interval=1m&timeZone=", -1105),
+        ("klines", "symbol=BTCUSDT&interval=1m&timeZone=Sydney", -1100),
+        ("klines", "symbol=BTCUSDT&interval=1m&timeZone=14:01", -1130),
+        ("klines", "symbol=BTCUSDT&interval=1m&fromId=1", -1104),
+        ("ticker/24hr", "symbol=NOPEUSDT", -1121),
+        ("ticker/24hr", 'symbols=["BTCUSDT","NOPEUSDT"]', -1121),
+        ("ticker/24hr", 'symbols=["btcusdt"]', -1100),
+        ("ticker/24hr", 'symbols=["BTCUSDT","BTCUSDT"]', -1151),
+        ("ticker/24hr", 'symbol=BTCUSDT&symbols=["BTCUSDT"]', -1128),
+        ("ticker/24hr", "symbol=", -1102),
+        ("ticker/24hr", "symbols=", -1105),
+        ("ticker/24hr", "symbol=BTCUSDT&type=SMALL", -1139),
+        ("ticker/24hr", "symbol=BTCUSDT&symbolStatus=HALT", -1220),
+        ("ticker/price", "symbol=NOPEUSDT", -1121),
+        ("ticker/price", "symbol=BTCUSDT&type=MINI", -1104),
+        ("ticker/bookTicker", "symbol=NOPEUSDT", -1121),
+        ("avgPrice", "", -1102),
+        ("avgPrice", "symbol=NOPEUSDT", -1121),
     ],
 )
 def test_a_wrong_request_is_answered_by_its_code(
@@ -211,6 +250,42 @@ def test_weights_are_counted_and_told() -> None:
         deep = get(exchange, "depth", symbol="BTCUSDT", limit=5000).headers
     used = [int(headers["X-MBX-USED-WEIGHT-1M"]) for headers in [*answers, deep]]
     assert used == [1, 2, 22, 47, 72, 76, 326]
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "weight"),
+    [
+        ("klines", {"symbol": "BTCUSDT", "interval": "1s", "limit": "1"}, 2),
+        ("avgPrice", {"symbol": "BTCUSDT"}, 2),
+        ("ticker/24hr", {"symbol": "BTCUSDT"}, 2),
+        ("ticker/24hr", {"symbols": json.dumps([f"S{n}" for n in range(20)])}, 2),
+        ("ticker/24hr", {"symbols": json.dumps([f"S{n}" for n in range(100)])}, 40),
+        ("ticker/24hr", {"symbols": json.dumps([f"S{n}" for n in range(101)])}, 80),
+        ("ticker/24hr", {}, 80),
+        ("ticker/price", {"symbol": "BTCUSDT"}, 2),
+        ("ticker/price", {"symbols": '["BTCUSDT"]'}, 4),
+        ("ticker/price", {}, 4),
+        ("ticker/bookTicker", {"symbol": "BTCUSDT"}, 2),
+        ("ticker/bookTicker", {}, 4),
+    ],
+)
+def test_statistics_weigh_as_documented(name: str, params: dict[str, str], weight: int) -> None:
+    assert weight_of(name, params) == weight
+
+
+def test_bars_and_tickers_tell_the_weight_they_used(exchange: OfflineExchange) -> None:
+    used = [
+        int(get(exchange, "ticker/price", symbol="BTCUSDT").headers["X-MBX-USED-WEIGHT-1M"])
+        for _ in range(2)
+    ]
+    assert used[1] - used[0] == 2
+
+
+def test_any_symbol_that_binance_lists_has_trades(exchange: OfflineExchange) -> None:
+    rows = get(exchange, "historicalTrades", symbol="DOGEUSDT", limit=3).json()
+    assert consecutive([row["id"] for row in rows])
+    again = get(exchange, "historicalTrades", symbol="DOGEUSDT", fromId=rows[0]["id"], limit=3)
+    assert again.json() == rows
 
 
 def test_too_much_weight_is_429_until_the_next_minute() -> None:

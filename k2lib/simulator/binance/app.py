@@ -10,7 +10,8 @@ from k2lib.errors import ConfigError
 from k2lib.simulator.binance.engine import ExchangeEngine, ExchangeHost
 from k2lib.simulator.binance.faults import FAULTS, FaultOptions
 from k2lib.simulator.binance.limits import Rejection
-from k2lib.simulator.binance.rest import RestError, RestRequest, rest_body, weight_of
+from k2lib.simulator.binance.rest import is_long, rest_body, weight_of
+from k2lib.simulator.binance.rest_request import RestError, RestRequest
 from k2lib.simulator.binance.stream_server import Handler, loopback_only, stream_routes
 
 BINANCE_SIM = "BINANCE_SIM"
@@ -33,6 +34,9 @@ def application(host: ExchangeHost, engine: ExchangeEngine) -> web.Application:
         [
             *stream_routes(handlers.stream),
             web.get("/api/v3/{name:.*}", handlers.rest),
+            # There are no futures here; clients that look for all markets see that.
+            web.get("/fapi/v1/exchangeInfo", handlers.no_futures),
+            web.get("/dapi/v1/exchangeInfo", handlers.no_futures),
             web.get("/data/spot/{path:.*}", handlers.file),
             web.get("/control/truth", handlers.truth),
             web.get("/control/faults", handlers.faults),
@@ -77,7 +81,7 @@ class _Handlers:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Open a stream connection and serve it until it ends."""
-        symbols = frozenset(self._host.market.tapes)
+        symbols = frozenset(self._host.market.symbols)
         return await self._host.stream(
             request, symbols, limits=self._host.limits, clock=self._engine.now
         )
@@ -87,11 +91,11 @@ class _Handlers:
         name, now = request.match_info["name"], self._engine.now()
         weights = self._engine.weights
         rejection = weights.take(weight_of(name, request.query), now=now)
-        response = _rejected(rejection) if rejection else self._answer(name, request, now)
+        response = _rejected(rejection) if rejection else await self._answer(name, request, now)
         response.headers[_WEIGHT] = str(weights.used)
         return response
 
-    def _answer(self, name: str, request: web.Request, now: float) -> web.Response:
+    async def _answer(self, name: str, request: web.Request, now: float) -> web.Response:
         active_faults = self._host.active_faults
         missing = active_faults.find("rest_missing", now=now)
         rest_request = RestRequest(
@@ -100,16 +104,24 @@ class _Handlers:
             int(now * 1e6),
             micros=request.headers.get("X-MBX-TIME-UNIT", "").lower() == _MICROS,
             weight_per_minute=self._host.limits.weight_per_minute,
+            summaries=self._engine.summaries,
             missing=None if missing is None else missing.options,
             market_data_only=active_faults.find("market_data_only", now=now) is not None,
         )
         try:
-            text = rest_body(name, rest_request)
+            if is_long(name):
+                text = await asyncio.to_thread(rest_body, name, rest_request)
+            else:
+                text = rest_body(name, rest_request)
         except RestError as exc:
             if exc.status >= 500:
                 active_faults.use("rest_missing", now=now)
             return web.json_response(exc.body, status=exc.status)
         return web.Response(text=text, content_type="application/json")
+
+    async def no_futures(self, _request: web.Request) -> web.Response:
+        """Return a list of futures without any."""
+        return web.json_response({"timezone": "UTC", "rateLimits": [], "symbols": []})
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         """Return a file of the archive, damaged if a fault says so."""

@@ -158,7 +158,7 @@ class ArchiveFiles:
         span = None if match is None else _span(match["span"], match["day"])
         if match is None or span is None or span.end_s > now:
             return None
-        if match["symbol"] not in self._market.tapes:
+        if self._market.tape(match["symbol"], int(now * US)) is None:
             return None
         zip_path = self._folder / match["name"]
         if not zip_path.exists():

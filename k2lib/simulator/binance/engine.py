@@ -1,8 +1,9 @@
 """The hosts of the exchange, and the engine that makes trades and faults happen at all of them."""
 
+import asyncio
 import ssl
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from aiohttp import WSCloseCode
@@ -19,9 +20,11 @@ from k2lib.simulator.binance.faults import (
 from k2lib.simulator.binance.frames import MarketUpdate, broken_frames
 from k2lib.simulator.binance.limits import AttemptLimit, ExchangeLimits, WeightLimiter
 from k2lib.simulator.binance.market import QUOTES_PER_S, Market
-from k2lib.simulator.binance.stream_connection import ServerConnection
+from k2lib.simulator.binance.statistics_streams import ALL, STATISTICS_KINDS, StatisticsPublisher
+from k2lib.simulator.binance.stream_connection import FrameSource, ServerConnection
 from k2lib.simulator.binance.stream_server import StreamServer
 from k2lib.simulator.binance.trade_generator import US
+from k2lib.simulator.binance.trade_summary import SummaryCache
 
 
 class ExchangeHost(StreamServer):
@@ -59,8 +62,12 @@ class ExchangeHost(StreamServer):
         faults = self._stream_faults.get(update.symbol)
         if faults is not None:
             update = update.with_trades(faults.apply(update.trades))
+        self.broadcast(update)
+
+    def broadcast(self, events: FrameSource) -> None:
+        """Send events to the connections as they are."""
         for connection in list(self.connections):
-            connection.publish(update)
+            connection.publish(events)
 
     def fault(self, name: str, options: FaultOptions, *, now: float) -> None:
         """Cause a fault at this host; its options are complete and checked."""
@@ -176,11 +183,15 @@ class ExchangeEngine:
         self.market = market
         self.hosts = hosts
         self.weights = WeightLimiter(limits)
+        self.summaries = SummaryCache()
         self.archive = ArchiveFiles(market)
         self.now = clock
         self._started = started
         self._script = sorted(script, key=lambda fault: fault[0])
         self._quote_slot = 0
+        self._statistics = StatisticsPublisher(market, self.summaries)
+        self._second = int(started)
+        self._publishing: asyncio.Task[None] | None = None
 
     def inject_fault(self, name: str, host: int | None, options: FaultOptions) -> None:
         """Cause a fault at one host, or at all of them.
@@ -206,8 +217,14 @@ class ExchangeEngine:
             (_at_s, name, options), *self._script = self._script
             self.inject_fault(name, *split_host(options))
         self._trade(now)
+        self._publish_statistics(now)
         for host in self.hosts:
             host.tick(now)
+
+    async def settle(self) -> None:
+        """Wait until nothing is added up any more."""
+        if self._publishing is not None:
+            await self._publishing
 
     def active_faults(self) -> dict[str, Any]:
         """Return the active faults, by host, as JSON."""
@@ -228,13 +245,44 @@ class ExchangeEngine:
         """Return the ids made, by symbol, as JSON."""
         return {symbol: tape.truth_json() for symbol, tape in self.market.tapes.items()}
 
+    def _publish_statistics(self, now: float) -> None:
+        if int(now) <= self._second or (self._publishing and not self._publishing.done()):
+            return
+        if self._publishing is not None:
+            self._publishing.result()
+        self._second, self._publishing = int(now), None
+        followed: defaultdict[str, set[str]] = defaultdict(set)
+        for symbol, kind in self._followed_streams():
+            if symbol == ALL or kind in STATISTICS_KINDS:
+                followed[symbol].add(kind)
+        if followed:
+            work = self._send_statistics(followed, int(now * US))
+            self._publishing = asyncio.get_running_loop().create_task(work)
+
+    async def _send_statistics(self, followed: Mapping[str, set[str]], now_us: int) -> None:
+        updates = await asyncio.to_thread(self._statistics.updates, followed, now_us=now_us)
+        for host in self.hosts:
+            for update in updates:
+                host.broadcast(update)
+
+    def _followed_streams(self) -> Iterator[tuple[str, str]]:
+        for host in self.hosts:
+            for connection in host.connections:
+                for symbol, streams in connection.subscriptions.by_symbol.items():
+                    for _, kind in streams:
+                        yield symbol, kind
+
     def _trade(self, now: float) -> None:
         slot, now_us = int(now * QUOTES_PER_S), int(now * US)
         quotes = slot > self._quote_slot
         self._quote_slot = max(slot, self._quote_slot)
+        quoted = {symbol for symbol, _ in self._followed_streams()} if quotes else set()
+        for symbol in quoted:
+            self.market.tape(symbol, now_us)
         for tape, trades in self.market.advance(now_us):
-            if len(trades) or quotes:
-                update = MarketUpdate(tape, trades, tape.quote(now_us) if quotes else None)
+            quote = tape.quote(now_us) if tape.instrument.symbol in quoted else None
+            if len(trades) or quote is not None:
+                update = MarketUpdate(tape, trades, quote)
                 for host in self.hosts:
                     host.publish(update)
 

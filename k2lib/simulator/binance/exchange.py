@@ -139,6 +139,7 @@ class OfflineExchange(Closing):
 
     async def _serve(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._engine.settle)
             try:
                 for host in self._engine.hosts:
                     await host.serve(application(host, self._engine), stack)

@@ -161,7 +161,9 @@ class MarketUpdate:
         return self if trades is self.trades else MarketUpdate(self.tape, trades, self.quote)
 
     def frames(self, kind: str, form: FrameFormat) -> bytes:
-        """Return the frames of a kind of stream in one format."""
+        """Return the frames of a kind of stream in one format; none of statistics."""
+        if kind not in _ENCODERS:
+            return b""
         key = kind, form
         if key not in self._encoded:
             self._encoded[key] = _ENCODERS[kind](self, form)

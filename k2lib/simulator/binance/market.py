@@ -16,11 +16,13 @@ from k2lib.simulator.binance.columns import (
     aggregate,
     no_trades,
 )
-from k2lib.simulator.binance.instruments import SimulatedInstrument
+from k2lib.simulator.binance.instruments import SimulatedInstrument, instrument
+from k2lib.simulator.binance.listing import listed_symbols
 from k2lib.simulator.binance.trade_generator import PUBLISHED_AFTER_US, US, TradeGenerator
 
 _LARGEST_STEP = 20_000
 QUOTES_PER_S = 10
+QUIET_RATE = 0.05
 _NOTHING = no_trades()
 
 
@@ -71,6 +73,11 @@ class TradeTape:
         self.due_us = int(due.time_us[-1]) + PUBLISHED_AFTER_US
         return self._existing(due.take(slice(0, len(due) - 1)))
 
+    def complete_to(self, now_us: int) -> int:
+        """Return up to when all trades are made that there are."""
+        made_us = now_us if now_us < self.due_us else self.at_us
+        return made_us - PUBLISHED_AFTER_US
+
     def truth(self) -> GroundTruth:
         """Return the ids made so far."""
         made = range(self.first_id, self.next_id)
@@ -86,6 +93,10 @@ class TradeTape:
     def copy(self) -> "TradeTape":
         """Return a copy of the tape, for use in another thread."""
         return replace(self, generator=self.generator.copy(), void=list(self.void))
+
+    def snapshot(self) -> "TradeTape":
+        """Return the tape as it is now, for use in another thread; it shares made blocks."""
+        return replace(self, void=list(self.void))
 
     def make_void(self, count: int) -> range:
         """Skip the next ids, beginning with a whole aggregate trade; return them."""
@@ -173,7 +184,11 @@ def within(ids: Int64s, ranges: Sequence[range]) -> Bools:
 
 
 class Market:
-    """The trade tapes of all symbols."""
+    """The trade tapes of the symbols that trade, and of others once somebody asks for them.
+
+    Symbols that Binance lists, but that nobody named, trade at `QUIET_RATE`: each is there for
+    any client, and all of them together cost little.
+    """
 
     def __init__(
         self,
@@ -190,15 +205,31 @@ class Market:
                 " and a rate above 0, of at most 50,000 trades/s in all"
             )
         self.rate = rate
+        self._seed = seed
         self.tapes = {
             symbol: _open(symbol, rate=rate, seed=seed, first_id=first_id, now_us=now_us)
             for symbol in symbols
         }
+        self.symbols = tuple(dict.fromkeys([*symbols, *listed_symbols()]))
+        self._listed = frozenset(self.symbols)
 
     def advance(self, now_us: int) -> Iterator[tuple[TradeTape, TradeColumns]]:
         """Make the trades that are due in each symbol."""
-        for tape in self.tapes.values():
+        for tape in list(self.tapes.values()):
             yield tape, tape.advance(now_us)
+
+    def instrument(self, symbol: str) -> SimulatedInstrument | None:
+        """Return the instrument of a symbol, None if it is not listed."""
+        return instrument(symbol) if symbol in self._listed else None
+
+    def tape(self, symbol: str, now_us: int) -> TradeTape | None:
+        """Return the tape of a symbol, begun now if nobody asked before; None if not listed."""
+        tape = self.tapes.get(symbol)
+        if tape is None and symbol in self._listed:
+            rate = min(self.rate, QUIET_RATE)
+            begun = _open(symbol, rate=rate, seed=self._seed, first_id=None, now_us=now_us)
+            tape = self.tapes.setdefault(symbol, begun)
+        return tape
 
     def tapes_of(self, symbol: str | None) -> list[TradeTape]:
         """Return the tape of a symbol, or all tapes for None.

@@ -14,16 +14,21 @@ from aiohttp import WSCloseCode, web
 
 from k2lib.simulator.binance.frames import KINDS, PING, FrameFormat, frame, shutdown_frame
 from k2lib.simulator.binance.limits import AttemptLimit, ExchangeLimits
+from k2lib.simulator.binance.statistics_streams import ALL, ALL_MINI_TICKERS, STATISTICS_KINDS
 
 Json = dict[str, Any]
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
 _ID = re.compile(r"[A-Za-z0-9_-]{0,36}")
 _INT64 = range(-(2**63), 2**63)
+_STREAM_KINDS = frozenset(KINDS) | STATISTICS_KINDS
 
 
 @dataclass
 class Subscriptions:
-    """Streams of a connection; `by_symbol` has name and kind of those that exist."""
+    """Streams of a connection; `by_symbol` has name and kind of those that exist.
+
+    What is of all symbols has `ALL` as its symbol.
+    """
 
     symbols: frozenset[str]
     limit: int
@@ -53,7 +58,9 @@ class Subscriptions:
         self.by_symbol = {}
         for name in self.names:
             symbol, _, kind = name.partition("@")
-            if symbol.islower() and symbol.upper() in self.symbols and kind in KINDS:
+            if name == ALL_MINI_TICKERS:
+                self.by_symbol.setdefault(ALL, []).append((name, name))
+            elif symbol.islower() and symbol.upper() in self.symbols and kind in _STREAM_KINDS:
                 self.by_symbol.setdefault(symbol.upper(), []).append((name, kind))
 
 

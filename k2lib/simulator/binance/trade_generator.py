@@ -35,7 +35,8 @@ _DRIFT_PER_ROOT_S = 1e-4
 _WIDEST_DRIFT = 0.05
 _SIZE_SPREAD = 1.4
 _SWEEPS, _TURNS, _QUICK = 0.12, 0.35, 0.6
-_KEPT_BLOCKS = 64
+# Blocks kept of a symbol; of one that hardly trades, there may be hundreds of symbols.
+_KEPT_BLOCKS, _KEPT_QUIET_BLOCKS = 64, 2
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -68,7 +69,8 @@ class TradeGenerator:
         self._span_us = BLOCK * US / rate
         self._drift = min(_WIDEST_DRIFT, _DRIFT_PER_ROOT_S * math.sqrt(BLOCK / rate))
         self._octaves = 1 + int(2 * math.log2(_WIDEST_DRIFT / self._drift))
-        self._block = functools.lru_cache(maxsize=_KEPT_BLOCKS)(self._make)
+        kept_blocks = _KEPT_BLOCKS if rate >= 1 else _KEPT_QUIET_BLOCKS
+        self._block = functools.lru_cache(maxsize=kept_blocks)(self._make)
 
     @classmethod
     def beginning(
