@@ -49,6 +49,7 @@ from k2lib.resilience.breaker import Breaker, Circuit
 from k2lib.resilience.failover import PAUSE_S
 from k2lib.schema.records import GAP
 from k2lib.simulator import ASX_SIM, BINANCE_SIM, FAULTS, OfflineExchange
+from k2lib.simulator.binance.rest import ENDPOINTS
 from k2lib.venues.binance.archive import parse_lines
 from k2lib.venues.binance.backfill import AGGREGATES_WEIGHT, PAGE, TRADES_WEIGHT
 from k2lib.venues.binance.connection import (
@@ -268,6 +269,13 @@ def test_every_fault_is_told_with_its_options_and_as_a_failure() -> None:
     }
     begins = [row[0].partition(":")[0].partition(" with")[0] for row in _failures("Of the venue")]
     assert {name for text in begins for name in quoted(text)} == set(FAULTS)
+
+
+def test_every_answer_of_the_offline_exchange_is_told_with_its_parameters() -> None:
+    answers = rows(section(STREAM_DOC, "What the offline exchange answers"))
+    told = {path: row[1] for row in answers for path in quoted(row[0])}
+    for name, endpoint in ENDPOINTS.items():
+        assert endpoint.params <= set(quoted(told[f"/api/v3/{name}"])), name
 
 
 def test_every_failure_says_what_happens_what_is_seen_and_what_to_do() -> None:

@@ -192,7 +192,7 @@ def test_a_stream_that_cannot_begin_says_why_in_one_line(
 def test_an_unknown_symbol_is_told_with_those_near_it(run: Run, exchange: OfflineExchange) -> None:
     code, _, err = run(*STREAM, "--symbols", "BTCUSDX", **settings_of(exchange))
     assert (code, said(err)) == (2, [])
-    assert only_error(err) == "k2: Binance has no symbol BTCUSDX (near: BTCUSDT)"
+    assert only_error(err) == "k2: Binance has no symbol BTCUSDX (near: BTCUSDT, BTCUSDC, BTCTUSD)"
 
 
 def test_a_refused_connection_names_the_host_and_offline_and_simulates_nothing(run: Run) -> None:
