@@ -22,6 +22,7 @@ REMEDIES: Final = (
     ("Is a directory", "name a file"),
     ("File exists", "name another place"),
     ("File name too long", "take a shorter name"),
+    ("No such file", "correct the path"),
     ("No space left", "free some space"),
     ("File too large", "raise the limit of file sizes, or free some space"),
     ("disk is full", "free some space"),
@@ -64,4 +65,8 @@ def file_errors(part: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise ConfigError(f"{part}: {with_remedy(os_reason(exc))}") from exc
+        reason = os_reason(exc)
+        path, _, rest = reason.rpartition(": ")
+        if part.endswith(path):
+            reason = rest
+        raise ConfigError(f"{part}: {with_remedy(reason)}") from exc

@@ -126,7 +126,7 @@ class Settings(BaseSettings):
         except OSError as exc:
             raise ValueError(f"{exc.strerror}: take another one") from exc
         if not parent.is_dir():
-            raise ValueError(f"{parent} is not a folder")
+            raise ValueError(f"{parent} is not a folder: name another place")
         return home
 
     @field_validator(

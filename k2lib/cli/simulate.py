@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -11,7 +12,7 @@ import typer
 from k2lib.cli.shared import BOTH, AsJson, Seconds, Symbols, print_json
 from k2lib.errors import ConfigError, DamagedFileError
 from k2lib.locks import make_private
-from k2lib.reasons import file_errors
+from k2lib.reasons import file_errors, with_remedy
 
 if TYPE_CHECKING:
     from k2lib.simulator import FaultScript, GroundTruth, OfflineExchange
@@ -101,7 +102,9 @@ def read_script(path: Path) -> "FaultScript":
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"--script {path}: cannot be read: {exc}") from exc
+        reason = os.strerror(exc.errno or 0) if isinstance(exc, OSError) else "it is not UTF-8 text"
+        remedy = with_remedy(reason, otherwise="name another one")
+        raise ConfigError(f"--script {path}: cannot be read: {remedy}") from exc
     return [
         _fault(line, f"--script {path}, line {number}")
         for number, line in enumerate(lines, start=1)

@@ -1,5 +1,7 @@
 """The catalog of a home, and what the libraries of catalog and files raise, as errors of ours."""
 
+import errno
+import os
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -29,13 +31,13 @@ from pyiceberg.exceptions import (
 from pyiceberg.table import Table
 from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 from sqlalchemy import make_url, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from k2lib.addresses import is_http_url, public_url, redact, without_secrets
 from k2lib.errors import ConfigError, DamagedFileError, K2Error, TransientError, reason_of
 from k2lib.iceberg.home_catalog import make_home
 from k2lib.iceberg.sql_catalog import SharedSqlCatalog
-from k2lib.reasons import file_errors, os_reason, with_remedy
+from k2lib.reasons import QUOTED_PATH, file_errors, os_reason, with_remedy
 from k2lib.resilience.time_limit import TimeLimit
 
 CATALOG_ERRORS: Final = (
@@ -58,6 +60,9 @@ UNREADABLE: Final = (
     duckdb.InvalidInputException,
     duckdb.SerializationException,
 )
+# What they raise of bytes of no format at all, or of half a file.
+NO_FORMAT: Final = (UnicodeDecodeError, EOFError, LookupError, AssertionError, zlib.error)
+NO_PARQUET: Final = ("No magic bytes found", "too small to be a Parquet file")
 NO_FILE: Final = ("No such file", "No files found")
 SQL_TABLES: Final = "sqlite_master WHERE name IN ('iceberg_tables', 'iceberg_namespace_properties')"
 RESTORE: Final = "restore it from a copy"
@@ -105,9 +110,9 @@ def read_errors(part: str, *, path: Callable[[], str | None] = lambda: None) -> 
         with lake_errors(part):
             yield
     except UNREADABLE as exc:
-        file = path()
-        where = "" if file is None else f"{file}: "
-        message = f"{part}: {where}cannot be read ({cause_text(exc)}): {RESTORE}"
+        file = path() or _quoted_path(str(exc))
+        where = "" if file is None else f"{file} "
+        message = f"{part}: {where}{damage_text(exc)}: {RESTORE}"
         raise DamagedFileError(message) from without_secrets(exc)
 
 
@@ -120,9 +125,29 @@ def _failure(part: str, exc: Exception) -> DamagedFileError | TransientError:
     return TransientError(f"{part}{with_remedy(reason)}")
 
 
+def damage_text(exc: BaseException) -> str:
+    """Say of a file what a reader's error means: is missing, is damaged, or cannot be read."""
+    reason, inner = cause_text(exc), _innermost(exc)
+    if is_missing(reason):
+        return "is missing"
+    is_no_parquet = any(words in reason for words in NO_PARQUET)
+    if isinstance(inner, NO_FORMAT) or is_no_parquet or _is_no_json(inner):
+        return "is damaged"
+    return f"cannot be read ({reason})"
+
+
 def is_missing(reason: str) -> bool:
     """Say whether a library says that a file is not there."""
     return any(words in reason for words in NO_FILE)
+
+
+def _is_no_json(exc: BaseException) -> bool:
+    return isinstance(exc, pydantic.ValidationError) and exc.errors()[0]["type"] == "json_invalid"
+
+
+def _quoted_path(text: str) -> str | None:
+    quoted = QUOTED_PATH.search(text)
+    return None if quoted is None else quoted[1]
 
 
 def _is_no_database(exc: Exception) -> bool:
@@ -138,11 +163,18 @@ def cause_text(exc: BaseException) -> str:
     if isinstance(exc, DBAPIError) and exc.orig is not None:
         return redact(reason_of(exc.orig))
     inner = _innermost(exc)
+    if isinstance(inner, NoSuchModuleError):
+        return "there is no such kind of catalog"
+    if _is_no_json(inner):
+        return "its answer is no JSON"
     if isinstance(inner, pydantic.ValidationError):
         return redact(str(inner.errors()[0]["msg"]))
     if isinstance(inner, OSError):
         return redact(os_reason(inner))
-    return redact(" ".join(reason_of(inner).split()))
+    reason = " ".join(reason_of(inner).split())
+    if "No files found" in reason:
+        return redact(f"{_quoted_path(reason)}: {os.strerror(errno.ENOENT)}")
+    return redact(reason)
 
 
 def connect(

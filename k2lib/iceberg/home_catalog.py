@@ -5,7 +5,6 @@ Tables have absolute locations: a home that was moved or copied would write into
 
 import os
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
@@ -15,9 +14,9 @@ from pyiceberg.io import SCHEMA_TO_FILE_IO
 from sqlalchemy import URL
 
 from k2lib.addresses import lower_scheme, public_url
-from k2lib.errors import ConfigError
+from k2lib.errors import ConfigError, TransientError
 from k2lib.locks import make_private
-from k2lib.reasons import file_errors
+from k2lib.reasons import file_errors, with_remedy
 
 CATALOG_FILE: Final = "catalog.db"
 WAREHOUSE: Final = "warehouse"
@@ -87,9 +86,11 @@ def _warehouse_error(location: str, reason: str) -> ConfigError:
     )
 
 
-def warehouse_elsewhere(home: Path, *, warehouse: str, namespace: str) -> str | None:
+def warehouse_elsewhere(
+    home: Path, *, warehouse: str, namespace: str, timeout_s: float
+) -> str | None:
     """Return where a home has tables that are not in this warehouse of new ones, if it has."""
-    for location in _metadata_locations(home / CATALOG_FILE, namespace):
+    for location in _metadata_locations(home / CATALOG_FILE, namespace, timeout_s=timeout_s):
         if not _is_in(location, warehouse):
             return location.rsplit("/", WAREHOUSE_OF_METADATA + 1)[0]
     return None
@@ -115,14 +116,16 @@ def make_home(home: Path) -> None:
             os.close(os.open(home / CATALOG_FILE, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-def check_locations(home: Path, *, warehouse: str, namespace: str) -> None:
+def check_locations(home: Path, *, warehouse: str, namespace: str, timeout_s: float) -> None:
     """Refuse the warehouse of another home, and a home whose tables are in neither of these.
 
     Args:
         home: resolved; its catalog may not be there yet.
         warehouse: of new tables.
+        timeout_s: how long SQLite waits for other writers.
     Raises:
         ConfigError: says where the tables are, and what to do.
+        TransientError: another process holds the catalog for that long.
     """
     folder = _local_path(warehouse)
     if folder is not None and _is_of_other_home(folder, home):
@@ -130,20 +133,24 @@ def check_locations(home: Path, *, warehouse: str, namespace: str) -> None:
             f"K2_WAREHOUSE={warehouse}: that is in another home: set K2_HOME={folder.parent}"
         )
     folders = [one for one in ((home / WAREHOUSE).resolve(), folder) if one is not None]
-    for location in _metadata_locations(home / CATALOG_FILE, namespace):
+    for location in _metadata_locations(home / CATALOG_FILE, namespace, timeout_s=timeout_s):
         path = _local_path(location)
         if path is not None and not any(path.is_relative_to(one) for one in folders):
             raise ConfigError(_moved_error(home, _warehouse_of(path)))
 
 
-def _metadata_locations(catalog: Path, namespace: str) -> Iterator[str]:
-    """Yield none where the catalog cannot be read: whoever opens it says why."""
+def _metadata_locations(catalog: Path, namespace: str, *, timeout_s: float) -> list[str]:
+    """Return none where the catalog cannot be read: whoever opens it says why."""
     if not catalog.exists():
-        return
+        return []
     uri = f"file:{quote(str(catalog))}?mode=rw"
-    with suppress(sqlite3.Error), closing(sqlite3.connect(uri, uri=True)) as connection:
-        for (location,) in connection.execute(LOCATIONS, [namespace]).fetchall():
-            yield location
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=timeout_s)) as connection:
+            return [location for (location,) in connection.execute(LOCATIONS, [namespace])]
+    except sqlite3.Error as exc:
+        if exc.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            raise TransientError(f"the catalog {catalog}: {with_remedy(str(exc))}") from exc
+        return []
 
 
 def _local_path(location: str) -> Path | None:

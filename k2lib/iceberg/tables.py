@@ -122,11 +122,13 @@ def open_catalog(settings: Settings) -> Catalog:
     warehouse = named or warehouse_location(home)
     own_home = None if uri else home
     if own_home is not None:
-        check_locations(home, warehouse=warehouse, namespace=NAMESPACE)
+        check_locations(
+            home, warehouse=warehouse, namespace=NAMESPACE, timeout_s=settings.timeout_s
+        )
         # SQLite waits so long for other writers.
         uri, options["type"] = sqlite_uri(home, timeout_s=settings.timeout_s), "sql"
         if named is not None:
-            _tell_of_tables_elsewhere(home, named)
+            _tell_of_tables_elsewhere(home, named, timeout_s=settings.timeout_s)
     options |= {"uri": uri, "warehouse": warehouse, **_s3_options(settings)}
     _check_storage(options, TimeLimit(settings.timeout_s))
     return connect(
@@ -278,8 +280,10 @@ def _evolve_table(table: Table, spec: TableSpec) -> Table:
     return table
 
 
-def _tell_of_tables_elsewhere(home: Path, warehouse: str) -> None:
-    elsewhere = warehouse_elsewhere(home, warehouse=warehouse, namespace=NAMESPACE)
+def _tell_of_tables_elsewhere(home: Path, warehouse: str, *, timeout_s: float) -> None:
+    elsewhere = warehouse_elsewhere(
+        home, warehouse=warehouse, namespace=NAMESPACE, timeout_s=timeout_s
+    )
     if elsewhere is not None:
         message = "K2: the tables of the home %s stay in %s; K2_WAREHOUSE=%s is for new ones"
         LOG.warning(message, home, elsewhere, public_url(warehouse))
@@ -291,7 +295,8 @@ def _catalog_file(path: Path | None) -> dict[str, str]:
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as exc:
-        raise ConfigError(f"K2_CATALOG_CONFIG={path}: {with_remedy(os_reason(exc))}") from exc
+        reason = os_reason(exc).removeprefix(f"{path}: ")
+        raise ConfigError(f"K2_CATALOG_CONFIG={path}: {with_remedy(reason)}") from exc
     except (UnicodeDecodeError, yaml.YAMLError) as exc:
         # Its text quotes the line, which may hold a secret.
         line = getattr(getattr(exc, "problem_mark", None), "line", None)

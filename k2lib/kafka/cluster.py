@@ -10,18 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from confluent_kafka import Consumer, KafkaException, TopicCollection
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection
 
 # Documented names of confluent_kafka.admin, which its stubs do not re-export.
 from confluent_kafka.admin import AdminClient, ClusterMetadata  # type: ignore[attr-defined]
 
 from k2lib.errors import ConfigError, TransientError
-from k2lib.reasons import START_IT
+from k2lib.reasons import START_IT, with_remedy
 from k2lib.schema.codec import SchemaText
 
 TIMEOUT_S: Final = 10.0
 CONNECT_S: Final = 0.25
 REACH_S: Final = 2.0
+NO_ANSWER: Final = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN)
 # A protocol may stand before it, as librdkafka allows.
 ADDRESS: Final = re.compile(r"(?:\w+://)?(?:\[[\w:.%]+\]|[^\s:/@\[\]]+):(?P<port>\d{1,5})")
 Client = TypeVar("Client")
@@ -93,10 +94,13 @@ class Cluster:
         Raises:
             TransientError: the cluster does not answer.
         """
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         try:
-            return client.list_topics(timeout=self.timeout_s if timeout_s is None else timeout_s)
+            return client.list_topics(timeout=timeout_s)
         except KafkaException as exc:
-            raise self.error(exc.args[0].str()) from exc
+            error = exc.args[0]
+            in_time = f"no answer within {timeout_s:g} s"
+            raise self.error(in_time if error.code() in NO_ANSWER else error.str()) from exc
 
     def error(self, reason: str) -> TransientError:
         """Return the error of a cluster that does not answer."""
@@ -181,7 +185,8 @@ def read_properties(path: Path | None) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as exc:
-        raise ConfigError(f"K2_KAFKA_CONFIG={path}: {exc.strerror}") from exc
+        reason = with_remedy(exc.strerror or str(exc))
+        raise ConfigError(f"K2_KAFKA_CONFIG={path}: {reason}") from exc
     except UnicodeDecodeError:
         raise ConfigError(f"K2_KAFKA_CONFIG={path}: is not UTF-8 text") from None
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1)]
@@ -189,5 +194,7 @@ def read_properties(path: Path | None) -> dict[str, str]:
     for number, line in stated:
         if "=" not in line:
             # The line itself may hold a password.
-            raise ConfigError(f"K2_KAFKA_CONFIG={path}: line {number} is not name=value")
+            raise ConfigError(
+                f"K2_KAFKA_CONFIG={path}: line {number} is not name=value: correct it"
+            )
     return {name.strip(): value.strip() for name, value in (ln.split("=", 1) for _, ln in stated)}

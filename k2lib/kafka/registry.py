@@ -1,5 +1,6 @@
 """The schema registry: schemas are registered once per topic, texts looked up by id or GUID."""
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from k2lib.resilience.time_limit import TimeLimit
 from k2lib.schema.codec import SchemaId
 from k2lib.schema.records import RecordSchema
 
+ERRNO: Final = re.compile(r"\[Errno -?\d+\] ")
 INCOMPATIBLE: Final = 409
 NOT_FOUND: Final = 404
 RETRY_MS: Final = 500
@@ -141,7 +143,7 @@ class SchemaRegistry:
         except (httpx2.TimeoutException, TimeoutError) as exc:
             raise self._silent(self._limit.reason) from without_secrets(exc)
         except httpx2.HTTPError as exc:
-            raise self._silent(redact(reason_of(exc))) from without_secrets(exc)
+            raise self._silent(redact(ERRNO.sub("", reason_of(exc)))) from without_secrets(exc)
         except (ValueError, LookupError, TypeError, httpx2.InvalidURL) as exc:
             reason = "its answer is none of a schema registry: correct K2_SCHEMA_REGISTRY_URL"
             raise TransientError(f"{self._name}: {reason}") from without_secrets(exc)

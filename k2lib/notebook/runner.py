@@ -231,7 +231,8 @@ def _find_notebook(name: str, notebooks: Sequence[Path]) -> Path:
     found = [path for path in notebooks if path.stem.startswith(name.removesuffix(".ipynb"))]
     if len(found) != 1:
         stems = ", ".join(path.stem for path in notebooks)
-        raise ConfigError(f"{len(found)} notebooks are called {name}…; there are {stems}")
+        count = f"{len(found)} notebooks are" if found else "no notebook is"
+        raise ConfigError(f"{count} called {name}…; there are {stems}")
     return found[0]
 
 

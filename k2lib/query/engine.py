@@ -16,7 +16,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import BooleanExpression
 
 from k2lib.errors import ClosedError, DamagedFileError, QueryError
-from k2lib.iceberg.catalog import RESTORE, is_missing
+from k2lib.iceberg.catalog import RESTORE, damage_text
 from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile
 from k2lib.iceberg.tables import TABLES, TableCache
 from k2lib.kafka.cluster import FindLog, no_log
@@ -349,8 +349,7 @@ class Engine(Closing):
         file = next(filter(self._plans.lists, QUOTED.findall(text)), None)
         if file is None:
             return QueryError(text)
-        reason = "is missing" if is_missing(text) else f"cannot be read ({' '.join(text.split())})"
-        return DamagedFileError(f"a file of a table, {file} {reason}: {RESTORE}")
+        return DamagedFileError(f"the table file {file} {damage_text(exc)}: {RESTORE}")
 
 
 def _tail_sql(view: TableView, rows: pa.Table, where: str = "") -> list[str]:

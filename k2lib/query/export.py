@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from k2lib.errors import QueryError
+from k2lib.reasons import with_remedy
 
 Format = Literal["table", "json", "csv", "parquet", "arrow"]
 ROWS_SHOWN: Final = 40
@@ -38,7 +39,8 @@ def write(frame: pl.DataFrame, form: Format, *, output: Path | None, stdout: Bin
     try:
         output.write_bytes(render(frame, form))
     except OSError as exc:
-        raise QueryError(f"--output {output}: cannot be written: {exc.strerror}") from exc
+        reason = with_remedy(exc.strerror or str(exc), otherwise="name another file")
+        raise QueryError(f"--output {output}: cannot be written: {reason}") from exc
 
 
 def as_format(name: str) -> Format:

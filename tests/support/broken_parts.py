@@ -173,7 +173,7 @@ class _Page(BaseHTTPRequestHandler):
 def web_page(home: Path, **variables: str) -> Iterator[Variables]:
     """Let settings name a web server that knows nothing of them."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         port = server.server_port
         yield {name: value.format(port=port) for name, value in variables.items()}
         server.shutdown()
@@ -309,7 +309,7 @@ BROKEN_PARTS: Final = (
     ),
     BrokenPart(
         "a warehouse that cannot be written",
-        partial(fresh, breaks=set_to(K2_WAREHOUSE="file:///dev/null/lake")),
+        partial(fresh, breaks=set_to(K2_WAREHOUSE="file:///dev/null/lake", **SHORT)),
         WRITES,
         ("the warehouse file:///dev/null/lake", "Not a directory", "name another place"),
     ),
