@@ -73,6 +73,7 @@ print(json.dumps(answered))
 """
 QUESTIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("/v1/trades", "GET", {"query": {"symbol": "BHP", "limit": 2}}),
+    ("/v1/trades", "GET", {"query": {"symbol": "BHP,ASX:BHP", "order": "desc"}}),
     ("/v1/trades/recent", "GET", {"query": {"symbol": "BHP"}}),
     ("/v1/quotes", "GET", {"query": {"symbol": "BHP"}}),
     ("/v1/quotes/latest", "GET", {"query": {"symbol": "ASX:BHP"}}),

@@ -158,6 +158,36 @@ def test_an_instrument_may_be_named_with_its_venue_in_every_path(client: TestCli
     assert numbers(asked(client, "/v1/trades", **asx, limit=1, cursor=page["next"])) == [2]
 
 
+@pytest.mark.parametrize("path", ["/v1/trades", "/v1/quotes"])
+def test_gets_of_rows_have_either_order_and_several_symbols(client: TestClient, path: str) -> None:
+    both = {"symbol": "ASX:BHP,ASX_SIM:BHP"}
+    wanted = [1, 2, 3] if path == "/v1/trades" else [0, 1, 2, 7]
+    assert numbers(asked(client, path, **both)) == wanted
+    backwards = asked(client, path, **both, order="desc")
+    assert numbers(backwards) == wanted[::-1]
+    found, cursor = [], {}
+    while True:
+        page = asked(client, path, **both, order="desc", limit=1, **cursor)
+        found += numbers(page)
+        if page["next"] is None:
+            break
+        cursor = {"cursor": page["next"]}
+    assert found == wanted[::-1]
+    assert numbers(asked(client, path, symbol="ASX_SIM:BHP", order="desc")) == wanted[-1:]
+    many = ",".join(f"S{number}" for number in range(101))
+    told = problem_of(client.get(path, params={"symbol": many}), 400)
+    assert "101 symbols: give 100 at most" in told["detail"]
+    problem_of(client.get(f"{path}?symbol=ASX:BHP,"), 400)
+    problem_of(client.get(f"{path}?symbol=ASX:BHP,XYZ"), 404)
+
+
+def test_desc_is_of_the_market_and_span(client: TestClient) -> None:
+    params = {"symbol": "ASX:BHP", "order": "desc", "start": told(at(2))}
+    assert numbers(asked(client, "/v1/trades", **params)) == [2]
+    page = asked(client, "/v1/trades", **params, market="off")
+    assert (page["data"], page["market"]) == ([], "off")
+
+
 def test_an_instrument_may_be_named_with_its_venue_in_every_body(client: TestClient) -> None:
     both = {"symbols": ["ASX:BHP", "ASX_SIM:BHP", "ASX:BHP"]}
     assert numbers(posted(client, "/v1/trades/query", both)) == [1, 2, 3]

@@ -17,6 +17,7 @@ from k2lib.api.requests.parameters import (
     LimitField,
     MarketField,
     Moment,
+    OrderField,
     RowTable,
     StartField,
     Symbol,
@@ -24,7 +25,6 @@ from k2lib.api.requests.parameters import (
 )
 from k2lib.api.responses.models import Side
 
-Order = Literal["asc", "desc"]
 TradeColumn = Literal[
     "message_id", "trade_id", "symbol", "exchange", "asset_class", "timestamp", "price",
     "quantity", "currency", "side", "trade_conditions", "source_sequence", "ingestion_timestamp",
@@ -88,9 +88,7 @@ class RowsQuery(QueryBody):
 
     symbols: SymbolsField
     exchange: ExchangeField = None
-    order: Annotated[
-        Order, Field(description="By time, with ties by the design's order.", examples=["asc"])
-    ] = "asc"
+    order: OrderField = "asc"
     limit: LimitField = DEFAULT_LIMIT
     cursor: CursorField = None
 

@@ -9,7 +9,7 @@ from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression
 
 from k2lib.api.context import AppContext
 from k2lib.api.problems import WrongParameterError
-from k2lib.api.requests.bodies import QuotesQuery, RowsQuery, TradesQuery
+from k2lib.api.requests.bodies import MAX_SYMBOLS, QuotesQuery, RowsQuery, TradesQuery
 from k2lib.api.requests.cursor import (
     MICROSECOND,
     BarPosition,
@@ -53,14 +53,30 @@ QUOTES: Final = "quotes_v2"
 
 
 def trades_page(context: AppContext, parameters: TradesParameters) -> ResultPage:
-    """Return one page of an instrument's trades in the order of events."""
+    """Return one page of trades in the order of events, or backwards."""
+    if not parameters.is_plain:
+        query = TradesQuery.model_construct(**_query_fields(parameters), market=parameters.market)
+        return trades_query_page(context, query)
     page = _rows_page(context, TRADES, parameters, market=parameters.market)
     return replace(page, market=parameters.market)
 
 
 def quotes_page(context: AppContext, parameters: RowsParameters) -> ResultPage:
-    """Return one page of an instrument's quotes in the order of events."""
+    """Return one page of quotes in the order of events, or backwards."""
+    if not parameters.is_plain:
+        query = QuotesQuery.model_construct(**_query_fields(parameters))
+        return quotes_query_page(context, query)
     return _rows_page(context, QUOTES, parameters)
+
+
+def _query_fields(parameters: RowsParameters) -> dict[str, Any]:
+    """Return the fields of the query that says the same."""
+    symbols = parameters.symbol.split(",")
+    if len(symbols) > MAX_SYMBOLS:
+        reason = f"{len(symbols)} symbols: give {MAX_SYMBOLS} at most"
+        raise WrongParameterError("symbol", parameters.symbol, reason)
+    names = RowsQuery.model_fields.keys() - {"symbols"}
+    return {"symbols": symbols, **{name: getattr(parameters, name) for name in names}}
 
 
 def _rows_page(

@@ -30,6 +30,7 @@ LAST_YEAR: Final = 2199
 REPEATED: Final = "it is repeated: give it once"
 MAX_SNAPSHOT_ID: Final = 2**63 - 1
 SYMBOL: Final = r"^([A-Z0-9_]{1,32}:)?[^\u0000-\u0020\u007f]{1,64}$"
+SYMBOLS: Final = r"^[^\u0000-\u0020\u007f]{1,4096}$"
 INSTRUMENT: Final = r"^[A-Z0-9_]{1,32}:[^\u0000-\u0020\u007f]{1,64}$"
 EXCHANGE: Final = r"^[A-Z0-9_]{1,32}$"
 AS_OF: Final = r"^[A-Za-z0-9_.:,+ -]{1,64}$"
@@ -133,6 +134,9 @@ def _schema(**keywords: Any) -> WithJsonSchema:
 Symbol = Annotated[
     str, StringConstraints(pattern=SYMBOL), _schema(pattern=SYMBOL, examples=["BHP"])
 ]
+Symbols = Annotated[
+    str, StringConstraints(pattern=SYMBOLS), _schema(pattern=SYMBOLS, examples=["BHP"])
+]
 Instrument = Annotated[
     str, StringConstraints(pattern=INSTRUMENT), _schema(pattern=INSTRUMENT, examples=["ASX:BHP"])
 ]
@@ -163,6 +167,7 @@ Every = Annotated[str, BeforeValidator(read_every), _schema(pattern=EVERY, examp
 Amount = Annotated[Decimal, PlainValidator(read_amount), _schema(pattern=AMOUNT)]
 
 
+Order = Literal["asc", "desc"]
 RowTable = Literal["trades_v2", "quotes_v2"]
 AnyTable = Literal["trades_v2", "quotes_v2", "reference_v2", "dead_letters", "gaps"]
 GapState = Literal["noticed", "filled", "covered", "none_at_venue", "lost"]
@@ -193,6 +198,9 @@ LimitField = Annotated[
 CursorField = Annotated[
     Cursor | None,
     Field(description="`next` of the page before, with the same parameters."),
+]
+OrderField = Annotated[
+    Order, Field(description="By time, with ties by the design's order.", examples=["asc"])
 ]
 AsOfField = Annotated[
     AsOfText | None,
@@ -271,8 +279,8 @@ MarketField = Annotated[
 ]
 
 
-class RowsParameters(TableParameters):
-    """A page of the rows of one instrument in a span."""
+class SpanParameters(TableParameters):
+    """A page of what one instrument has in a span."""
 
     symbol: SymbolField
     exchange: ExchangeField = None
@@ -282,8 +290,27 @@ class RowsParameters(TableParameters):
     cursor: CursorField = None
 
 
+class RowsParameters(SpanParameters):
+    """A page of the rows of one instrument, or of several, in a span."""
+
+    symbol: Annotated[
+        Symbols,
+        Field(
+            description="The venue's name of it, or with its venue, `ASX:BHP`; several are joined "
+            "by commas.",
+            examples=["BHP"],
+        ),
+    ]
+    order: OrderField = "asc"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is of one instrument, the oldest first."""
+        return self.order == "asc" and "," not in self.symbol
+
+
 class TradesParameters(RowsParameters):
-    """A page of the trades of one instrument in a span."""
+    """A page of trades in a span."""
 
     market: MarketField = "all"
 
@@ -308,9 +335,10 @@ class LatestParameters(TableParameters):
     ] = None
 
 
-class BarsParameters(TradesParameters):
+class BarsParameters(SpanParameters):
     """Bars of one instrument."""
 
+    market: MarketField = "all"
     every: Annotated[
         Every,
         Field(

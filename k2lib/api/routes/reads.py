@@ -64,7 +64,7 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute, dependencies=[Depends(ch
 def trades(
     parameters: Annotated[TradesParameters, Query()], request: Request, context: Context
 ) -> Response:
-    """Return one instrument's trades in the order of events, page by page."""
+    """Return trades of one instrument, or of several, in either order, page by page."""
     return reply(
         request,
         context,
@@ -92,7 +92,7 @@ def recent_trades(
 def quotes(
     parameters: Annotated[RowsParameters, Query()], request: Request, context: Context
 ) -> Response:
-    """Return one instrument's quotes in the order of events, page by page."""
+    """Return quotes of one instrument, or of several, in either order, page by page."""
     return reply(
         request,
         context,
