@@ -8,6 +8,7 @@ from typing import Final
 
 from k2lib.errors import ConfigError, reason_of
 
+RESTORE: Final = "restore it from a copy"
 START_IT: Final = "start it, or correct its address"
 LET_WRITE: Final = "let this user read and write there, or name another place"
 REMEDIES: Final = (

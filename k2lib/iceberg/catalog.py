@@ -37,7 +37,7 @@ from k2lib.addresses import is_http_url, public_url, redact, without_secrets
 from k2lib.errors import ConfigError, DamagedFileError, K2Error, TransientError, reason_of
 from k2lib.iceberg.home_catalog import make_home
 from k2lib.iceberg.sql_catalog import SharedSqlCatalog
-from k2lib.reasons import QUOTED_PATH, file_errors, os_reason, with_remedy
+from k2lib.reasons import QUOTED_PATH, RESTORE, file_errors, os_reason, with_remedy
 from k2lib.resilience.time_limit import TimeLimit
 
 CATALOG_ERRORS: Final = (
@@ -65,7 +65,6 @@ NO_FORMAT: Final = (UnicodeDecodeError, EOFError, LookupError, AssertionError, z
 NO_PARQUET: Final = ("No magic bytes found", "too small to be a Parquet file")
 NO_FILE: Final = ("No such file", "No files found")
 SQL_TABLES: Final = "sqlite_master WHERE name IN ('iceberg_tables', 'iceberg_namespace_properties')"
-RESTORE: Final = "restore it from a copy"
 CATALOG_URI: Final = "K2_CATALOG_URI"
 # Any other is for SQLite itself, which reads it where `uri` is given too.
 SQLITE_OPTIONS: Final = {

@@ -14,9 +14,9 @@ from pyiceberg.io import SCHEMA_TO_FILE_IO
 from sqlalchemy import URL
 
 from k2lib.addresses import lower_scheme, public_url
-from k2lib.errors import ConfigError, TransientError
+from k2lib.errors import ConfigError, DamagedFileError, TransientError
 from k2lib.locks import make_private
-from k2lib.reasons import file_errors, with_remedy
+from k2lib.reasons import RESTORE, file_errors, with_remedy
 
 CATALOG_FILE: Final = "catalog.db"
 WAREHOUSE: Final = "warehouse"
@@ -125,6 +125,7 @@ def check_locations(home: Path, *, warehouse: str, namespace: str, timeout_s: fl
         timeout_s: how long SQLite waits for other writers.
     Raises:
         ConfigError: says where the tables are, and what to do.
+        DamagedFileError: the catalog names no file, or one that is not there.
         TransientError: another process holds the catalog for that long.
     """
     folder = _local_path(warehouse)
@@ -136,6 +137,7 @@ def check_locations(home: Path, *, warehouse: str, namespace: str, timeout_s: fl
     for location in _metadata_locations(home / CATALOG_FILE, namespace, timeout_s=timeout_s):
         path = _local_path(location)
         if path is not None and not any(path.is_relative_to(one) for one in folders):
+            _check_is_there(home, path)
             raise ConfigError(_moved_error(home, _warehouse_of(path)))
 
 
@@ -146,11 +148,21 @@ def _metadata_locations(catalog: Path, namespace: str, *, timeout_s: float) -> l
     uri = f"file:{quote(str(catalog))}?mode=rw"
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=timeout_s)) as connection:
-            return [location for (location,) in connection.execute(LOCATIONS, [namespace])]
+            locations = [location for (location,) in connection.execute(LOCATIONS, [namespace])]
     except sqlite3.Error as exc:
         if exc.sqlite_errorcode == sqlite3.SQLITE_BUSY:
             raise TransientError(f"the catalog {catalog}: {with_remedy(str(exc))}") from exc
         return []
+    if not all(locations):
+        raise DamagedFileError(f"the catalog {catalog} names no file of a table: {RESTORE}")
+    return locations
+
+
+def _check_is_there(home: Path, metadata: Path) -> None:
+    if _warehouse_of(metadata).exists() and not metadata.exists():
+        raise DamagedFileError(
+            f"the catalog {home / CATALOG_FILE} names {metadata}, which is not there: {RESTORE}"
+        )
 
 
 def _local_path(location: str) -> Path | None:

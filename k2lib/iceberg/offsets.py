@@ -117,8 +117,8 @@ def find_offsets(table: Table, snapshot: Snapshot | None = None) -> OffsetsPrope
         return NO_OFFSETS
     oldest = lineage[-1]
     if has_offsets(oldest):
-        text = snapshot_properties(oldest)[OFFSETS_PROPERTY]
-        return OffsetsProperty(oldest.snapshot_id, oldest.sequence_number or 0, parse(text))
+        offsets = _offsets_of(table, oldest)
+        return OffsetsProperty(oldest.snapshot_id, oldest.sequence_number or 0, offsets)
     if is_first(oldest):
         return NO_OFFSETS
     recorded = OffsetsProperty.of(table)
@@ -127,6 +127,17 @@ def find_offsets(table: Table, snapshot: Snapshot | None = None) -> OffsetsPrope
     if _ever_had_offsets(table):
         raise _lost_offsets(table)
     return NO_OFFSETS
+
+
+def _offsets_of(table: Table, snapshot: Snapshot) -> Offsets:
+    text = snapshot_properties(snapshot)[OFFSETS_PROPERTY]
+    try:
+        return parse(text)
+    except (ValueError, TypeError, AttributeError) as exc:
+        raise TableError(
+            f"table {'.'.join(table.name())}: another writer's snapshot {snapshot.snapshot_id} has "
+            f"a {OFFSETS_PROPERTY} that is none ({text[:60]!r}): roll back to the one before it"
+        ) from exc
 
 
 def leads(recorded: OffsetsProperty | None, found: OffsetsProperty) -> bool:
@@ -178,7 +189,7 @@ def render(offsets: Offsets) -> str:
 def _from_topics(by_topic: dict[str, Any]) -> Offsets:
     return {
         log: {
-            TopicPartition(topic, int(partition)): (start, end)
+            TopicPartition(topic, int(partition)): (int(start), int(end))
             for topic, partitions in topics.items()
             for partition, (start, end) in partitions.items()
         }

@@ -26,7 +26,7 @@ from pyiceberg.types import DecimalType, IcebergType
 from sqlalchemy import text
 
 from k2lib.addresses import lower_scheme, public_url
-from k2lib.errors import ConfigError, TableError, TransientError, reason_of
+from k2lib.errors import ConfigError, SchemaError, TableError, TransientError, reason_of
 from k2lib.iceberg.catalog import cause_text, connect, lake_errors, read_errors
 from k2lib.iceberg.columns import AVRO_SCHEMA_PROPERTY, stored_schema
 from k2lib.iceberg.home_catalog import (
@@ -174,8 +174,15 @@ def check_schema(table: Table, schema: RecordSchema) -> None:
         SchemaError: names field and reason.
     """
     before = table.properties.get(AVRO_SCHEMA_PROPERTY, schema.text)
-    if before != schema.text:
-        check_compatible(schema.text, before, subject=f"table {table.name()[-1]}")
+    subject = f"table {table.name()[-1]}"
+    try:
+        if before != schema.text:
+            check_compatible(schema.text, before, subject=subject)
+    except (ValueError, LookupError, TypeError) as exc:
+        raise SchemaError(
+            f"{subject}: its property {AVRO_SCHEMA_PROPERTY} is no Avro schema ({before[:60]!r}): "
+            "remove it with the engine that set it"
+        ) from exc
 
 
 def columns_as_read(table: Table, schema: Schema) -> Schema:
@@ -199,9 +206,13 @@ def load_table(catalog: Catalog, name: str) -> Table | None:
     """Load the current state of a table; None where nothing was ever written to it."""
     with read_errors(f"table {name}", path=lambda: metadata_location(catalog, name)):
         try:
-            return catalog.load_table((NAMESPACE, name))
+            table = catalog.load_table((NAMESPACE, name))
         except NoSuchTableError:
             return None
+        current = table.metadata.current_snapshot_id
+        if current is not None and table.current_snapshot() is None:
+            raise ValueError(f"snapshot {current}, the current one, is not in it")
+        return table
 
 
 def metadata_location(catalog: Catalog, name: str) -> str | None:

@@ -14,7 +14,7 @@ from pyiceberg.table import Table
 
 from k2lib.errors import ConfigError, OwnerError, TableError, TransientError
 from k2lib.events import MaintenanceDone
-from k2lib.iceberg.catalog import RESTORE, read_errors
+from k2lib.iceberg.catalog import read_errors
 from k2lib.iceberg.commit_times import system_clock
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.offsets import snapshot_properties
@@ -25,7 +25,7 @@ from k2lib.iceberg.writer import check_appendable
 from k2lib.locks import holder_text, lock_holder, locked_by, try_lock, writer_lock
 from k2lib.ops.services import ServicesStatus, running
 from k2lib.ops.services import status as services_status
-from k2lib.reasons import file_errors
+from k2lib.reasons import RESTORE, file_errors
 from k2lib.settings import Settings
 
 

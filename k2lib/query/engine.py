@@ -16,7 +16,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import BooleanExpression
 
 from k2lib.errors import ClosedError, DamagedFileError, QueryError
-from k2lib.iceberg.catalog import RESTORE, damage_text
+from k2lib.iceberg.catalog import damage_text
 from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile
 from k2lib.iceberg.tables import TABLES, TableCache
 from k2lib.kafka.cluster import FindLog, no_log
@@ -56,6 +56,7 @@ from k2lib.query.sql import (
 from k2lib.query.table_state import TableView
 from k2lib.query.tail import TailPool
 from k2lib.query.time_travel import resolve
+from k2lib.reasons import RESTORE
 
 SETTINGS: Final = (
     "SET GLOBAL TimeZone = 'UTC'",

@@ -48,6 +48,19 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def check_is_file(path: Path, name: str) -> None:
+    """Refuse a pipe or a device: one may never end, or never begin, and no file is read twice.
+
+    Args:
+        name: the file's name in errors.
+    Raises:
+        SourceError: it is one.
+        OSError: it cannot be looked at.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise SourceError(f"{name}: a pipe or a device: write its data into a file, and load that")
+
+
 def _matches(path: Path, is_glob: bool) -> Iterator[Path]:
     if is_glob:
         return Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))
@@ -64,6 +77,7 @@ def open_lines(path: Path, name: str) -> Iterator[BufferedIOBase]:
         SourceError: it cannot be opened, or not be read on.
     """
     try:
+        check_is_file(path, name)
         is_packed = path.name.lower().endswith(".gz")
         with gzip.open(path) if is_packed else path.open("rb") as opened:
             yield opened

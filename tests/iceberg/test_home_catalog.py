@@ -1,7 +1,10 @@
 """A home may have any path; one that was moved or copied never writes into the first."""
 
+import json
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
@@ -11,7 +14,7 @@ from sqlalchemy import make_url
 from support.lake_rows import catalog_in, rows_table, trade
 from support.lake_upkeep import Clock, commit, trades_table
 
-from k2lib.errors import ConfigError
+from k2lib.errors import ConfigError, DamagedFileError
 from k2lib.iceberg.file_sql import table_sql
 from k2lib.iceberg.home_catalog import checked_warehouse, sqlite_uri, warehouse_location
 from k2lib.iceberg.manifests import plan_paths
@@ -139,6 +142,40 @@ def test_a_moved_home_is_refused_until_it_is_back_or_a_link_leads_to_it(tmp_path
         table = load_table(catalog_in(home), "trades_v2")
         assert table is not None
         assert table.scan().to_arrow().num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("location", "told"),
+    [
+        (None, "the catalog {home}/catalog.db names no file of a table: restore it from a copy"),
+        ("", "the catalog {home}/catalog.db names no file of a table: restore it from a copy"),
+        (
+            "file://{folder}/a/b/c/x.metadata.json",
+            "the catalog {home}/catalog.db names {folder}/a/b/c/x.metadata.json, which is not "
+            "there: restore it from a copy",
+        ),
+    ],
+)
+def test_a_catalog_that_points_nowhere_is_damaged(
+    tmp_path: Path, location: str | None, told: str
+) -> None:
+    home = home_with_a_trade(tmp_path / "home")
+    names = {"home": home, "folder": tmp_path}
+    with closing(sqlite3.connect(home / "catalog.db")) as catalog:
+        value = None if location is None else location.format(**names)
+        catalog.execute("UPDATE iceberg_tables SET metadata_location = ?", [value])
+        catalog.commit()
+    with pytest.raises(DamagedFileError) as caught:
+        catalog_in(home)
+    assert str(caught.value) == told.format(**names)
+
+
+def test_metadata_without_their_current_snapshot_are_damaged(tmp_path: Path) -> None:
+    home = home_with_a_trade(tmp_path / "home")
+    (*_, newest) = sorted(home.glob("warehouse/*/*/metadata/*.metadata.json"))
+    newest.write_text(json.dumps(json.loads(newest.read_text()) | {"current-snapshot-id": 4711}))
+    with pytest.raises(DamagedFileError, match="snapshot 4711, the current one, is not in it"):
+        load_table(catalog_in(home), "trades_v2")
 
 
 def test_links_and_relative_paths_lead_to_the_same_home(

@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 from support.lake_rows import rows_table, trade
 from support.lake_upkeep import PARTITION, commit, offsets, trades_table
 
+from k2lib.errors import SchemaError, TableError
 from k2lib.iceberg.offsets import advance, end_of, parse, read_offsets, render
+from k2lib.iceberg.tables import check_schema
 from k2lib.kafka.consumer import TopicPartition
+from k2lib.schema.records import TRADE
 
 OTHER = TopicPartition("market.crypto.trades.binance", 3)
 LOGS = {PARTITION.topic: "log/1", OTHER.topic: "log/2"}
@@ -31,6 +35,25 @@ def test_the_text_is_log_topic_partition_range() -> None:
     assert render({"log/1": {PARTITION: (3, 7)}}) == (
         '{"log/1":{"market.equities.trades.asx":{"0":[3,7]}}}'
     )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", "3", '{"a":{"b":{"0":"x"}}}', '{"a":{"b":["0"]}}']
+)
+def test_offsets_that_are_none_are_one_line(tmp_path: Path, text: str) -> None:
+    table = trades_table(tmp_path)
+    table.append(rows_table([trade(0)]), snapshot_properties={"k2.offsets": text})
+    with pytest.raises(TableError, match=r"has a k2\.offsets that is none .*: roll back to"):
+        read_offsets(table)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", "{}"])
+def test_an_avro_schema_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
+    table = trades_table(tmp_path)
+    with table.transaction() as transaction:
+        transaction.set_properties({"k2.avro-schema": text})
+    with pytest.raises(SchemaError, match=r"its property k2\.avro-schema is no Avro schema"):
+        check_schema(table, TRADE)
 
 
 def test_a_partition_not_read_in_a_commit_starts_and_ends_where_it_was() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import subprocess
 import sys
 import zipfile
@@ -12,7 +13,11 @@ import pytest
 from support.binance_facts import Fact, csv_line, write_archive, write_checksum
 
 from k2lib import K2
+from k2lib.errors import SourceError
 from k2lib.load import FileReport
+from k2lib.venues.asx.files import AsxFile, file_kind
+from k2lib.venues.asx.reference import read_reference
+from k2lib.venues.binance.archive import verify
 
 NAME = "BTCUSDT-trades-2025-01-02.zip"
 GOOD = "03/10/2014,10:00:06.717,1.11,3667,0,,\n"
@@ -321,3 +326,17 @@ def test_names_that_can_be_no_file_are_told_in_one_line(k2: K2) -> None:
             (report,) = load(name).files
             assert report.error is not None
             assert "\n" not in report.error
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_is_refused_where_reading_it_would_wait(tmp_path: Path) -> None:
+    folder = tmp_path / "reference-data"
+    folder.mkdir()
+    for path in (tmp_path / "9009.csv", tmp_path / NAME, folder / "company_info.csv"):
+        os.mkfifo(path)
+    with pytest.raises(SourceError, match=r"9009\.csv: a pipe or a device: write its data into"):
+        file_kind(AsxFile((tmp_path / "9009.csv",)))
+    with pytest.raises(SourceError, match=rf"{NAME}: a pipe or a device"):
+        verify(tmp_path / NAME)
+    with pytest.raises(SourceError, match=r"company_info\.csv: a pipe or a device"):
+        read_reference(folder)

@@ -16,7 +16,7 @@ from k2lib.schema.identity import message_id
 from k2lib.schema.records import REFERENCE
 from k2lib.venues.base import Instrument
 from k2lib.venues.csv_chunks import describe_content
-from k2lib.venues.source_files import MARKER, read_marker
+from k2lib.venues.source_files import MARKER, check_is_file, read_marker
 
 FOLDER: Final = "reference-data"
 COMPANY_COLUMNS: Final = 6
@@ -217,6 +217,7 @@ def _csv_lines(path: Path) -> list[tuple[int, list[str]]]:
 def _text(path: Path) -> str:
     """Return the text without a byte-order mark, with LF for whatever ends its lines."""
     try:
+        check_is_file(path, str(path))
         with path.open("rb") as opened:
             data = opened.read(FILE_BYTES + 1)
         if len(data) > FILE_BYTES:

@@ -32,7 +32,7 @@ from k2lib.venues.csv_chunks import (
     read_pieces,
 )
 from k2lib.venues.csv_lines import BadLine, find_lines, to_columns, usual_columns
-from k2lib.venues.source_files import MARKER, expand_path, is_folder, read_marker
+from k2lib.venues.source_files import MARKER, check_is_file, expand_path, is_folder, read_marker
 
 COLUMNS: Final = (
     "id",
@@ -322,6 +322,7 @@ def _kind(name: str) -> str:
 
 def _digest(path: Path) -> str:
     try:
+        check_is_file(path, str(path))
         with path.open("rb") as opened:
             return file_digest(opened, "sha256").hexdigest()
     except OSError as exc:
