@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from k2lib.api.metrics import ApiMetrics
@@ -89,6 +90,9 @@ class AccessLogMiddleware:
     async def _answer(self, scope: Scope, receive: Receive, response: "_RecordedSend") -> None:
         try:
             await self._app(scope, receive, response)
+        except ClientDisconnect:
+            # It left while its request waited: there is nobody to answer.
+            return
         except Exception:
             # The only place for unexpected exceptions: they end in the log, and in an answer.
             LOG.exception("request %s failed", response.request_id)

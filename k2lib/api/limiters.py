@@ -82,6 +82,19 @@ class RateLimiter:
                 headers={"Retry-After": str(max(1, math.ceil(wait_s)))},
             )
 
+    def headers(self, client: str) -> dict[str, str]:
+        """Return the state of a client's bucket, as the IETF's RateLimit draft has it.
+
+        Source: draft-ietf-httpapi-ratelimit-headers-10: quota, window, remaining, seconds to full.
+        """
+        tokens = self._refilled(client).tokens
+        window_s = max(1, math.ceil(self._burst / self._rate_per_s))
+        full_in_s = math.ceil((self._burst - tokens) / self._rate_per_s)
+        return {
+            "RateLimit-Policy": f'"default";q={self._burst};w={window_s}',
+            "RateLimit": f'"default";r={math.floor(tokens)};t={full_in_s}',
+        }
+
     def _refilled(self, client: str) -> _Bucket:
         now = self._clock()
         bucket = self._buckets.setdefault(client, _Bucket(self._burst, now))
@@ -96,6 +109,7 @@ class RateLimiter:
 @dataclass
 class _QueuedQuery:
     groups: tuple[str, ...]
+    client: str
     ready: asyncio.Future[None]
 
     @property
@@ -108,7 +122,8 @@ class QueryLimiter:
     """A number of slots for queries; others wait in a queue for some time.
 
     A query belongs to groups, for example its key's: all queries of a group have half of the
-    slots at most. Not for several threads: it lives in the event loop of the server.
+    slots at most. A slot goes to the client that runs the fewest, of its queries to the one that
+    waited longest. Not for several threads: it lives in the event loop of the server.
     """
 
     def __init__(self, slots: int, *, wait_s: float) -> None:
@@ -116,6 +131,7 @@ class QueryLimiter:
         self._half = share(slots)
         self._wait_s = wait_s
         self._running: Counter[str] = Counter()
+        self._running_of_client: Counter[str] = Counter()
         self._queue: list[_QueuedQuery] = []
 
     @property
@@ -123,30 +139,31 @@ class QueryLimiter:
         """How many queries wait."""
         return len(self._queue)
 
-    async def acquire(self, *groups: str) -> "QuerySlot":
+    async def acquire(self, *groups: str, client: str = "") -> "QuerySlot":
         """Wait for a slot.
 
         Raises:
             RequestRejectedError: 503, none was free in time.
         """
         if self._has_slot_for(groups):
-            self._take(groups)
+            self._take(groups, client)
         else:
-            await self._wait(groups)
-        return QuerySlot(self, groups)
+            await self._wait(groups, client)
+        return QuerySlot(self, groups, client=client)
 
-    def release(self, groups: tuple[str, ...]) -> None:
-        """Give the slot to the query that waited longest of those that may have it."""
+    def release(self, groups: tuple[str, ...], client: str) -> None:
+        """Give the slot to one of the queries that may have it."""
         self._free += 1
         self._running -= Counter(groups)
-        for query in list(self._queue):
+        self._running_of_client -= Counter([client])
+        for query in sorted(self._queue, key=lambda one: self._running_of_client[one.client]):
             if not query.ready.done() and self._has_slot_for(query.groups):
                 self._queue.remove(query)
-                self._take(query.groups)
+                self._take(query.groups, query.client)
                 query.ready.set_result(None)
 
-    async def _wait(self, groups: tuple[str, ...]) -> None:
-        query = _QueuedQuery(groups, asyncio.get_running_loop().create_future())
+    async def _wait(self, groups: tuple[str, ...], client: str) -> None:
+        query = _QueuedQuery(groups, client, asyncio.get_running_loop().create_future())
         self._queue.append(query)
         try:
             async with asyncio.timeout(self._wait_s):
@@ -156,7 +173,7 @@ class QueryLimiter:
                 raise busy_error("the server is busy with other queries") from None
         except asyncio.CancelledError:
             if query.has_slot:
-                self.release(groups)
+                self.release(groups, client)
             raise
         finally:
             if query in self._queue:
@@ -165,24 +182,26 @@ class QueryLimiter:
     def _has_slot_for(self, groups: tuple[str, ...]) -> bool:
         return self._free > 0 and all(self._running[group] < self._half for group in groups)
 
-    def _take(self, groups: tuple[str, ...]) -> None:
+    def _take(self, groups: tuple[str, ...], client: str) -> None:
         self._free -= 1
         self._running.update(groups)
+        self._running_of_client[client] += 1
 
 
 class QuerySlot:
     """The slot of one query."""
 
-    def __init__(self, limiter: QueryLimiter, groups: tuple[str, ...]) -> None:
+    def __init__(self, limiter: QueryLimiter, groups: tuple[str, ...], *, client: str) -> None:
         self._limiter = limiter
         self._groups = groups
+        self._client = client
         self._is_released = False
 
     def release(self) -> None:
         """Let the next query start; a second call does nothing."""
         if not self._is_released:
             self._is_released = True
-            self._limiter.release(self._groups)
+            self._limiter.release(self._groups, self._client)
 
 
 class OpenRequestLimiter:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fastapi import FastAPI
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -110,7 +110,7 @@ PUBLIC_PATH: Final = "/health"
 QUERY_PREFIX: Final = "/v1/"
 EXPOSED_HEADERS: Final = (
     "X-Request-Id", "ETag", "Retry-After", "Link", "X-K2-Complete-To", "X-K2-Next",
-    "X-K2-Market",
+    "X-K2-Market", "RateLimit", "RateLimit-Policy",
 )  # fmt: skip
 
 
@@ -204,6 +204,7 @@ class AccessMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        send = self._with_rate(scope, send)
         try:
             self._check(scope, Headers(scope=scope))
             await self._admit(scope, receive, send)
@@ -212,6 +213,18 @@ class AccessMiddleware:
             self._metrics.rejected.labels(exc.reason).inc()
             refusal = problem(exc.status, exc.detail, headers=exc.headers)
             await refusal(scope, receive, send)
+
+    def _with_rate(self, scope: Scope, send: Send) -> Send:
+        """Say in each answer to a client with a rate how much of it is left."""
+
+        async def send_with_rate(message: Message) -> None:
+            client = scope["state"].get("rate_client")
+            if client is not None and message["type"].endswith("http.response.start"):
+                message.setdefault("headers", [])
+                MutableHeaders(scope=message).update(self._rate_limiter.headers(client))
+            await send(message)
+
+        return send_with_rate
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         keys = self._options.keys
@@ -231,11 +244,12 @@ class AccessMiddleware:
         if scope["type"] == "websocket" or not scope["path"].startswith(QUERY_PREFIX):
             await self._app(scope, receive, send)
             return
-        with self._open_requests.open(scope["state"]["rate_client"]):
+        client = scope["state"]["rate_client"]
+        with self._open_requests.open(client):
             with_whole_body = await self._read_body(scope, receive)
             if with_whole_body is None:
                 return
-            slot = await self._query_limiter.acquire(*_groups(scope))
+            slot = await self._query_limiter.acquire(*_groups(scope), client=client)
             try:
                 await self._app(scope, with_whole_body, _releasing(send, slot))
             finally:

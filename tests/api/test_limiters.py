@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.datastructures import Headers
 from starlette.types import Message
-from support.api_edge import made_key, served
+from support.api_edge import connected, made_key, served
 from support.fake_clock import FakeClock
 from support.waiting import wait_until
 from websockets.exceptions import InvalidStatus
@@ -41,6 +41,21 @@ def test_so_many_requests_at_once_then_so_many_a_second() -> None:
     assert [limit.take("a") for _ in range(2)] == [0, 0.5]
     clock.advance(3600)
     assert [limit.take("a") for _ in range(4)] == [0, 0, 0, 0.5]
+
+
+def test_the_headers_of_a_rate_have_the_numbers_of_its_bucket() -> None:
+    clock = FakeClock()
+    limit = rates(clock)
+    assert limit.headers("a") == {
+        "RateLimit-Policy": '"default";q=3;w=2',
+        "RateLimit": '"default";r=3;t=0',
+    }
+    for _ in range(4):
+        limit.take("a")
+    assert limit.headers("a")["RateLimit"] == '"default";r=0;t=2'
+    clock.advance(0.6)
+    assert limit.headers("a")["RateLimit"] == '"default";r=1;t=1'
+    assert limit.headers("b")["RateLimit"] == '"default";r=3;t=0'
 
 
 def test_each_client_has_a_rate_of_its_own() -> None:
@@ -153,6 +168,40 @@ def test_posts_leave_half_of_the_turns_to_others() -> None:
     asyncio.run(work())
 
 
+def test_a_turn_goes_to_the_client_that_runs_the_fewest() -> None:
+    async def work() -> list[str]:
+        limiter, order = QueryLimiter(2, wait_s=30), []
+
+        async def one(client: str) -> None:
+            slot = await limiter.acquire(client=client)
+            order.append(client)
+            await asyncio.sleep(0)
+            slot.release()
+
+        await asyncio.gather(*map(one, ("many",) * 6 + ("few",) * 2))
+        return order
+
+    assert asyncio.run(work())[:5] == ["many", "many", "few", "many", "few"]
+
+
+def test_who_leaves_while_waiting_is_no_failure_of_the_server(
+    home: K2, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(home, concurrency=1, wait_s=30) as edge, ThreadPoolExecutor() as pool:
+        held = pool.submit(edge.client.get, "/v1/held")
+        wait_until(lambda: edge.metric("k2_api_in_flight") == 2)
+        with connected(edge) as leaving:
+            leaving.sendall(
+                b"POST /v1/quick HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: left-early\r\n"
+                b"Content-Type: application/json\r\n\r\n"
+            )
+            wait_until(lambda: edge.metric("k2_api_in_flight") == 3)
+        edge.let_go.set()
+        assert held.result().status_code == 200
+        assert edge.told("left-early")["status"] == 499
+    assert "failed" not in caplog.text
+
+
 def test_of_open_requests_a_key_or_an_address_has_half() -> None:
     limit = OpenRequestLimiter(2)
     with limit.open("alice"):
@@ -193,6 +242,12 @@ def test_who_asks_too_often_is_told_when_to_come_back(home: K2) -> None:
         answers = [edge.client.get("/v1/quick") for _ in range(3)]
         assert [one.status_code for one in answers] == [200, 200, 429]
         assert answers[2].headers["retry-after"] == "2"
+        assert [one.headers["ratelimit"] for one in answers] == [
+            '"default";r=1;t=2',
+            '"default";r=0;t=4',
+            '"default";r=0;t=4',
+        ]
+        assert {one.headers["ratelimit-policy"] for one in answers} == {'"default";q=2;w=4'}
         assert answers[2].json()["detail"].startswith("more than 0.5 requests a second")
         assert edge.client.get("/health").status_code == 200
         edge.now += 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from support.api_edge import Edge, served
+from support.api_edge import Edge, connected, served
 from support.waiting import wait_until
 from uvicorn.server import ServerState
 from websockets.exceptions import InvalidStatus
@@ -25,11 +25,6 @@ from k2lib.settings import Settings
 def edge(tmp_path: Path) -> Iterator[Edge]:
     with K2(Settings(home=tmp_path / "home")) as k2, served(k2) as opened:
         yield opened
-
-
-def connected(edge: Edge, source: str = "127.0.0.1") -> socket.socket:
-    host, port = edge.app.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=20, source_address=(source, 0))
 
 
 def is_dropped(sock: socket.socket) -> bool:

@@ -1,6 +1,7 @@
 """An application behind the edge, served on 127.0.0.1, and what it told."""
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -69,6 +70,12 @@ def served(k2: K2, **options: Any) -> Iterator[Edge]:
         edge.let_go.set()
         edge.client.close()
         edge.app.close()
+
+
+def connected(edge: Edge, source: str = "127.0.0.1") -> socket.socket:
+    """Open a connection to a served application, from an address of this machine."""
+    host, port = edge.app.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20, source_address=(source, 0))
 
 
 def made_key(name: str) -> tuple[str, tuple[ApiKey, ...]]:

@@ -44,7 +44,10 @@ HEADERS: Final[dict[str, Any]] = {
     "X-K2-Complete-To": ("Up to where the answer is complete, by table, as JSON.", True),
     "X-K2-Next": ("Cursor of the next page; not on the last one.", False),
     "X-K2-Market": ("Which trades count: all, on or off market; of trades only.", False),
+    "RateLimit": ("Requests left of the burst, and seconds until it is whole.", True),
+    "RateLimit-Policy": ("The burst, and the seconds in which it comes back.", True),
 }
+RETRY_AFTER: Final = {"Retry-After": ("Seconds until a request may be sent.", True)}
 GET_HEADERS: Final[dict[str, Any]] = {
     "ETag": ("Tag of the question, its format, and the table's state.", True),
     "Link": ('The next page\'s address, rel="next"; not on the last one.', False),
@@ -131,6 +134,7 @@ def _with_responses(operation: dict[str, Any], *, read: bool, streamed: bool) ->
     responses = operation["responses"]
     responses.pop("422", None)
     responses |= {str(status): {"description": meaning} for status, meaning in PROBLEMS.items()}
+    responses["429"]["headers"] = _headers(RETRY_AFTER)
     if streamed:
         responses["200"] |= _stream()
         return

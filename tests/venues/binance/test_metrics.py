@@ -1,7 +1,10 @@
 """Metrics of Binance: every metric of a feed under its older name too."""
 
 import httpx2
+import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from support.promtool import check_metrics
 
 from k2lib.events import (
     ConnectionLost,
@@ -52,6 +55,13 @@ def counted(*exchanges: str) -> Metrics:
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"k2_binance_{name}", labels)
+
+
+@pytest.mark.slow
+def test_prometheus_finds_nothing_in_the_metrics() -> None:
+    text = generate_latest(counted("BINANCE_SIM", "BINANCEUS").registry)
+    assert b"k2_feed_" in text and b"k2_binance_" in text and b"k2_sink_" in text
+    check_metrics(text)
 
 
 def test_the_older_names_have_the_older_labels() -> None:
