@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -48,6 +48,15 @@ class Plan:
     views: Mapping[str, TableView]
     files: Mapping[str, Sequence[PlannedFile]]
     rows: int
+
+    def series(self, kind: str, symbol: str) -> "Plan":
+        """Return the plan of the records of one kind and symbol."""
+        series = [one for one in self.all_series if one.kind == kind]
+        return replace(
+            self,
+            all_series=tuple(one for one in series if one.instrument.symbol == symbol),
+            views={kind: self.views[kind]},
+        )
 
     def runs(self, columns: Sequence[str] | None) -> list[SortedRun]:
         """Return where the rows stand, to be read with these columns, or all."""

@@ -175,6 +175,18 @@ class Replay:
         """The snapshot and offsets that the rows come from, by table."""
         return {one.complete_to.table: one.complete_to for one in self._plan.views.values()}
 
+    def series(self, kind: str, symbol: str) -> "Replay":
+        """Return the rows of one kind and symbol, as fast as they are taken."""
+        return Replay(
+            self._engine,
+            self._plan.series(kind, symbol),
+            speed=None,
+            tail=self._tail,
+            clock=self._clock,
+            sleep=self._sleep,
+            async_sleep=self._async_sleep,
+        )
+
     def __iter__(self) -> Iterator[Record]:
         """Begin, and yield each event as a `Trade`, `Quote` or `Gap`."""
         return self._records()

@@ -5,143 +5,23 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Final
 
-import numpy as np
-import pyarrow as pa
 from aiohttp import WSCloseCode, web
 
 from k2lib.errors import ConfigError, QueryError
 from k2lib.lifecycle import Closing
-from k2lib.replay.events import Batch
+from k2lib.replay.frames import COLUMNS, FrameEncoder
 from k2lib.replay.player import Replay
-from k2lib.replay.series import Int64s
-from k2lib.schema.decimals import unscaled_values
+from k2lib.replay.rest import ReplayRest
 from k2lib.simulator import (
     ExchangeLimits,
-    FrameFormat,
-    SimulatedInstrument,
-    SimulatedQuote,
+    RestError,
     StreamServer,
-    TradeColumns,
     loopback_only,
-    quote_frame,
     stream_routes,
-    trade_frames,
 )
-
-# The columns that frames are made of.
-COLUMNS: Final = (
-    "symbol",
-    "timestamp",
-    "price",
-    "quantity",
-    "side",
-    "source_sequence",
-    "bid_price",
-    "bid_quantity",
-    "ask_price",
-    "ask_quantity",
-)
-STREAM_OF: Final = {"trades": "trade", "quotes": "bookTicker"}
-SIDES: Final = ("bid_price", "bid_quantity", "ask_price", "ask_quantity")
-
-
-@dataclass(frozen=True)
-class Events:
-    """Events of one symbol, one after the other: `encode` makes frames of them in one form."""
-
-    symbol: str
-    stream: str
-    count: int
-    encode: Callable[[FrameFormat], bytes]
-
-    def frames(self, kind: str, form: FrameFormat) -> bytes:
-        """Return the frames of a kind of stream in one form."""
-        return self.encode(form) if kind == self.stream else b""
-
-
-class FrameEncoder:
-    """Makes frames of batches; where a venue has no ids, it counts its own from 1."""
-
-    def __init__(self) -> None:
-        self._counted: Counter[tuple[str, str]] = Counter()
-
-    def events(self, batch: Batch) -> Iterator[Events]:
-        """Yield what a batch holds, in its order; nothing of gaps: Binance has no word for them."""
-        if batch.kind not in STREAM_OF:
-            return
-        coded = batch.rows["symbol"].dictionary_encode()
-        symbols = coded.dictionary.to_pylist()
-        codes = coded.indices.to_numpy()
-        edges = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
-        ids = self._ids(batch, symbols, codes)
-        for low, high in pairwise(edges):
-            rows, symbol = batch.rows.slice(low, high - low), symbols[codes[low]]
-            yield ENCODERS[batch.kind](rows, ids[low:high], symbol)
-
-    def _ids(self, batch: Batch, symbols: list[str], codes: Int64s) -> Int64s:
-        """The venue's ids; the number of the row among its symbol's where it gives none."""
-        column = batch.rows["source_sequence"]
-        ids: Int64s = column.fill_null(0).to_numpy().copy()
-        missing = column.is_null().to_numpy(zero_copy_only=False)
-        for code in np.unique(codes[missing]).tolist():
-            mine = missing & (codes == code)
-            key = (batch.kind, symbols[code])
-            ids[mine] = self._counted[key] + 1 + np.arange(mine.sum())
-            self._counted[key] += int(mine.sum())
-        return ids
-
-
-def _trades(rows: pa.RecordBatch, ids: Int64s, symbol: str) -> Events:
-    @cache
-    def encode(form: FrameFormat) -> bytes:
-        sold = np.array([side in ("SELL", "SELL_SHORT") for side in rows["side"].to_pylist()])
-        trades = TradeColumns(
-            ids,
-            _times(rows),
-            unscaled_values(rows["price"]),
-            unscaled_values(rows["quantity"]),
-            sold,
-            ids,
-        )
-        return trade_frames(trades, SimulatedInstrument.in_units(symbol), form, after_us=0)
-
-    return Events(symbol, "trade", len(ids), encode)
-
-
-def _quotes(rows: pa.RecordBatch, ids: Int64s, symbol: str) -> Events:
-    @cache
-    def encode(form: FrameFormat) -> bytes:
-        # An empty side is 0 on the wire.
-        item = SimulatedInstrument.in_units(symbol)
-        sides = [_units(rows[name]) for name in SIDES]
-        quotes = (SimulatedQuote(*numbers) for numbers in zip(ids.tolist(), *sides, strict=True))
-        return b"".join(quote_frame(quote, item, form) for quote in quotes)
-
-    return Events(symbol, "bookTicker", len(ids), encode)
-
-
-ENCODERS: Final[dict[str, Callable[[pa.RecordBatch, Int64s, str], Events]]] = {
-    "trades": _trades,
-    "quotes": _quotes,
-}
-
-
-def _times(rows: pa.RecordBatch) -> Int64s:
-    times: Int64s = rows["timestamp"].cast(pa.int64()).to_numpy()
-    return times
-
-
-def _units(column: pa.Array) -> list[int]:
-    there = column.is_valid().to_numpy(zero_copy_only=False)
-    units: list[int] = np.where(there, unscaled_values(column), 0).tolist()
-    return units
-
 
 TICK_S: Final = 0.005
 ROWS: Final = 2_048
@@ -160,10 +40,11 @@ class ReplaySocket(Closing):
     is on a live stream: ids that do not come.
 
     There is one replay: it begins a moment after the first subscription, and who comes later
-    hears it from there. No event is left out for a slow client: while one has a megabyte of
-    frames waiting, the replay waits for it, and the others with it; a client that answers no
-    ping for a minute is cut off. At the end connections stay open and silent; where the replay
-    ends early they are closed (1011), and `wait` says why.
+    hears it from there. Over REST, `exchangeInfo` has its symbols and `historicalTrades` what it
+    told so far. No event is left out for a slow client: while one has a megabyte of frames
+    waiting, the replay waits for it, and the others with it; a client that answers no ping for a
+    minute is cut off. At the end connections stay open and silent; where the replay ends early
+    they are closed (1011), and `wait` says why.
     """
 
     def __init__(
@@ -195,6 +76,8 @@ class ReplaySocket(Closing):
         self._server = StreamServer()
         self._bind(port)
         self._sent = 0
+        self._trades_sent: Counter[str] = Counter()
+        self._rest = ReplayRest(replay, limits=self._limits, told=self._trades_sent.__getitem__)
         self._closed = False
         self._error: BaseException | None = None
         self._over = threading.Event()
@@ -214,7 +97,7 @@ class ReplaySocket(Closing):
 
     @property
     def rest_url(self) -> str:
-        """The address for REST, which knows `/api/v3/ping` and `/api/v3/time`."""
+        """The address for REST: `ping`, `time`, `exchangeInfo`, `historicalTrades`."""
         return f"http://{self._server.address}"
 
     @property
@@ -273,7 +156,14 @@ class ReplaySocket(Closing):
         app = web.Application(middlewares=[loopback_only])
         app.on_response_prepare.append(_sign)
         app.add_routes(stream_routes(self._stream))
-        app.add_routes([web.get("/api/v3/ping", _ping), web.get("/api/v3/time", self._time)])
+        app.add_routes(
+            [
+                web.get("/api/v3/ping", _ping),
+                web.get("/api/v3/time", self._time),
+                web.get("/api/v3/exchangeInfo", self._exchange_info),
+                web.get("/api/v3/historicalTrades", self._historical_trades),
+            ]
+        )
         await self._server.serve(app, stack)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
@@ -283,6 +173,14 @@ class ReplaySocket(Closing):
 
     async def _time(self, _request: web.Request) -> web.Response:
         return web.json_response({"serverTime": int(self._clock() * 1000)})
+
+    async def _exchange_info(self, request: web.Request) -> web.Response:
+        now_ms = int(self._clock() * 1000)
+        return await _answer(lambda: self._rest.exchange_info(request.query, now_ms=now_ms))
+
+    async def _historical_trades(self, request: web.Request) -> web.Response:
+        micros = request.headers.get("X-MBX-TIME-UNIT", "").lower() == "microsecond"
+        return await _answer(lambda: self._rest.historical_trades(request.query, micros=micros))
 
     async def _send(self) -> None:
         while not any(one.subscriptions.by_symbol for one in self._server.connections):
@@ -296,6 +194,8 @@ class ReplaySocket(Closing):
                     for connection in list(self._server.connections):
                         connection.publish(events)
                     self._sent += events.count
+                    if events.stream == "trade":
+                        self._trades_sent[events.symbol] += events.count
                 await self._until_taken()
 
     def _ended(self, sending: asyncio.Task[None]) -> None:
@@ -319,6 +219,14 @@ async def _sign(_request: web.Request, response: web.StreamResponse) -> None:
 
 async def _ping(_request: web.Request) -> web.Response:
     return web.json_response({})
+
+
+async def _answer(body: Callable[[], str]) -> web.Response:
+    """Make the body in a thread: it reads files."""
+    try:
+        return web.Response(text=await asyncio.to_thread(body), content_type="application/json")
+    except RestError as exc:
+        return web.json_response(exc.body, status=exc.status)
 
 
 def _symbols(replay: Replay) -> frozenset[str]:

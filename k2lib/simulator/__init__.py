@@ -12,16 +12,25 @@ if TYPE_CHECKING:
     from k2lib.simulator.binance.archive import write_archive
     from k2lib.simulator.binance.columns import TradeColumns
     from k2lib.simulator.binance.exchange import OfflineExchange
+    from k2lib.simulator.binance.exchange_info import EXCHANGE_INFO_PARAMS, exchange_info
     from k2lib.simulator.binance.faults import FAULTS, FaultScript, chaos
     from k2lib.simulator.binance.frames import FrameFormat, quote_frame, trade_frames
     from k2lib.simulator.binance.instruments import SimulatedInstrument
     from k2lib.simulator.binance.limits import ExchangeLimits
-    from k2lib.simulator.binance.market import GroundTruth, SimulatedQuote
+    from k2lib.simulator.binance.market import GroundTruth
+    from k2lib.simulator.binance.rest_request import (
+        RestError,
+        RowWindow,
+        check_names,
+        one_symbol,
+        row_window,
+    )
     from k2lib.simulator.binance.stream_server import StreamServer, loopback_only, stream_routes
 
 __all__ = [
     "ASX_SIM",
     "BINANCE_SIM",
+    "EXCHANGE_INFO_PARAMS",
     "FAULTS",
     "ExchangeLimits",
     "FaultScript",
@@ -29,14 +38,19 @@ __all__ = [
     "FrameFormat",
     "GroundTruth",
     "OfflineExchange",
+    "RestError",
+    "RowWindow",
     "SampleSummary",
     "SimulatedInstrument",
-    "SimulatedQuote",
     "StreamServer",
     "TradeColumns",
     "chaos",
+    "check_names",
+    "exchange_info",
     "loopback_only",
+    "one_symbol",
     "quote_frame",
+    "row_window",
     "stream_routes",
     "trade_frames",
     "write_archive",
@@ -52,6 +66,8 @@ _MODULES = {
     "write_archive": "binance.archive",
     "TradeColumns": "binance.columns",
     "OfflineExchange": "binance.exchange",
+    "EXCHANGE_INFO_PARAMS": "binance.exchange_info",
+    "exchange_info": "binance.exchange_info",
     "FAULTS": "binance.faults",
     "FaultScript": "binance.faults",
     "chaos": "binance.faults",
@@ -61,7 +77,11 @@ _MODULES = {
     "SimulatedInstrument": "binance.instruments",
     "ExchangeLimits": "binance.limits",
     "GroundTruth": "binance.market",
-    "SimulatedQuote": "binance.market",
+    "RestError": "binance.rest_request",
+    "RowWindow": "binance.rest_request",
+    "check_names": "binance.rest_request",
+    "one_symbol": "binance.rest_request",
+    "row_window": "binance.rest_request",
     "StreamServer": "binance.stream_server",
     "loopback_only": "binance.stream_server",
     "stream_routes": "binance.stream_server",

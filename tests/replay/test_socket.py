@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from pyiceberg.catalog import Catalog
 from support.exchange_clients import (
@@ -109,8 +110,8 @@ def test_a_combined_stream_has_trades_and_quotes_in_their_order(
             "s": "BTCUSDT",
             "b": "36.66000000",
             "B": "300.00000000",
-            "a": "0.00000000",
-            "A": "0.00000000",
+            "a": None,
+            "A": None,
         },
     }
 
@@ -193,6 +194,93 @@ def test_a_replay_that_cannot_go_on_ends_the_connections(
         assert end.rcvd.code == 1011
         with pytest.raises(QueryError, match="no longer kept"):
             socket.wait(PATIENCE_S)
+
+
+def asked(socket: ReplaySocket, path: str, **headers: str) -> Any:
+    return httpx2.get(f"{socket.rest_url}/api/v3/{path}", headers=headers, timeout=PATIENCE_S)
+
+
+def test_the_symbols_of_a_replay_are_in_exchange_info(catalog: Catalog, engine: Engine) -> None:
+    append(catalog, [bitcoin(1, currency="USDT"), trade(2)])
+    with ReplaySocket(played(engine, "BTCUSDT", "BHP")) as socket:
+        whole = asked(socket, "exchangeInfo").json()
+        one = asked(socket, "exchangeInfo?symbol=BTCUSDT").json()
+        unknown = asked(socket, "exchangeInfo?symbol=ETHUSDT")
+    assets = {item["symbol"]: (item["baseAsset"], item["quoteAsset"]) for item in whole["symbols"]}
+    assert assets == {"BHP": ("BHP", "AUD"), "BTCUSDT": ("BTC", "USDT")}
+    assert one["symbols"] == [item for item in whole["symbols"] if item["symbol"] == "BTCUSDT"]
+    assert one["symbols"][0]["filters"][0]["tickSize"] == "0.00000001"
+    assert (unknown.status_code, unknown.json()["code"]) == (400, -1121)
+
+
+def test_historical_trades_are_those_told_so_far(catalog: Catalog, engine: Engine) -> None:
+    price, quantity = Decimal("65000.01"), Decimal("0.00123")
+    append(catalog, [bitcoin(n, price=price, quantity=quantity) for n in range(100, 110)])
+    path = "historicalTrades?symbol=BTCUSDT"
+    with ReplaySocket(played(engine)) as socket:
+        assert asked(socket, path).json() == []
+        with listening(socket) as ws:
+            received(ws, 10)
+        assert socket.wait(PATIENCE_S)
+        [row, *_] = rows = asked(socket, path).json()
+        newest = asked(socket, f"{path}&limit=3").json()
+        page = asked(socket, f"{path}&fromId=104&limit=3").json()
+        later = asked(socket, f"{path}&fromId=110").json()
+        [micros, *_] = asked(socket, path, **{"X-MBX-TIME-UNIT": "MICROSECOND"}).json()
+    assert row == {
+        "id": 100,
+        "price": "65000.01000000",
+        "qty": "0.00123000",
+        "quoteQty": "79.95001230",
+        "time": int(at(100).timestamp() * 1000),
+        "isBuyerMaker": True,
+        "isBestMatch": True,
+    }
+    assert [one["id"] for one in rows] == list(range(100, 110))
+    assert [one["id"] for one in newest] == [107, 108, 109]
+    assert [one["id"] for one in page] == [104, 105, 106]
+    assert later == []
+    assert micros["time"] == row["time"] * 1000
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("", -1102),
+        ("symbol=ETHUSDT", -1121),
+        ("symbol=BTCUSDT&limit=0", -1130),
+        ("symbol=BTCUSDT&fromId=x", -1100),
+        ("symbol=BTCUSDT&startTime=1", -1104),
+    ],
+)
+def test_a_wrong_request_has_the_code_of_binance(
+    catalog: Catalog, engine: Engine, query: str, code: int
+) -> None:
+    append(catalog, [bitcoin(1)])
+    with ReplaySocket(played(engine)) as socket:
+        answer = asked(socket, f"historicalTrades?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (400, code)
+
+
+def test_historical_trades_are_not_ahead_of_the_stream(catalog: Catalog, engine: Engine) -> None:
+    append(catalog, [bitcoin(number) for number in range(1, 6)])
+    with ReplaySocket(played(engine, speed=1e-9)) as socket, listening(socket) as ws:
+        [told] = received(ws)
+        found = asked(socket, "historicalTrades?symbol=BTCUSDT").json()
+    assert [one["id"] for one in found] == [told["t"]] == [1]
+
+
+def test_historical_trades_without_a_venue_count_have_the_ids_of_the_stream(
+    catalog: Catalog, engine: Engine
+) -> None:
+    append(catalog, [trade(number, symbol=("BHP", "CBA")[number % 2]) for number in range(6)])
+    path = "/stream?streams=bhp@trade/cba@trade"
+    with ReplaySocket(played(engine, "BHP", "CBA")) as socket:
+        with listening(socket, path) as ws:
+            told = [one["data"] for one in received(ws, 6)]
+        found = asked(socket, "historicalTrades?symbol=CBA&fromId=2").json()
+    mine = [(one["t"], one["p"], one["q"], one["T"]) for one in told if one["s"] == "CBA"]
+    assert [(one["id"], one["price"], one["qty"], one["time"]) for one in found] == mine[1:]
 
 
 def test_a_symbol_of_two_exchanges_is_refused(catalog: Catalog, engine: Engine) -> None:

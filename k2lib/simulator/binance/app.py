@@ -81,7 +81,7 @@ class _Handlers:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Open a stream connection and serve it until it ends."""
-        symbols = frozenset(self._host.market.symbols)
+        symbols = frozenset(self._host.market.instruments)
         return await self._host.stream(
             request, symbols, limits=self._host.limits, clock=self._engine.now
         )

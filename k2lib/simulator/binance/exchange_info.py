@@ -1,7 +1,7 @@
 """The body of `/api/v3/exchangeInfo`: limits, and what clients read of each symbol."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -9,7 +9,6 @@ from k2lib.simulator.binance.columns import decimal_text
 from k2lib.simulator.binance.instruments import SimulatedInstrument
 from k2lib.simulator.binance.rest_request import (
     RestError,
-    RestRequest,
     illegal,
     optional,
     several_symbols,
@@ -32,26 +31,19 @@ _ORDER_TYPES = (
 )
 
 
-def get_exchange_info(request: RestRequest) -> str:
-    """Return the body that a request asks for."""
-    params = request.params
-    items = _requested(request)
-    return exchange_info(
-        items,
-        server_time=request.server_time,
-        weight_per_minute=request.weight_per_minute,
-        permission_sets=_shows_permission_sets(params),
-    )
-
-
 def exchange_info(
-    items: Iterable[SimulatedInstrument],
+    params: Mapping[str, str],
+    instruments: Mapping[str, SimulatedInstrument],
     *,
     server_time: int,
     weight_per_minute: int,
-    permission_sets: bool = True,
 ) -> str:
-    """Return the body for some instruments."""
+    """Return the body of those instruments that the parameters of a request ask for.
+
+    Raises:
+        RestError: a parameter is wrong, or names a symbol that is not there.
+    """
+    items, permission_sets = _requested(params, instruments), _shows_permission_sets(params)
     head = {
         "timezone": "UTC",
         "serverTime": server_time,
@@ -67,19 +59,18 @@ def exchange_info(
     return f'{_to_json(head)[:-1]},"symbols":[{symbols}]}}'
 
 
-def _requested(request: RestRequest) -> list[SimulatedInstrument]:
-    params = request.params
+def _requested(
+    params: Mapping[str, str], instruments: Mapping[str, SimulatedInstrument]
+) -> list[SimulatedInstrument]:
     symbols = several_symbols(params)
     wanted = _permissions(params)
     if symbols is not None and ("symbolStatus" in params or wanted is not None):
         raise RestError(-1128, "Combination of optional parameters invalid.")
     if not trades_now(params) or _PERMISSION not in (wanted or [_PERMISSION]):
         return []
-    names = request.market.symbols if symbols is None else symbols
-    found = [request.market.instrument(name) for name in names]
-    if None in found:
+    if not instruments.keys() >= set(symbols or ()):
         raise RestError(-1121, "Invalid symbol.")
-    return [item for item in found if item is not None]
+    return list(instruments.values()) if symbols is None else [instruments[one] for one in symbols]
 
 
 def _permissions(params: Mapping[str, str]) -> list[str] | None:

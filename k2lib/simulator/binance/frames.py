@@ -1,7 +1,7 @@
 """WebSocket frames as Binance sends them, many at a time."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,16 +108,16 @@ def agg_trade_frames(
     return _frames(form.template(_AGG_TRADE, item.symbol), zip(*columns, strict=True))
 
 
-def quote_frame(quote: SimulatedQuote, item: SimulatedInstrument, form: FrameFormat) -> bytes:
-    """Return the frame of a best bid and ask, which has neither event name nor time."""
-    event = {
-        "u": quote.update_id,
-        "s": item.symbol,
-        "b": decimal_text(quote.bid * item.price_scale),
-        "B": decimal_text(quote.bid_steps * item.quantity_scale),
-        "a": decimal_text(quote.ask * item.price_scale),
-        "A": decimal_text(quote.ask_steps * item.quantity_scale),
-    }
+def quote_frame(
+    update_id: int, symbol: str, sides: Sequence[int | None], form: FrameFormat
+) -> bytes:
+    """Return the frame of a best bid and ask, which has neither event name nor time.
+
+    Args:
+        sides: bid, its quantity, ask, its quantity, in units of 10^-8; None where a side is empty.
+    """
+    texts = [None if units is None else decimal_text(units) for units in sides]
+    event = {"u": update_id, "s": symbol, **dict(zip("bBaA", texts, strict=True))}
     return text_frame(event if form.stream is None else {"stream": form.stream, "data": event})
 
 
@@ -183,7 +183,16 @@ def _agg_trade(update: MarketUpdate, form: FrameFormat) -> bytes:
 
 
 def _book_ticker(update: MarketUpdate, form: FrameFormat) -> bytes:
-    return b"" if update.quote is None else quote_frame(update.quote, update.tape.instrument, form)
+    quote, item = update.quote, update.tape.instrument
+    if quote is None:
+        return b""
+    sides = (
+        quote.bid * item.price_scale,
+        quote.bid_steps * item.quantity_scale,
+        quote.ask * item.price_scale,
+        quote.ask_steps * item.quantity_scale,
+    )
+    return quote_frame(quote.update_id, item.symbol, sides, form)
 
 
 _ENCODERS = {"trade": _trade, "aggTrade": _agg_trade, "bookTicker": _book_ticker}

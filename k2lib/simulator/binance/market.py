@@ -210,22 +210,17 @@ class Market:
             symbol: _open(symbol, rate=rate, seed=seed, first_id=first_id, now_us=now_us)
             for symbol in symbols
         }
-        self.symbols = tuple(dict.fromkeys([*symbols, *listed_symbols()]))
-        self._listed = frozenset(self.symbols)
+        self.instruments = {name: instrument(name) for name in [*symbols, *listed_symbols()]}
 
     def advance(self, now_us: int) -> Iterator[tuple[TradeTape, TradeColumns]]:
         """Make the trades that are due in each symbol."""
         for tape in list(self.tapes.values()):
             yield tape, tape.advance(now_us)
 
-    def instrument(self, symbol: str) -> SimulatedInstrument | None:
-        """Return the instrument of a symbol, None if it is not listed."""
-        return instrument(symbol) if symbol in self._listed else None
-
     def tape(self, symbol: str, now_us: int) -> TradeTape | None:
         """Return the tape of a symbol, begun now if nobody asked before; None if not listed."""
         tape = self.tapes.get(symbol)
-        if tape is None and symbol in self._listed:
+        if tape is None and symbol in self.instruments:
             rate = min(self.rate, QUIET_RATE)
             begun = _open(symbol, rate=rate, seed=self._seed, first_id=None, now_us=now_us)
             tape = self.tapes.setdefault(symbol, begun)

@@ -14,7 +14,7 @@ from k2lib.simulator.binance.columns import (
     flags,
     times,
 )
-from k2lib.simulator.binance.exchange_info import EXCHANGE_INFO_PARAMS, get_exchange_info
+from k2lib.simulator.binance.exchange_info import EXCHANGE_INFO_PARAMS, exchange_info
 from k2lib.simulator.binance.faults import FaultOptions
 from k2lib.simulator.binance.instruments import SimulatedInstrument, price_and_quantity
 from k2lib.simulator.binance.klines import get_klines
@@ -115,6 +115,15 @@ def _get_ping(_request: RestRequest) -> str:
 
 def _get_time(request: RestRequest) -> str:
     return _to_json({"serverTime": request.server_time})
+
+
+def _get_exchange_info(request: RestRequest) -> str:
+    return exchange_info(
+        request.params,
+        request.market.instruments,
+        server_time=request.server_time,
+        weight_per_minute=request.weight_per_minute,
+    )
 
 
 def _get_trades(request: RestRequest) -> str:
@@ -240,7 +249,7 @@ _SYMBOLS = frozenset({"symbol", "symbols", "symbolStatus"})
 ENDPOINTS = {
     "ping": RestEndpoint(1, frozenset(), _get_ping),
     "time": RestEndpoint(1, frozenset(), _get_time),
-    "exchangeInfo": RestEndpoint(20, EXCHANGE_INFO_PARAMS, get_exchange_info),
+    "exchangeInfo": RestEndpoint(20, EXCHANGE_INFO_PARAMS, _get_exchange_info),
     "trades": RestEndpoint(25, _ROWS, _get_trades),
     "historicalTrades": RestEndpoint(25, _ROWS | {"fromId"}, _get_historical_trades),
     "aggTrades": RestEndpoint(4, _ROWS | _TIMES | {"fromId"}, _get_agg_trades),

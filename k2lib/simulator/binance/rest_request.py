@@ -82,7 +82,7 @@ class RestRequest:
         symbols = several_symbols(self.params)
         if not trades_now(self.params):
             return []
-        return self.market.symbols if symbols is None else symbols
+        return list(self.market.instruments) if symbols is None else symbols
 
     def time(self, time_us: int) -> int:
         """Return a time in the requested unit."""
