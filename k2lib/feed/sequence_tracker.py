@@ -74,6 +74,10 @@ class SequenceTracker:
         """The gaps that are not closed."""
         return tuple(one.gap for one in self._open.values() if one.gap.state == "noticed")
 
+    def has_begun(self, symbol: str) -> bool:
+        """Say whether any id of the symbol is known."""
+        return self._sequences[symbol].ids.next_id is not None
+
     def missing(self, gap: SequenceGap) -> list[Hole]:
         """Return the ids of a gap of which nothing is known yet."""
         return self._sequences[gap.symbol].ids.missing(gap.from_id, gap.to_id)

@@ -30,7 +30,7 @@ from k2lib.events import (
 )
 from k2lib.feed.connections import FrameBatch, Inbox
 from k2lib.feed.gap_filler import GapFill, GapFiller
-from k2lib.feed.gaps import SequenceGap, gap_rows
+from k2lib.feed.gaps import Ids, SequenceGap, gap_rows
 from k2lib.feed.options import FeedOptions
 from k2lib.feed.recovery import recover_state
 from k2lib.feed.sequence_tracker import SequenceTracker
@@ -90,6 +90,8 @@ class FeedWorker:
         self._on_event = on_event
         self._behind_s: float | None = None
         self._pause: Exception | None = None
+        # The first id of each symbol of which neither Kafka nor the lake had any.
+        self._first_ids: dict[str, int] = {}
         self._trades = topic_name(venue.asset_class, "trades", venue.exchange)
         self._quotes = topic_name(venue.asset_class, "quotes", venue.exchange)
         self._book = self._read_book()
@@ -116,9 +118,11 @@ class FeedWorker:
                 self._begin_again(exc)
         self._pipeline.flush(CLOSE_S)
         if self._pause is not None:
+            new = ", ".join(self._first_ids)
+            unknown = f"; of {new} nothing was stored yet, that is missed" if new else ""
             raise TransientError(
                 f"{reason_of(self._pause)}. What the stream received since is not in Kafka: "
-                "stream again, and its gap is filled"
+                f"stream again, and its gap is filled{unknown}"
             ) from self._pause
 
     def _take(self, arrived: FrameBatch) -> None:
@@ -146,6 +150,8 @@ class FeedWorker:
     def _produce_trades(self, trades: pa.Table, host: str) -> None:
         new, shown = np.ones(trades.num_rows, bool), {}
         for symbol, positions, rows in _by_symbol(trades):
+            if not self._book.has_begun(symbol):
+                self._first_ids[symbol] = int(_ids(rows).min())
             fresh = self._book.add(symbol, _ids(rows), _times_us(rows))
             new[positions] = fresh
             shown[symbol] = rows if fresh.all() else rows.filter(pa.array(fresh))
@@ -263,6 +269,12 @@ class FeedWorker:
         recovered = recover_state(
             self._venue, list(self._instruments), pipeline=self._pipeline, engine=self._engine
         )
+        for symbol, sequence in recovered.symbols.items():
+            if sequence.ids.next_id is not None:
+                self._first_ids.pop(symbol, None)
+            elif symbol in self._first_ids:
+                # It came, and Kafka did not take it: with the next id it is a hole.
+                sequence.ids = Ids(self._first_ids[symbol])
         book = SequenceTracker(
             self._exchange,
             recovered.symbols,

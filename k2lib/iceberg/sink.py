@@ -426,7 +426,8 @@ class SinkSession:
         self._letters.flush()
         new = set(rows["message_id"].to_pylist()) - self._sent_letters
         self._sent_letters |= new
-        self._on_event(DeadLettersSent(self._spec.name, len(new)))
+        if new:
+            self._on_event(DeadLettersSent(self._spec.name, len(new)))
 
 
 def _letter(records: ConsumerRecords, refused: UndecodableRecord) -> DeadLetter:

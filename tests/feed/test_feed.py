@@ -1,6 +1,8 @@
 """A whole feed: what is live is in the lake, what was missed is filled, a restart goes on."""
 
+import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +19,19 @@ from support.live import (
     venue_of,
     wait_for_lake,
 )
+from support.recorded_events import events_of
 from support.waiting import wait_until
 
 from k2lib import K2
 from k2lib.errors import ConfigError, TransientError
-from k2lib.events import Event, FramesRefused, GapClosed, GapNoticed
+from k2lib.events import (
+    Event,
+    FeedPaused,
+    FramesReceived,
+    FramesRefused,
+    GapClosed,
+    GapNoticed,
+)
 from k2lib.iceberg.tables import load_table
 from k2lib.simulator import OfflineExchange
 from k2lib.venues.binance.venue import binance
@@ -168,6 +178,28 @@ def test_a_host_with_aggregates_only_covers_a_gap_until_another_gives_its_trades
         last = wait_for_lake(k2, exchange)
         wait_until(lambda: not k2.contiguity()["missing"].sum())
         assert_all_there(home, exchange, first=first, last=last)
+
+
+@pytest.mark.slow
+def test_what_came_before_the_first_trade_could_be_stored_is_filled(tmp_path: Path) -> None:
+    home, events = tmp_path / "home", list[Event]()
+    with (
+        OfflineExchange(SYMBOLS, rate=50.0) as exchange,
+        K2.open(home=home, timeout_s=0.5, commit_interval_s=0.2, on_event=events.append) as k2,
+    ):
+        wait_until(lambda: k2.pipeline and load_table(k2.catalog, "trades_v2") is not None)
+        exchange.fault("skip", n=1_000_000)
+        with k2.feed(SYMBOLS, venue=venue_of(exchange), options=CALM):
+            with closing(sqlite3.connect(home / "catalog.db")) as catalog:
+                catalog.execute("begin exclusive")
+                exchange.fault("heal")
+                wait_until(lambda: events_of(events, FeedPaused))
+            wait_for_lake(k2, exchange)
+            stored = k2.sql("select symbol, epoch_us(min(timestamp)) from trades_v2 group by all")
+    received = {one.symbol: one.last_us for one in reversed(events_of(events, FramesReceived))}
+    assert {symbol for symbol, first_us in stored.iter_rows() if first_us <= received[symbol]} == {
+        *SYMBOLS
+    }
 
 
 def test_an_unknown_symbol_is_named_before_anything_is_subscribed(k2: K2) -> None:

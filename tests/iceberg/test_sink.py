@@ -23,7 +23,7 @@ from support.log_rows import TRADES_TOPIC, many_trades, message_ids
 from support.waiting import wait_until
 
 from k2lib.errors import ConfigError, LossError, SchemaError
-from k2lib.events import BatchDone, SinkPaused
+from k2lib.events import BatchDone, DeadLettersSent, SinkPaused
 from k2lib.iceberg.sink import due_since
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.kafka.connect import Kafka
@@ -364,6 +364,24 @@ def test_an_outage_of_the_catalog_pauses_the_sink_and_loses_nothing(
             running.wait(lambda: str(running.named(SinkPaused)).count("locked") >= 2)
         running.wait(lambda: running.added() == 500)
     assert seen(settings).column() == message_ids(500)
+
+
+@pytest.mark.slow
+def test_a_dead_letter_that_an_outage_makes_a_sink_send_again_is_counted_once(
+    kafka: Kafka, settings: Settings
+) -> None:
+    ensure_table(open_catalog(settings), TABLES["trades_v2"])
+    catalog_uri = f"sqlite:///{settings.home / 'catalog.db'}?timeout=0.2"
+    with running_sink(kafka, Settings(home=settings.home, catalog_uri=catalog_uri)) as running:
+        wait_until(lambda: running.sink.has_begun)
+        with closing(sqlite3.connect(settings.home / "catalog.db", timeout=60)) as other:
+            other.execute("begin exclusive")
+            produce_raw(kafka, NO_RECORD)
+            running.sink.discover.set()
+            running.wait(lambda: running.named(DeadLettersSent) and running.named(SinkPaused))
+        running.wait(lambda: running.named(BatchDone))
+    assert [one.dead_letters for one in running.named(BatchDone)] == [1]
+    assert [one.count for one in running.named(DeadLettersSent)] == [1]
 
 
 def test_a_table_that_would_commit_again_by_itself_stops_the_sink(
