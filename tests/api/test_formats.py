@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 from support.api_client import api_of, asked, problem_of
 from support.asx_csv import told
-from support.lake_rows import append, quote, trade
+from support.lake_rows import append, gap, quote, trade
 
 from k2lib import K2
 from k2lib.api.responses.formats import FORMATS, MAX_ACCEPT, MEDIA_TYPES, choose_format, encode
@@ -40,6 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[K2]:
     with K2.open(home=folder / "home") as k2:
         append(k2.catalog, ROWS)
         append(k2.catalog, [quote(1)], "quotes_v2")
+        append(k2.catalog, [gap("g", 0)], "gaps")
         yield k2
 
 
@@ -71,6 +72,16 @@ def test_csv_has_the_same_with_json_in_nested_columns(client: TestClient) -> Non
             )
         flat = {name: value for name, value in wanted.items() if name not in nested}
         assert row == {name: "" if one is None else str(one) for name, one in flat.items()}
+
+
+def test_ndjson_has_the_rows_of_json_a_line_each(client: TestClient) -> None:
+    for path, params in (("/v1/trades", {"symbol": "BHP"}), ("/v1/snapshots", {})):
+        response = client.get(path, params={**params, "format": "ndjson"})
+        *lines, rest = response.text.split("\n")
+        assert list(map(json.loads, lines)) == asked(client, path, **params)["data"]
+        assert rest == ""
+    none = {"symbol": "BHP", "end": "2014-03-01", "format": "ndjson"}
+    assert client.get("/v1/trades", params=none).text == ""
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])

@@ -15,13 +15,14 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 from k2lib.query.answer import CompleteTo
-from k2lib.query.export import json_array, render
+from k2lib.query.export import json_array, json_rows, render
 
-Format = Literal["json", "csv", "parquet", "arrow"]
+Format = Literal["json", "csv", "ndjson", "parquet", "arrow"]
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 MEDIA_TYPES: Final[dict[Format, str]] = {
     "json": "application/json",
     "csv": "text/csv",
+    "ndjson": "application/x-ndjson",
     "parquet": "application/vnd.apache.parquet",
     "arrow": "application/vnd.apache.arrow.stream",
 }
@@ -76,8 +77,11 @@ def encode(frame: pl.DataFrame, form: Format, *, about: Mapping[str, Any]) -> by
     """Return the body of an answer: the rows, and in JSON also what is said about them.
 
     Decimals are text with all their digits in JSON and CSV, times ISO 8601 in UTC with
-    microseconds; lists and maps are JSON in both.
+    microseconds; lists and maps are JSON in both. NDJSON has a JSON row a line.
     """
+    if form == "ndjson":
+        lines = json_rows(frame.with_columns(_long_ids(frame)))
+        return "".join(f"{line}\n" for line in lines).encode()
     if form != "json":
         return render(frame, form)
     rows = json_array(frame.with_columns(_long_ids(frame)))

@@ -152,9 +152,11 @@ def _with_responses(operation: dict[str, Any], *, read: bool, streamed: bool) ->
 
 def _other_formats() -> dict[str, Any]:
     text = {"schema": {"type": "string", "description": "A header, then a line a row."}}
+    lines = {"schema": {"type": "string", "description": "A row as JSON, a line each."}}
     data = {"schema": {"type": "string", "format": "binary"}}
     return {
         MEDIA_TYPES["csv"]: text,
+        MEDIA_TYPES["ndjson"]: lines,
         MEDIA_TYPES["parquet"]: data,
         MEDIA_TYPES["arrow"]: deepcopy(data),
     }

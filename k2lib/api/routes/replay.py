@@ -33,7 +33,7 @@ from k2lib.query.request import ReadRequest, instrument_names
 from k2lib.replay import Batch, Replay, replay
 from k2lib.schema.records import QUOTE, TRADE
 
-NDJSON: Final = "application/x-ndjson"
+NDJSON: Final = MEDIA_TYPES["ndjson"]
 REPLAY_TYPES: Final[dict[ReplayFormat, str]] = {"ndjson": NDJSON, "arrow": MEDIA_TYPES["arrow"]}
 BATCH_ROWS: Final = 4096
 GAP: Final = "gap"
