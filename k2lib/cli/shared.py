@@ -54,12 +54,13 @@ def _opened(settings: "Settings", *, with_sinks: bool = True) -> "Iterator[K2]":
     from k2lib.client import K2
     from k2lib.events import log_event, to_all
 
-    with K2(settings, with_sinks=with_sinks, on_event=to_all(log_event, _print_stall)) as k2:
+    with K2(settings, with_sinks=with_sinks, on_event=to_all(log_event, print_stall)) as k2:
         typer.echo(str(k2), err=True)
         yield k2
 
 
-def _print_stall(event: "Event") -> None:
+def print_stall(event: "Event") -> None:
+    """Print on standard error that Kafka acknowledges nothing, and until when it is waited for."""
     from k2lib.events import DeliveryStalled
 
     if isinstance(event, DeliveryStalled):
