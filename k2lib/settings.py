@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     api_port: int = Field(default=8000, ge=0, lt=65536)
     api_cors_origins: str | None = None
     api_max_rows: int = Field(default=100_000, gt=0)
+    api_max_symbols: int = Field(default=100, gt=0)
     api_timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     api_memory_bytes: int = Field(default=2**30, gt=0)
     api_rate_per_s: float = Field(default=100.0, gt=0, allow_inf_nan=False)

@@ -20,7 +20,7 @@ class ApiOptions:
 
     Attributes:
         keys: the accepted keys; without any, only this machine is served.
-        max_rows: rows of one answer.
+        max_rows, max_symbols: of one answer, and of the query that names them.
         timeout_s: of one query.
         memory_bytes: of all queries together.
         rate_per_s, burst: requests of one client, on average and at once.
@@ -47,6 +47,7 @@ class ApiOptions:
 
     keys: tuple[ApiKey, ...] = ()
     max_rows: int = 100_000
+    max_symbols: int = 100
     timeout_s: float = 10.0
     memory_bytes: int = GIB
     rate_per_s: float = 100.0

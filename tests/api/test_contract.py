@@ -14,7 +14,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from playwright.sync_api import sync_playwright
 from pydantic import TypeAdapter
-from support.api_client import LIMITLESS, api_of
+from support.api_client import LIMITLESS, api_of, problem_of
 from support.api_edge import made_key
 from support.lake_rows import append, at, gap, quote, trade
 from support.paths import CACHE, CHROMIUM, CHROMIUM_ARGUMENTS, ROOT
@@ -310,8 +310,19 @@ def test_every_operation_parameter_and_model_is_described(tmp_path: Path) -> Non
 
 
 def test_the_document_says_the_limit_of_this_server(tmp_path: Path) -> None:
-    with K2.open(home=tmp_path / "home") as k2, api_of(k2, max_rows=17) as client:
+    limits = {"max_rows": 17, "max_symbols": 2}
+    with K2.open(home=tmp_path / "home") as k2, api_of(k2, **limits) as client:
         document = client.get("/openapi.json").json()
+        for path in ("trades/query", "quotes/query", "aggregations", "replay"):
+            body = document["paths"][f"/v1/{path}"]["post"]["requestBody"]["content"]
+            schema = document["components"]["schemas"][
+                body["application/json"]["schema"]["$ref"].rpartition("/")[2]
+            ]
+            symbols = schema["properties"]["symbols"]
+            assert symbols.get("anyOf", [symbols])[0]["maxItems"] == 2
+            asked = {**schema["examples"][0], "symbols": ["A", "B", "C"]}
+            told = problem_of(client.post(f"/v1/{path}", json=asked), 400)
+            assert "3 symbols: give 2 at most" in told["detail"]
     [limit] = [
         one
         for one in document["paths"]["/v1/trades"]["get"]["parameters"]

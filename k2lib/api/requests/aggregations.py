@@ -18,7 +18,7 @@ from k2lib.api.requests.filters import (
     resolve_instruments,
     spans_filter,
 )
-from k2lib.api.responses.reply import ResultPage, check_row_count
+from k2lib.api.responses.reply import ResultPage, check_row_count, check_symbol_count
 from k2lib.errors import QueryError
 from k2lib.query.request import InstrumentFilter, TimeBound, time_range
 from k2lib.query.sql import (
@@ -105,6 +105,7 @@ def _rows_of(
     if query.symbols is None:
         _check_not_mixed(query, "symbol" in query.group_by and _has_one_venue(query))
         return _rows_of_all(query, names_filter(None, query.exchange))
+    check_symbol_count(context, query.symbols)
     instruments = resolve_instruments(
         context.engine,
         view,

@@ -44,7 +44,6 @@ Metric = Literal[
 ]  # fmt: skip
 METRICS_OF_QUOTES: frozenset[str] = frozenset({"count", "first", "last"})
 DIMENSIONS_OF_TRADES: frozenset[str] = frozenset({"side"})
-MAX_SYMBOLS = 100
 ONE_KIND = "an Arrow stream has columns of one kind: give kinds trades or quotes"
 
 
@@ -60,7 +59,6 @@ SymbolsField = Annotated[
     list[Symbol],
     Field(
         min_length=1,
-        max_length=MAX_SYMBOLS,
         description="The venues' names of the instruments, or with their venues, `ASX:BHP`.",
         examples=[["BHP", "MWR"]],
     ),
@@ -203,7 +201,7 @@ class Aggregation(QueryBody):
     )
     symbols: Annotated[
         list[Symbol] | None,
-        Field(min_length=1, max_length=MAX_SYMBOLS, description="All without it."),
+        Field(min_length=1, description="All without it."),
     ] = None
     exchange: ExchangeField = None
     market: MarketField = "all"

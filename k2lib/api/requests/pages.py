@@ -9,7 +9,7 @@ from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression
 
 from k2lib.api.context import AppContext
 from k2lib.api.problems import WrongParameterError
-from k2lib.api.requests.bodies import MAX_SYMBOLS, QuotesQuery, RowsQuery, TradesQuery
+from k2lib.api.requests.bodies import QuotesQuery, RowsQuery, TradesQuery
 from k2lib.api.requests.cursor import (
     MICROSECOND,
     BarPosition,
@@ -40,7 +40,7 @@ from k2lib.api.requests.parameters import (
     TradesParameters,
     cursor_scope,
 )
-from k2lib.api.responses.reply import ResultPage
+from k2lib.api.responses.reply import ResultPage, check_symbol_count
 from k2lib.errors import NotFoundError
 from k2lib.query.answer import ReadResult
 from k2lib.query.request import AsOf, ReadRequest
@@ -72,9 +72,6 @@ def quotes_page(context: AppContext, parameters: RowsParameters) -> ResultPage:
 def _query_fields(parameters: RowsParameters) -> dict[str, Any]:
     """Return the fields of the query that says the same."""
     symbols = parameters.symbol.split(",")
-    if len(symbols) > MAX_SYMBOLS:
-        reason = f"{len(symbols)} symbols: give {MAX_SYMBOLS} at most"
-        raise WrongParameterError("symbol", parameters.symbol, reason)
     names = RowsQuery.model_fields.keys() - {"symbols"}
     return {"symbols": symbols, **{name: getattr(parameters, name) for name in names}}
 
@@ -213,6 +210,7 @@ def _query_page(
     filters: SqlCondition,
     columns: Sequence[str] | None,
 ) -> ResultPage:
+    check_symbol_count(context, query.symbols)
     limit = _checked_limit(context, query.limit)
     scope = {"query": table, **cursor_scope(query)}
     last = None if query.cursor is None else decode_row_cursor(query.cursor, scope=scope)

@@ -62,6 +62,7 @@ IF_NONE_MATCH: Final = {
 }
 # Pages whose rows have only the requested columns.
 PARTIAL_ROWS: Final = {"FoundTrades": "Trade", "FoundQuotes": "Quote"}
+QUERIES: Final = ("TradesQuery", "QuotesQuery", "Aggregation", "ReplayQuery")
 SECURITY_SCHEMES: Final = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer KEY"},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "A key."},
@@ -106,6 +107,7 @@ def _document(app: FastAPI, options: ApiOptions) -> dict[str, Any]:
                 operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
     document["components"]["securitySchemes"] = deepcopy(SECURITY_SCHEMES)
     _limit_rows(document, options.max_rows)
+    _limit_symbols(schemas, options.max_symbols)
     return document
 
 
@@ -208,6 +210,12 @@ def _schemas_of(model: type[Any]) -> dict[str, Any]:
 
 def _partial(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in ("required", "title")}
+
+
+def _limit_symbols(schemas: dict[str, Any], max_symbols: int) -> None:
+    for name in QUERIES:
+        symbols = schemas[name]["properties"]["symbols"]
+        symbols.get("anyOf", [symbols])[0]["maxItems"] = max_symbols
 
 
 def _limit_rows(document: dict[str, Any], max_rows: int) -> None:

@@ -1,7 +1,7 @@
 """Answers of queries: 304 where the client has the answer already, else a page in its format."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
@@ -13,6 +13,7 @@ from werkzeug.datastructures import ETags
 from werkzeug.http import parse_etags
 
 from k2lib.api.context import AppContext
+from k2lib.api.problems import WrongParameterError
 from k2lib.api.responses.formats import (
     MEDIA_TYPES,
     Format,
@@ -106,6 +107,18 @@ def page_response(
             **(headers or {}),
         },
     )
+
+
+def check_symbol_count(context: AppContext, symbols: Sequence[str]) -> None:
+    """Refuse a query of more symbols than the options allow.
+
+    Raises:
+        WrongParameterError: there are more.
+    """
+    most = context.options.max_symbols
+    if len(symbols) > most:
+        reason = f"{len(symbols)} symbols: give {most} at most"
+        raise WrongParameterError("symbols", symbols, reason)
 
 
 def check_row_count(context: AppContext, rows: int, *, remedy: str) -> None:

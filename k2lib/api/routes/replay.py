@@ -26,7 +26,7 @@ from k2lib.api.responses.formats import (
     complete_to_header,
     complete_to_json,
 )
-from k2lib.api.responses.reply import COMPLETE_TO, HEADERS
+from k2lib.api.responses.reply import COMPLETE_TO, HEADERS, check_symbol_count
 from k2lib.api.security import JsonRoute
 from k2lib.query.export import json_rows
 from k2lib.query.request import ReadRequest, instrument_names
@@ -55,6 +55,7 @@ def replays(query: ReplayQuery, request: Request, context: Context) -> Response:
     form = choose(query.format, request.headers.get("accept"), among=REPLAY_TYPES)
     if form == "arrow" and len(set(query.kinds)) > 1:
         raise WrongParameterError("kinds", query.kinds, ONE_KIND)
+    check_symbol_count(context, query.symbols)
     history = replay(
         context.engine,
         _requests(query),
