@@ -1,4 +1,4 @@
-"""What a replay answers over REST, in Binance's format: its symbols, and what it told so far."""
+"""What a replay answers over REST, in Binance's format: its symbols, and what it sent so far."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -36,15 +36,15 @@ class ReplayRest:
     """Answers about a replay; each reads the rows that it needs again.
 
     Args:
-        told: how many trades of a symbol the stream has told so far: REST knows no others.
+        sent: how many trades of a symbol the stream has sent so far: REST knows no others.
     """
 
     def __init__(
-        self, replay: Replay, *, limits: ExchangeLimits, told: Callable[[str], int]
+        self, replay: Replay, *, limits: ExchangeLimits, sent: Callable[[str], int]
     ) -> None:
         self._replay = replay
         self._limits = limits
-        self._told = told
+        self._sent = sent
         self._instruments: dict[str, SimulatedInstrument] = {}
 
     def exchange_info(self, params: Mapping[str, str], *, now_ms: int) -> str:
@@ -56,13 +56,13 @@ class ReplayRest:
         check_names([name for name, _ in params.items()], expected=EXCHANGE_INFO_PARAMS)
         return exchange_info(
             params,
-            self._known_instruments(),
+            self._all_instruments(),
             server_time=now_ms,
             weight_per_minute=self._limits.weight_per_minute,
         )
 
     def historical_trades(self, params: Mapping[str, str], *, micros: bool) -> str:
-        """Return the trades told so far from an id on, or the newest of them.
+        """Return the trades sent so far from an id on, or the newest of them.
 
         Raises:
             RestError: a parameter is wrong, or names another symbol.
@@ -74,7 +74,7 @@ class ReplayRest:
         ids, rows = self._trades(symbol, window)
         return json.dumps(_trades_json(ids, rows, micros=micros), separators=(",", ":"))
 
-    def _known_instruments(self) -> Mapping[str, SimulatedInstrument]:
+    def _all_instruments(self) -> Mapping[str, SimulatedInstrument]:
         for _, symbol in self._replay.instruments:
             if symbol not in self._instruments:
                 self._instruments[symbol] = self._instrument(symbol)
@@ -92,7 +92,7 @@ class ReplayRest:
         return replace(item, base=symbol)
 
     def _trades(self, symbol: str, window: RowWindow) -> tuple[Int64s, pa.Table | None]:
-        left = self._told(symbol)
+        left = self._sent(symbol)
         ids, rows = np.zeros(0, np.int64), None
         if not left:
             return ids, rows
@@ -101,7 +101,7 @@ class ReplayRest:
             for batch in found:
                 if batch.kind != "trades":
                     continue
-                # The ids of a batch are counted as a whole, as they were when they were told.
+                # The ids of a batch are counted as a whole, as they were when they were sent.
                 batch_ids = encoder.ids(batch)[:left]
                 batch_rows = pa.Table.from_batches([batch.rows.slice(0, left)])
                 left -= len(batch_ids)

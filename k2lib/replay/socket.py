@@ -77,7 +77,7 @@ class ReplaySocket(Closing):
         self._bind(port)
         self._sent = 0
         self._trades_sent: Counter[str] = Counter()
-        self._rest = ReplayRest(replay, limits=self._limits, told=self._trades_sent.__getitem__)
+        self._rest = ReplayRest(replay, limits=self._limits, sent=self._trades_sent.__getitem__)
         self._closed = False
         self._error: BaseException | None = None
         self._over = threading.Event()

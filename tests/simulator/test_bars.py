@@ -12,6 +12,7 @@ from k2lib.simulator.binance.trade_generator import US, TradeGenerator
 from k2lib.simulator.binance.trade_summary import (
     PAGE,
     SummaryCache,
+    SummaryStoppedError,
     TooManyTradesError,
     TradeHistory,
     TradeSummary,
@@ -144,6 +145,13 @@ def test_remembered_pages_are_bounded() -> None:
     for number in range(20):
         assert cache.page(trades.tape, number)[0] == PAGE
     assert len(cache._pages) == 5
+
+
+def test_nothing_is_added_up_once_the_exchange_ends() -> None:
+    trades, cache = history(50.0), SummaryCache()
+    cache.stop()
+    with pytest.raises(SummaryStoppedError):
+        TradeHistory(trades.tape, cache).between(0, 10 * PAGE)
 
 
 def test_an_hour_is_the_sum_of_its_minutes() -> None:

@@ -223,6 +223,7 @@ def test_depth_has_its_best_levels_first(exchange: OfflineExchange) -> None:
         ("ticker/price", "symbol=NOPEUSDT", -1121),
         ("ticker/price", "symbol=BTCUSDT&type=MINI", -1104),
         ("ticker/bookTicker", "symbol=NOPEUSDT", -1121),
+        ("depth", "symbol=BTCUSDT&symbolStatus=HALT", -1220),
         ("avgPrice", "", -1102),
         ("avgPrice", "symbol=NOPEUSDT", -1121),
     ],

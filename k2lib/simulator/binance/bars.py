@@ -82,7 +82,7 @@ class BarWindow:
     end_us: int
 
 
-def bars(history: TradeHistory, length: BarLength, asked: BarWindow) -> list[Bar]:
+def bars(history: TradeHistory, length: BarLength, window: BarWindow) -> list[Bar]:
     """Return the bars of a window in order, as many as its limit and `MOST_TRADES` allow.
 
     The first bar of all is that of the first trade.
@@ -90,24 +90,24 @@ def bars(history: TradeHistory, length: BarLength, asked: BarWindow) -> list[Bar
     Raises:
         TooManyTradesError: one bar alone has too many trades.
     """
-    starts = _starts(history, length, asked)
+    starts = _starts(history, length, window)
     if not starts:
         return []
     edges = [*starts, length.end_of(starts[-1])]
     ids = [history.id_at(edge) for edge in edges]
-    low, high = _affordable(ids, oldest=asked.start_us is not None)
+    low, high = _affordable(ids, oldest=window.start_us is not None)
     spans = zip(pairwise(edges[low : high + 1]), pairwise(ids[low : high + 1]), strict=True)
     return [Bar(*times, history.between(*between)) for times, between in spans]
 
 
-def _starts(history: TradeHistory, length: BarLength, asked: BarWindow) -> list[int]:
+def _starts(history: TradeHistory, length: BarLength, window: BarWindow) -> list[int]:
     opening = length.start_of(int(history.tape.generator.trades(0, 1).time_us[0]))
-    if asked.end_us < opening:
+    if window.end_us < opening:
         return []
-    if asked.start_us is not None:
-        starts = length.starts_from(max(opening, asked.start_us))
-        return [start for start in islice(starts, asked.limit) if start <= asked.end_us]
-    newest = islice(length.starts_back(asked.end_us), asked.limit)
+    if window.start_us is not None:
+        starts = length.starts_from(max(opening, window.start_us))
+        return [start for start in islice(starts, window.limit) if start <= window.end_us]
+    newest = islice(length.starts_back(window.end_us), window.limit)
     return sorted(start for start in newest if start >= opening)
 
 

@@ -1,6 +1,7 @@
 """The hosts of the exchange, and the engine that makes trades and faults happen at all of them."""
 
 import asyncio
+import contextlib
 import ssl
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ from k2lib.simulator.binance.statistics_streams import ALL, STATISTICS_KINDS, St
 from k2lib.simulator.binance.stream_connection import FrameSource, ServerConnection
 from k2lib.simulator.binance.stream_server import StreamServer
 from k2lib.simulator.binance.trade_generator import US
-from k2lib.simulator.binance.trade_summary import SummaryCache
+from k2lib.simulator.binance.trade_summary import SummaryCache, SummaryStoppedError
 
 
 class ExchangeHost(StreamServer):
@@ -222,9 +223,11 @@ class ExchangeEngine:
             host.tick(now)
 
     async def settle(self) -> None:
-        """Wait until nothing is added up any more."""
+        """Stop what is added up, and wait for it."""
+        self.summaries.stop()
         if self._publishing is not None:
-            await self._publishing
+            with contextlib.suppress(SummaryStoppedError):
+                await self._publishing
 
     def active_faults(self) -> dict[str, Any]:
         """Return the active faults, by host, as JSON."""

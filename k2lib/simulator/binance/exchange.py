@@ -139,7 +139,6 @@ class OfflineExchange(Closing):
 
     async def _serve(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(self._engine.settle)
             try:
                 for host in self._engine.hosts:
                     await host.serve(application(host, self._engine), stack)
@@ -151,6 +150,7 @@ class OfflineExchange(Closing):
             while not self._closed:
                 self._engine.tick()
                 await asyncio.sleep(TICK_S)
+            await self._engine.settle()
 
 
 def _bind(hosts: list[ExchangeHost], port: int) -> list[ExchangeHost]:

@@ -63,10 +63,10 @@ def _requested(
     params: Mapping[str, str], instruments: Mapping[str, SimulatedInstrument]
 ) -> list[SimulatedInstrument]:
     symbols = several_symbols(params)
-    wanted = _permissions(params)
-    if symbols is not None and ("symbolStatus" in params or wanted is not None):
+    permissions = _permissions(params)
+    if symbols is not None and ("symbolStatus" in params or permissions is not None):
         raise RestError(-1128, "Combination of optional parameters invalid.")
-    if not trades_now(params) or _PERMISSION not in (wanted or [_PERMISSION]):
+    if not trades_now(params) or _PERMISSION not in (permissions or [_PERMISSION]):
         return []
     if not instruments.keys() >= set(symbols or ()):
         raise RestError(-1121, "Invalid symbol.")

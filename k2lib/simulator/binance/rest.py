@@ -28,6 +28,7 @@ from k2lib.simulator.binance.rest_request import (
     row_limit,
     row_window,
     several_symbols,
+    trades_now,
 )
 from k2lib.simulator.binance.tickers import (
     get_average_price,
@@ -162,6 +163,7 @@ def _agg_trade_rows(tape: TradeTape, window: RowWindow, *, end: int) -> AggTrade
 
 def _get_depth(request: RestRequest) -> str:
     tape = _requested_tape(request)
+    trades_now(request.params)
     limit = row_limit(request.params, default=100, most=5000)
     return _to_json(_depth(tape.quote(request.now_us), tape.instrument, limit=limit))
 

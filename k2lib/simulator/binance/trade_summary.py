@@ -26,6 +26,10 @@ class TooManyTradesError(K2Error):
     """A summary would be of more trades than the exchange adds up at once."""
 
 
+class SummaryStoppedError(K2Error):
+    """The exchange ends: nothing is added up any more."""
+
+
 @dataclass(frozen=True)
 class TradeSummary:
     """Count, ids, prices and sums of trades; `amount` is the sum of ticks times steps.
@@ -101,9 +105,16 @@ class SummaryCache:
         self._kept = kept
         self._pages: dict[tuple[str, int], Int64s] = {}
         self._lock = threading.Lock()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Let whatever is being added up end with a SummaryStoppedError."""
+        self._stopped = True
 
     def page(self, tape: TradeTape, number: int) -> Int64s:
         """Return the sums of a page, all of whose ids are made."""
+        if self._stopped:
+            raise SummaryStoppedError("the exchange is closed")
         key = tape.instrument.symbol, number
         row = self._pages.get(key)
         if row is None:
