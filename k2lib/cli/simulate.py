@@ -68,10 +68,12 @@ def simulate_binance(
     as_json: AsJson = False,
 ) -> None:
     """Run an exchange that speaks as Binance does, with faults on demand, until Ctrl-C."""
-    from k2lib.simulator import OfflineExchange
+    from k2lib.schema.identity import symbols_at
+    from k2lib.simulator import BINANCE_SIM, OfflineExchange
 
+    texts = [name.strip().upper() for name in symbols.split(",")]
     with OfflineExchange(
-        [name.strip().upper() for name in symbols.split(",")],
+        symbols_at(BINANCE_SIM, texts),
         rate=rate,
         seed=seed,
         port=port,

@@ -50,7 +50,7 @@ def stream_binance(
             settings = read_settings()
             venue = parts.enter_context(_venue(settings, names, us=us, offline=offline, rate=rate))
         if check:
-            _check(venue, names, as_json=as_json, hint=not offline)
+            _check(venue, texts, as_json=as_json, hint=not offline)
         else:
             _stream(
                 settings,

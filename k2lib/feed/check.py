@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from k2lib.errors import K2Error
 from k2lib.events import log_event
+from k2lib.schema.identity import split_instrument, symbols_at
 from k2lib.venues.base import (
     HostRefusedError,
     Instrument,
@@ -47,15 +48,20 @@ def check_venue(
     Hosts are asked at the same time. The steps of a host end with the first that fails.
 
     Args:
+        symbols: the venue's names, also with the venue.
         trade_s: how long the first trade may take.
+    Raises:
+        ConfigError: a symbol is of another venue.
     """
     names: list[str] = []
+    texts, symbols = symbols, [split_instrument(text)[1] for text in symbols]
     with ThreadPoolExecutor() as pool:
         for checks in pool.map(
             lambda url: _check_requests(venue, url, symbols, names), venue.request_hosts
         ):
             yield from checks
         named = venue.named(next(iter(names), venue.exchange))
+        symbols_at(named.exchange, texts)
         for checks in pool.map(
             lambda url: asyncio.run(_check_stream(named, url, symbols, trade_s)),
             named.stream_hosts,

@@ -31,7 +31,7 @@ from k2lib.kafka.topics import topic_name
 from k2lib.lifecycle import Closing
 from k2lib.pipeline import Pipeline
 from k2lib.query.engine import Engine
-from k2lib.schema.identity import split_instrument
+from k2lib.schema.identity import split_instrument, symbols_at
 from k2lib.venues.base import Instrument, LiveVenue, VenueUnavailableError
 
 FILLS_WAITING: Final = 16
@@ -128,11 +128,11 @@ class Feed(Closing):
         try:
             instruments = self._requests.instruments(names)
         except VenueUnavailableError as exc:
-            check_exchange(venue.exchange, texts)
+            symbols_at(venue.exchange, texts)
             self._on_event(SymbolsAssumed(venue.exchange, tuple(names), str(exc)))
             return venue, _shipped(venue, names, exc)
         venue = venue.named(self._requests.exchange)
-        check_exchange(venue.exchange, texts)
+        symbols_at(venue.exchange, texts)
         halted = {name: one.halted for name, one in instruments.items() if one.halted}
         if halted:
             self._on_event(SymbolsHalted(venue.exchange, tuple(halted), _words(halted)))
@@ -212,17 +212,6 @@ class Feed(Closing):
     def _report(self, event: Event) -> None:
         self._board.on_event(event)
         self._on_event(event)
-
-
-def check_exchange(exchange: str, texts: Sequence[str]) -> None:
-    """Refuse instruments of another venue, where the texts name theirs.
-
-    Raises:
-        ConfigError: names the first.
-    """
-    for text in texts:
-        if split_instrument(text)[0] not in (None, exchange):
-            raise ConfigError(f"{text} is not of {exchange}, which this feed is of: leave it out")
 
 
 def _words(halted: Mapping[str, str]) -> str:

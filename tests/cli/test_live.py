@@ -292,6 +292,17 @@ def test_a_check_names_the_host_that_is_not_reached_and_why(
     assert "1 of 5 steps failed" in only_error(err)
 
 
+def test_a_check_takes_symbols_with_their_venue_and_refuses_those_of_another(
+    run: Run, exchange: OfflineExchange
+) -> None:
+    check = ("stream", "binance", "--check", "--symbols")
+    assert run(*check, "BINANCE_SIM:BTCUSDT,ETHUSDT", **settings_of(exchange))[0] == 0
+    code, _, err = run(*check, "BINANCE:BTCUSDT", **settings_of(exchange))
+    assert (code, only_error(err)) == (1, "k2: BINANCE:BTCUSDT is not of BINANCE_SIM: leave it out")
+    code, _, err = run("simulate", "binance", "--symbols", "BINANCE:BTCUSDT")
+    assert (code, only_error(err)) == (1, "k2: BINANCE:BTCUSDT is not of BINANCE_SIM: leave it out")
+
+
 def test_a_check_needs_no_home(run: Run, tmp_path: Path, exchange: OfflineExchange) -> None:
     assert run(*STREAM, "--check", **settings_of(exchange))[0] == 0
     assert not (tmp_path / "home").exists()
