@@ -1,7 +1,7 @@
 """CSV files in chunks of whole lines, in bounded memory whatever a file holds."""
 
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedIOBase
 from typing import IO, Final
@@ -125,42 +125,28 @@ def _read_long_line(data: bytes, opened: Opened) -> Generator[Piece, None, bytes
 class _Pending:
     """Lines that are in no chunk yet."""
 
-    def __init__(self, data: bytes = b"", first_line: int = 1) -> None:
+    def __init__(self, first_line: int = 1) -> None:
         self.first_line = first_line
-        self.n_lines = data.count(b"\n")
-        self.n_bytes = len(data)
-        self.long_lines: list[tuple[int, LongLine]] = []
-        self._parts = [data]
+        self.n_lines = 0
+        self.n_bytes = 0
+        self._long_lines: list[tuple[int, LongLine]] = []
+        self._parts: list[bytes] = []
 
     def add(self, piece: Piece) -> None:
         if piece.long_line is not None:
-            self.long_lines.append((self.first_line + self.n_lines, piece.long_line))
+            self._long_lines.append((self.first_line + self.n_lines, piece.long_line))
         self.n_lines += piece.data.count(b"\n")
         self.n_bytes += piece.n_bytes
         self._parts.append(piece.data)
 
-    def join(self) -> bytes:
-        self._parts = [b"".join(self._parts)]
-        return self._parts[0]
-
-    def split(self, at: int) -> tuple[Chunk, "_Pending"]:
-        data = self.join()
-        rest = _Pending(data[at:], self.first_line + data.count(b"\n", 0, at))
-        rest.long_lines = [one for one in self.long_lines if one[0] >= rest.first_line]
-        long_lines = self.long_lines[: len(self.long_lines) - len(rest.long_lines)]
-        n_bytes = self.n_bytes - rest.n_bytes
-        return Chunk(data[:at], self.first_line, n_bytes, long_lines), rest
+    def chunk(self, skipped: int = 0) -> Chunk:
+        data = b"".join(self._parts)
+        return Chunk(data, self.first_line, self.n_bytes + skipped, self._long_lines)
 
 
-def read_chunks(
-    pieces: Iterable[Piece], *, chunk_bytes: int, cut: Callable[[bytes], int] = len
-) -> Iterator[Chunk]:
-    """Put pieces together to chunks of about so many bytes, and at most some 100,000 lines.
-
-    Args:
-        cut: returns where the lines may be parted; 0 for nowhere, then more are read.
-    """
-    pending, skipped, limits = _Pending(), 0, (chunk_bytes, CHUNK_LINES)
+def read_chunks(pieces: Iterable[Piece], *, chunk_bytes: int) -> Iterator[Chunk]:
+    """Put pieces together to chunks of about so many bytes, and at most some 100,000 lines."""
+    pending, skipped = _Pending(), 0
     for piece in pieces:
         if not piece.data:
             skipped += piece.n_bytes
@@ -168,19 +154,13 @@ def read_chunks(
                 yield Chunk(b"", pending.first_line, skipped)
                 skipped = 0
             continue
+        is_full = pending.n_bytes + piece.n_bytes > chunk_bytes or pending.n_lines >= CHUNK_LINES
+        if is_full and pending.n_lines:
+            yield pending.chunk()
+            pending = _Pending(pending.first_line + pending.n_lines)
         pending.add(piece)
-        if pending.n_bytes < limits[0] and pending.n_lines < limits[1]:
-            continue
-        at = cut(pending.join())
-        if at:
-            chunk, pending = pending.split(at)
-            limits = chunk_bytes, CHUNK_LINES
-            yield chunk
-        else:  # `cut` looks at all lines again, so only once there are twice as many
-            limits = 2 * pending.n_bytes, 2 * pending.n_lines
-    data = pending.join()
-    if data:
-        yield Chunk(data, pending.first_line, pending.n_bytes + skipped, pending.long_lines)
+    if pending.n_lines:
+        yield pending.chunk(skipped)
 
 
 def beginning(data: bytes) -> bytes:

@@ -26,6 +26,7 @@ COMPANY = (
     "9009,XYZ,XYZ MINING LTD,AU000000XYZ9,05/07/2008,03/31/2014\n"
 )
 MIB = 1024 * 1024
+TIMES = [(day, hour, ms) for ms in range(1000) for day in range(10, 15) for hour in range(10, 22)]
 ZEROS = 300 * MIB
 # Prints how many MiB reading a file takes above a small one, its dead letters and its batches.
 MEASURE = """
@@ -340,3 +341,19 @@ def test_a_pipe_is_refused_where_reading_it_would_wait(tmp_path: Path) -> None:
         verify(tmp_path / NAME)
     with pytest.raises(SourceError, match=r"company_info\.csv: a pipe or a device"):
         read_reference(folder)
+
+
+@pytest.mark.slow
+def test_a_file_out_of_time_order_takes_no_more_memory_than_a_chunk(tmp_path: Path) -> None:
+    write(tmp_path / "reference-data" / "company_info.csv", COMPANY)
+    small = write(tmp_path / "small" / "9009.csv", GOOD)
+    days = [f"03/{day}/2014,{hour}:00:0{ms % 10}.{ms:03}" for day, hour, ms in TIMES]
+    lines = "".join(f"{day},1.11,{number},0,,\n" for number, day in enumerate(days))
+    large = write(tmp_path / "large" / "9009.csv", lines * 10)
+    found = subprocess.run(
+        [sys.executable, "-c", MEASURE, "asx", str(small), str(large)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(found.stdout.split()[0]) < 200, found.stdout

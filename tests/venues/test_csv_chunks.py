@@ -82,12 +82,6 @@ def test_a_chunk_has_some_100_000_lines_at_most() -> None:
     assert max(chunk.data.count(b"\n") for chunk in found) < CHUNK_LINES + BLOCK_BYTES
 
 
-def test_lines_that_may_not_be_parted_stay_together() -> None:
-    pieces = read_pieces(io.BytesIO(b"x\n" * 1000), block_bytes=10)
-    (chunk,) = read_chunks(pieces, chunk_bytes=10, cut=lambda data: 0)
-    assert (chunk.data, chunk.n_bytes) == (b"x\n" * 1000, 2000)
-
-
 @given(
     st.lists(st.sampled_from([b"", b"a", b"bc\r", b"\xc3\xa9,,", b"0" * 90]), max_size=30),
     st.integers(1, 200),

@@ -1,12 +1,10 @@
 """ASX files to batches: which files a path means, and each read in chunks of bounded memory."""
 
-import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from string import digits
 from typing import Final
@@ -17,7 +15,7 @@ import pyarrow.compute as pc
 from k2lib.errors import SourceError
 from k2lib.schema.dead_letters import DeadLetter
 from k2lib.venues.asx.reference import FOLDER
-from k2lib.venues.asx.rows import COLUMNS, ParsedLines, parse
+from k2lib.venues.asx.rows import COLUMNS, ParsedLines, RowCounts, parse
 from k2lib.venues.base import FileBatch, Instrument
 from k2lib.venues.csv_chunks import (
     BYTE_ORDER_MARK,
@@ -33,13 +31,11 @@ from k2lib.venues.csv_lines import BadLine, find_lines, usual_columns
 from k2lib.venues.source_files import expand_path, open_lines
 
 CHUNK_BYTES: Final = 12 * 1024 * 1024
-# Reading takes some twelve times as much memory.
-WHOLE_BYTES: Final = 128 * 1024 * 1024
+# Some 20 bytes are kept of a line whose order in time is not known.
+COUNTED_BYTES: Final = 128 * 1024 * 1024
 HEAD_BYTES: Final = 64 * 1024
 SUFFIXES: Final = (".csv", ".csv.gz")
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-TIME_PREFIX: Final = len("03/10/2014,10:00:06.717")
-TIME_PREFIX_FORM: Final = re.compile(rb"[0-9/]{10},[0-9:.]{12}")
 
 
 @dataclass(frozen=True)
@@ -106,43 +102,67 @@ def read_file(
     *,
     ingested: datetime,
     chunk_bytes: int = CHUNK_BYTES,
-    whole_bytes: int = WHOLE_BYTES,
+    counted_bytes: int = COUNTED_BYTES,
 ) -> Iterator[FileBatch]:
-    """Read a file in chunks; a millisecond, or a file that is not in time order, is read whole.
+    """Read a file in chunks; equal rows, and rows of one millisecond, are numbered over all of it.
 
     Args:
-        whole_bytes: how much is read whole at most.
+        counted_bytes: how much of one millisecond, or of a file that is not in time order, is read
+            at most.
     Raises:
         SourceError: a missing or empty file, one without a good line among the first thousand, or
-            one that would be read whole and is too large for that.
+            one of more than `counted_bytes` that is not in time order.
     """
-    kind = file_kind(file)
-    parts = _Parts()
-    rows_done, next_line, newest = 0, 1, None
-    limit = partial(_limited, file, whole_bytes)
-    pieces = _pieces(file.paths, parts, chunk_bytes)
-    for chunk in read_chunks(pieces, chunk_bytes=chunk_bytes, cut=limit(_cut)):
-        if next_line == 1:
-            _check_beginning(file, kind, instrument, beginning(chunk.data))
-        parsed = _parse(chunk, kind, instrument, ingested)
-        oldest, latest = _bounds(parsed.rows)
-        if newest is not None and oldest is not None and oldest <= newest:
+    reading = _Reading(file, instrument, ingested, chunk_bytes, counted_bytes)
+    done = 0
+    for batch in reading.batches(in_time_order=True):
+        if batch is None:
             break
-        yield _batch(kind, parsed, parts, exchange=instrument.exchange, n_bytes=chunk.n_bytes)
-        rows_done += parsed.rows.num_rows
-        next_line = chunk.first_line + chunk.data.count(b"\n")
-        newest = latest or newest
+        yield batch
+        done += 1
     else:
         return
-    # All that follows the rows done: equal rows are numbered over the whole file.
-    parts = _Parts()
-    pieces = _pieces(file.paths, parts, chunk_bytes)
-    chunks = read_chunks(pieces, chunk_bytes=chunk_bytes, cut=limit(_nowhere))
-    (whole,) = [chunk for chunk in chunks if chunk.data]
-    parsed = _parse(whole, kind, instrument, ingested)
-    bad_lines = [bad for bad in parsed.bad_lines if bad.number >= next_line]
-    parsed = ParsedLines(parsed.rows.slice(rows_done), bad_lines)
-    yield _batch(kind, parsed, parts, exchange=instrument.exchange, n_bytes=whole.n_bytes)
+    # Again from the first line on, now with a memory of all rows.
+    yield from islice(filter(None, reading.batches(in_time_order=False)), done, None)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How a file is read; see `read_file`."""
+
+    file: AsxFile
+    instrument: Instrument
+    ingested: datetime
+    chunk_bytes: int
+    counted_bytes: int
+
+    def batches(self, *, in_time_order: bool) -> Iterator[FileBatch | None]:
+        """Read all of it; in time order, end with None at a chunk with an older row."""
+        kind = file_kind(self.file)
+        parts, counts, counted = _Parts(), RowCounts(in_time_order=in_time_order), 0
+        pieces = _pieces(self.file.paths, parts, self.chunk_bytes)
+        for chunk in read_chunks(pieces, chunk_bytes=self.chunk_bytes):
+            if chunk.first_line == 1:
+                _check_beginning(self.file, kind, self.instrument, beginning(chunk.data))
+            before = counts.newest_us
+            parsed = _parse(chunk, kind, self.instrument, self.ingested, counts)
+            oldest = _oldest_us(parsed.rows)
+            if in_time_order and before is not None and oldest is not None and oldest < before:
+                yield None
+                return
+            is_new = in_time_order and before != counts.newest_us
+            counted = chunk.n_bytes if is_new else counted + chunk.n_bytes
+            if counted > max(self.counted_bytes, chunk.n_bytes):
+                raise _too_many_lines(self.file, self.counted_bytes)
+            exchange = self.instrument.exchange
+            yield _batch(kind, parsed, parts, exchange=exchange, n_bytes=chunk.n_bytes)
+
+
+def _too_many_lines(file: AsxFile, limit: int) -> SourceError:
+    return SourceError(
+        f"{file.name}: its lines are not in time order, and too many to be numbered (over "
+        f"{limit:,} bytes): sort them by date and time"
+    )
 
 
 def file_kind(file: AsxFile) -> str:
@@ -182,13 +202,16 @@ def _check_beginning(file: AsxFile, kind: str, instrument: Instrument, head: byt
         raise SourceError(f"{file.name}: no file of {kind}: {content}")
 
 
-def _parse(chunk: Chunk, kind: str, instrument: Instrument, ingested: datetime) -> ParsedLines:
+def _parse(
+    chunk: Chunk, kind: str, instrument: Instrument, ingested: datetime, counts: RowCounts
+) -> ParsedLines:
     parsed = parse(
         find_lines(chunk.data),
         kind,
         instrument=instrument,
         ingested=ingested,
         first_line=chunk.first_line,
+        counts=counts,
     )
     bad_lines = chunk.bad_lines(parsed.bad_lines, columns=len(COLUMNS[kind]))
     return ParsedLines(parsed.rows, bad_lines)
@@ -201,9 +224,9 @@ def _batch(
     return FileBatch(kind, exchange, parsed.rows, letters, n_bytes)
 
 
-def _bounds(rows: pa.Table) -> tuple[datetime | None, datetime | None]:
-    bounds = pc.min_max(rows["timestamp"])
-    return bounds["min"].as_py(), bounds["max"].as_py()
+def _oldest_us(rows: pa.Table) -> int | None:
+    oldest: int | None = pc.min(rows["timestamp"].cast(pa.int64())).as_py()
+    return oldest
 
 
 def _pieces(paths: Sequence[Path], parts: _Parts, chunk_bytes: int) -> Iterator[Piece]:
@@ -215,39 +238,6 @@ def _pieces(paths: Sequence[Path], parts: _Parts, chunk_bytes: int) -> Iterator[
             for piece in read_pieces(opened, block_bytes=chunk_bytes):
                 first_line += piece.data.count(b"\n")
                 yield piece
-
-
-def _limited(file: AsxFile, limit: int, cut: Callable[[bytes], int]) -> Callable[[bytes], int]:
-    """Return `cut` with a limit to what it parts nowhere."""
-
-    def limited(data: bytes) -> int:
-        at = cut(data)
-        if not at and len(data) > limit:
-            raise SourceError(
-                f"{file.name}: its lines are not in time order, and too many to be read at once "
-                f"(over {limit:,} bytes): sort them by date and time"
-            )
-        return at
-
-    return limited
-
-
-def _nowhere(data: bytes) -> int:
-    return 0
-
-
-def _cut(data: bytes) -> int:
-    """Return where the last millisecond of the lines begins; 0 if there is but one."""
-    cut = len(data)
-    start = data.rfind(b"\n", 0, cut - 1) + 1
-    prefix = data[start : start + TIME_PREFIX]
-    if not TIME_PREFIX_FORM.fullmatch(prefix):
-        return cut
-    while data[start : start + TIME_PREFIX] == prefix:
-        if start == 0:
-            return 0
-        cut, start = start, data.rfind(b"\n", 0, start - 1) + 1
-    return cut
 
 
 def _shown(path: Path) -> str:

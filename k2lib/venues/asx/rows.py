@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -71,6 +70,11 @@ NUMBERS: Final = {
     **dict.fromkeys(("price", "bid", "ask"), PRICE),
     **dict.fromkeys(("volume", "bid_volume", "ask_volume"), QUANTITY),
 }
+IDENTITY_PARTS: Final = {
+    "trades": ("price_value", "volume_value", "qualifiers", "venue", "buyer_id"),
+    "quotes": ("bid_value", "bid_volume_value", "ask_value", "ask_volume_value"),
+}
+COUNTED: Final = {"at": pl.Int64, "hash": pl.UInt64, "n": pl.UInt32}
 # [0-9], because \d means the digits of all scripts.
 DATE: Final = r"^[0-9]{2}/[0-9]{2}/(19|20)[0-9]{2}$"
 TIME: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}$"
@@ -84,27 +88,107 @@ class ParsedLines:
     bad_lines: list[BadLine]
 
 
+class RowCounts:
+    """The rows of a file so far, by time and text: it is read in chunks, equal rows are numbered.
+
+    Attributes:
+        newest_us: of all rows so far; None before the first.
+    """
+
+    def __init__(self, *, in_time_order: bool) -> None:
+        """Begin with none.
+
+        Args:
+            in_time_order: whether no later row is older than these: then only those of the newest
+                millisecond are kept.
+        """
+        self._in_time_order = in_time_order
+        self._rows: list[pl.DataFrame] = []
+        self.newest_us: int | None = None
+
+    def add(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Count the rows of a chunk, and number each.
+
+        Args:
+            rows: a row of the file each: `at`, µs since the epoch, and `hash` of its text.
+        Returns:
+            For each row, how many had its time before it (`place`), and how many its text (`k`).
+        """
+        numbers = pl.DataFrame({"place": _occurrence(rows["at"]), "k": _occurrence(rows["hash"])})
+        times = rows.select("at").unique()
+        before = pl.concat(
+            [pl.DataFrame(schema=COUNTED)]
+            + [part.join(times, on="at", how="semi") for part in self._rows]
+        )
+        self._keep(rows)
+        if before.is_empty():
+            return numbers
+        return pl.select(
+            place=numbers["place"] + _counts_of(rows, before, on=["at"]),
+            k=numbers["k"] + _counts_of(rows, before, on=["at", "hash"]),
+        )
+
+    def _keep(self, rows: pl.DataFrame) -> None:
+        if rows.is_empty():
+            return
+        newest = int(rows["at"].to_numpy().max())
+        if self.newest_us is None or newest > self.newest_us:
+            self.newest_us = newest
+            self._rows = [] if self._in_time_order else self._rows
+        if self._in_time_order:
+            rows = rows.filter(pl.col("at") == self.newest_us)
+        added = rows.group_by("at", "hash").agg(n=pl.len().cast(COUNTED["n"]))
+        self._rows.append(added)
+
+
+def _counts_of(rows: pl.DataFrame, before: pl.DataFrame, *, on: list[str]) -> pl.Series:
+    counts = before.group_by(on).agg(pl.col("n").cast(pl.Int64).sum())
+    return rows.join(counts, on=on, how="left", maintain_order="left")["n"].fill_null(0)
+
+
+def _occurrence(values: pl.Series) -> pl.Series:
+    """Number equal values 0, 1, … in their order; only those that repeat are grouped."""
+    repeats = values.is_duplicated()
+    grouped = values.filter(repeats).to_frame("v").select(pl.int_range(pl.len()).over("v"))
+    numbers = np.zeros(len(values), np.int64)
+    numbers[repeats.to_numpy()] = grouped.to_series().to_numpy()
+    return pl.Series(numbers)
+
+
 def parse(
-    lines: Lines, kind: str, *, instrument: Instrument, ingested: datetime, first_line: int = 1
+    lines: Lines,
+    kind: str,
+    *,
+    instrument: Instrument,
+    ingested: datetime,
+    first_line: int = 1,
+    counts: RowCounts | None = None,
 ) -> ParsedLines:
     """Turn lines of one file into v2 rows.
 
     Args:
-        lines: equal lines, and lines of one millisecond, must not be split over calls.
         kind: `trades` or `quotes`.
         ingested: ingestion time of every row, aware.
         first_line: number of the first line in its file.
+        counts: the rows of the file before these lines, which are added to it.
     Returns:
         Rows of `records.TRADE` or `records.QUOTE` in file order; timestamps in UTC.
     """
-    texts, numbers, bad_lines = to_columns(lines, COLUMNS[kind], first_line=first_line)
-    typed = texts.with_columns(_typed(kind))
+    fields, line_numbers, bad_lines = to_columns(lines, COLUMNS[kind], first_line=first_line)
+    typed = fields.with_columns(_typed(kind))
     good = typed.select(_is_good(kind, pipes=b"|" in lines.data)).to_series()
     for index in (~good).arg_true():
-        line = int(numbers[index])
+        line = int(line_numbers[index])
         raw = lines.raw(line - first_line)
-        bad_lines.append(BadLine(line, raw, *_why(texts.row(index, named=True))))
+        bad_lines.append(BadLine(line, raw, *_why(fields.row(index, named=True))))
     typed = typed.filter(good)
+    if kind == "quotes":
+        typed = typed.with_columns(*_side("bid"), *_side("ask"))
+    texts = typed.select(text=_identity_text(kind, instrument)).to_series()
+    times = typed.select(at=pl.col("timestamp").to_physical(), hash=texts.hash())
+    counts = RowCounts(in_time_order=True) if counts is None else counts
+    numbers = counts.add(times)
+    typed = typed.with_columns(numbers, text=texts)
     rows = _trades(typed, instrument) if kind == "trades" else _quotes(typed, instrument)
     bad_lines.sort(key=lambda bad: bad.number)
     return ParsedLines(_table(rows, typed, SCHEMAS[kind], instrument, ingested), bad_lines)
@@ -168,8 +252,7 @@ def _why_number(name: str, text: str) -> tuple[DeadLetterReason, str]:
 
 
 def _trades(typed: pl.DataFrame, instrument: Instrument) -> dict[str, pa.Array]:
-    parts = ["price_value", "volume_value", "qualifiers", "venue", "buyer_id"]
-    ids = _identities(typed, f"{instrument.exchange}|{instrument.symbol}", parts)
+    ids = _identities(typed)
     qualifiers = _strings(typed["qualifiers"])
     return {
         "message_id": ids,
@@ -192,9 +275,7 @@ def _trades(typed: pl.DataFrame, instrument: Instrument) -> dict[str, pa.Array]:
 
 
 def _quotes(typed: pl.DataFrame, instrument: Instrument) -> dict[str, pa.Array]:
-    typed = typed.with_columns(*_side("bid"), *_side("ask"))
-    parts = ["bid_value", "bid_volume_value", "ask_value", "ask_volume_value"]
-    ids = _identities(typed, f"{instrument.exchange}|Q|{instrument.symbol}", parts)
+    ids = _identities(typed)
     vendor = {"company_id": instrument.company_id, "isin": instrument.isin}
     return {
         "message_id": ids,
@@ -214,37 +295,30 @@ def _side(name: str) -> list[pl.Expr]:
     return [pl.when(there).then(price), pl.when(there).then(volume)]
 
 
-def _identities(typed: pl.DataFrame, start: str, parts: list[str]) -> pa.Array:
+def _identity_text(kind: str, instrument: Instrument) -> pl.Expr:
+    """What tells a row from others of its file: all but how many equal ones precede it."""
+    letter = "" if kind == "trades" else "Q|"
     date = pl.col("date")
-    text = pl.concat_str(
-        pl.lit(start),
+    return pl.concat_str(
+        pl.lit(f"{instrument.exchange}|{letter}{instrument.symbol}"),
         pl.concat_str(
             date.str.slice(6, 4), date.str.slice(0, 2), date.str.slice(3, 2), separator="-"
         ),
         pl.col("time"),
-        *(_identity_part(typed, name) for name in parts),
+        *map(_identity_part, IDENTITY_PARTS[kind]),
         separator="|",
     )
-    texts = typed.select(text=text)
-    numbered = texts.with_columns(_occurrence(texts["text"]))
-    return _strings(
-        numbered.select(message_ids(pl.concat_str("text", "k", separator="|"))).to_series()
-    )
 
 
-def _identity_part(typed: pl.DataFrame, name: str) -> pl.Expr:
+def _identities(typed: pl.DataFrame) -> pa.Array:
+    ids = message_ids(pl.concat_str("text", "k", separator="|"))
+    return _strings(typed.select(ids).to_series())
+
+
+def _identity_part(name: str) -> pl.Expr:
     if not name.endswith("_value"):
         return pl.col(name)
     return pl.col(name).to_physical().cast(pl.Int64).cast(pl.String).fill_null("")
-
-
-def _occurrence(texts: pl.Series) -> pl.Series:
-    """Number equal texts 0, 1, … in their order; only those whose hash repeats are grouped."""
-    repeats = texts.hash().is_duplicated()
-    grouped = texts.filter(repeats).to_frame("text").select(pl.int_range(pl.len()).over("text"))
-    numbers = np.zeros(len(texts), np.int64)
-    numbers[repeats.to_numpy()] = grouped.to_series().to_numpy()
-    return pl.Series("k", numbers)
 
 
 def _table(
@@ -265,20 +339,9 @@ def _table(
         "currency": _constant("AUD", n_rows),
         "source_sequence": pa.nulls(n_rows, pa.int64()),
         "ingestion_timestamp": pa.repeat(stamp, n_rows),
-        "platform_sequence": pa.array(_place_in_millisecond(typed["timestamp"])),
+        "platform_sequence": typed["place"].to_arrow(),
     }
     return pa.table([columns[name] for name in schema.arrow.names], schema=schema.arrow)
-
-
-def _place_in_millisecond(timestamps: pl.Series) -> npt.NDArray[np.int64]:
-    at = timestamps.to_physical().to_numpy()
-    by_time = np.argsort(at, kind="stable")
-    ordered = at[by_time]
-    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    counted = np.arange(len(at)) - np.repeat(begins, np.diff(np.append(begins, len(at))))
-    numbers = np.empty(len(at), np.int64)
-    numbers[by_time] = counted
-    return numbers
 
 
 def _arrow(decimals: pl.Series, kind: pa.Decimal128Type) -> pa.Array:

@@ -175,7 +175,7 @@ def test_chunks_bound_what_is_read_at_once(tmp_path: Path) -> None:
     assert max(batch.n_bytes for batch in found) < 1100
 
 
-def test_a_millisecond_longer_than_a_chunk_is_not_cut(tmp_path: Path) -> None:
+def test_a_millisecond_longer_than_a_chunk_is_numbered_over_all_of_it(tmp_path: Path) -> None:
     text = trade(0) + trade(1, 5) * 40 + trade(2) + trade(3)
     path = write(tmp_path / "9009.csv", text)
     found = rows(batches([path], 100))
@@ -217,10 +217,10 @@ def test_a_file_out_of_time_order_numbers_equal_rows_over_all_of_it(tmp_path: Pa
     ["".join(trade(n) for n in range(90)) + trade(0), trade(0, 5) * 90],
     ids=["out of order", "one millisecond"],
 )
-def test_what_must_be_read_whole_is_refused_above_a_limit(tmp_path: Path, text: str) -> None:
+def test_what_must_be_counted_whole_is_refused_above_a_limit(tmp_path: Path, text: str) -> None:
     file = AsxFile((write(tmp_path / "trades" / "9009.csv", text),))
     for limit in (len(text), len(text) // 2):
-        read = read_file(file, XYZ, ingested=NOW, chunk_bytes=200, whole_bytes=limit)
+        read = read_file(file, XYZ, ingested=NOW, chunk_bytes=200, counted_bytes=limit)
         if limit == len(text):
             assert rows(list(read)).num_rows == text.count("\n")
         else:
