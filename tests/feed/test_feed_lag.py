@@ -71,24 +71,6 @@ def test_while_all_hosts_refuse_the_lag_and_the_hosts_are_told_and_no_stream_is_
         wait_for_lake(k2, exchange)
 
 
-def test_what_an_alert_counts_is_what_the_table_has(tmp_path: Path) -> None:
-    with (
-        OfflineExchange(SYMBOLS, rate=50.0) as exchange,
-        K2.open(home=tmp_path / "home", commit_interval_s=0.2) as k2,
-        k2.feed(SYMBOLS, venue=venue_of(exchange), options=CALM) as feed,
-    ):
-        for garbled in (7, 14):
-            exchange.fault("garbage", n=7)
-            wait_until(lambda garbled=garbled: feed.status().dead_letters >= garbled)
-        k2.pipeline.settle()
-        [alert] = k2.watch.alerts.firing
-        counts = k2.sql(
-            "select reason, count(*) from dead_letters group by all order by all"
-        ).rows()
-    text = ", ".join(f"{count} {reason}" for reason, count in counts)
-    assert alert.summary.startswith(f"{sum(count for _, count in counts)} records refused ({text})")
-
-
 class HaltedRequests(BinanceRequests):
     """Lists a symbol as halted: the exchange has it, and trades it again, or does not know it."""
 
