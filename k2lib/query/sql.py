@@ -24,7 +24,7 @@ from k2lib.query.answer import CompleteTo, ReadResult
 from k2lib.query.request import InstrumentFilter, RowKey, TimeRange
 from k2lib.query.table_state import TableView
 from k2lib.schema.calendar import DAY, MICROSECOND, UTC_ZONE, ZONES
-from k2lib.schema.market import Market, market_sql, of_market
+from k2lib.schema.market import OFF_MARKET, VENUE, Market, market_sql
 from k2lib.schema.order import EVENT_ORDER, INSTRUMENT_ORDER, order_sql
 
 BY_EVENT_TIME: Final = order_sql(INSTRUMENT_ORDER)
@@ -191,6 +191,15 @@ def of_instrument(rows: pa.Table, chosen: InstrumentFilter) -> pa.Table:
     if chosen.end is not None:
         mask = pc.and_(mask, pc.less(rows["timestamp"], chosen.end))
     return of_market(rows.filter(mask), chosen.market)
+
+
+def of_market(trades: pa.Table, market: Market) -> pa.Table:
+    """Return the trades that count."""
+    if market == "all":
+        return trades
+    venues = pc.map_lookup(trades["vendor_data"], VENUE, "first")
+    is_off = pc.fill_null(pc.equal(venues, OFF_MARKET), False)
+    return trades.filter(is_off if market == "off" else pc.invert(is_off))
 
 
 def instruments_of(rows: pa.Table) -> set[str]:

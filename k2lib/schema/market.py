@@ -3,8 +3,6 @@
 from typing import Final, Literal, get_args
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from k2lib.errors import QueryError
 
@@ -39,12 +37,3 @@ def market_sql(market: Market) -> str:
 def is_off_market() -> pl.Expr:
     """Return whether a trade is an off-market print, as an expression of Polars."""
     return pl.col("vendor_data").map.get(VENUE).eq_missing(OFF_MARKET)
-
-
-def of_market(trades: pa.Table, market: Market) -> pa.Table:
-    """Return the trades that count."""
-    if market == "all":
-        return trades
-    venues = pc.map_lookup(trades["vendor_data"], VENUE, "first")
-    is_off = pc.fill_null(pc.equal(venues, OFF_MARKET), False)
-    return trades.filter(is_off if market == "off" else pc.invert(is_off))
