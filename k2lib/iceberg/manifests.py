@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
@@ -29,6 +29,8 @@ from k2lib.iceberg.columns import record_table
 from k2lib.iceberg.home_catalog import FILE_SCHEMES
 
 ALL_ROWS: Final = AlwaysTrue()
+CHECKED_AT_MOST: Final = 100_000
+_CHECKED: Final[set[tuple[str, int]]] = set()
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LONG_AGO_US: Final = -(2**63)
 FAR_OFF_US: Final = 2**63 - 1
@@ -156,10 +158,21 @@ def list_manifests(table: Table, snapshot_id: int | None) -> list[ManifestFile]:
 
 
 def _check_avro(table: Table, path: str) -> None:
-    """Read a file first where damage is an error: pyiceberg's decoder reads beyond the end."""
+    """Read a file first where damage is an error: pyiceberg's decoder reads beyond the end.
+
+    It takes a third of the time to plan with a filter. The files never change, so each is read once
+    more; one that has another size since was damaged.
+    """
     with table.io.new_input(path).open() as file:
+        checked = (path, file.seek(0, SEEK_END))
+        if checked in _CHECKED:
+            return
+        file.seek(0)
         for _ in fastavro.reader(BytesIO(file.read())):
             pass
+    if len(_CHECKED) >= CHECKED_AT_MOST:
+        _CHECKED.clear()
+    _CHECKED.add(checked)
 
 
 def has_delete_files(table: Table, manifests: Iterable[ManifestFile]) -> bool:

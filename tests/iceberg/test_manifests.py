@@ -13,8 +13,9 @@ from pyiceberg.schema import Schema
 from pyiceberg.types import LongType, NestedField, StringType
 from support.lake_rows import append, at, catalog_in, rows_table, trade
 
+from k2lib.errors import DamagedFileError
 from k2lib.iceberg.file_sql import relation_sql, table_sql
-from k2lib.iceberg.manifests import PlanCache, compare, plan_files, plan_paths
+from k2lib.iceberg.manifests import PlanCache, compare, list_manifests, plan_files, plan_paths
 from k2lib.iceberg.tables import TableCache
 from k2lib.schema.records import TRADE
 
@@ -151,3 +152,17 @@ def test_a_table_is_loaded_again_only_when_it_moved(catalog: Catalog) -> None:
     append(catalog, [trade(2)])
     then = loaded.table("trades_v2")
     assert then is not None and len(plan_files(then)) == 2
+
+
+def test_a_manifest_damaged_after_it_was_read_is_one_line(catalog: Catalog) -> None:
+    table = append(catalog, [trade(1)])
+    bhp = compare(EqualTo, "symbol", "BHP")
+    assert len(plan_files(table, row_filter=bhp)) == len(plan_files(table, row_filter=bhp)) == 1
+    (manifest,) = list_manifests(table, table.metadata.current_snapshot_id)
+    path = Path(manifest.manifest_path.removeprefix("file://"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DamagedFileError, match=f"{path.name} is damaged: restore it from"):
+        plan_files(table, row_filter=bhp)
+    path.unlink()
+    with pytest.raises(DamagedFileError, match=path.name):
+        plan_files(table, row_filter=bhp)
