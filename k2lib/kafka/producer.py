@@ -42,7 +42,10 @@ def _producer(options: dict[str, Any]) -> Producer:
 
 @dataclass
 class Backlog:
-    """How many records Kafka has not acknowledged, and since when there are no fewer."""
+    """The fewest records that Kafka had not acknowledged, and since when.
+
+    The client counts its own notices among them, so that the number also grows and shrinks by few.
+    """
 
     records: int
     since: float
@@ -133,16 +136,13 @@ class BatchProducer:
         self._raise_failed()
 
     def _wait_for_room(self) -> None:
-        if len(self._client) <= QUEUE_MESSAGES:
-            return
-        backlog = self._begin_to_wait()
         while (pending := len(self._client)) > QUEUE_MESSAGES:
-            self._check_progress(backlog, pending, FLUSH_S)
+            self._check_progress(self._begin_to_wait(), pending, FLUSH_S)
             self._client.poll(ROOM_STEP_S)
         self._backlog = None
 
     def _begin_to_wait(self) -> Backlog:
-        """Go on with the wait before, if that ended without an acknowledgement."""
+        """Go on with the wait before, if nothing was queued or acknowledged since."""
         self._backlog = self._backlog or Backlog(len(self._client), time.monotonic())
         return self._backlog
 
@@ -152,7 +152,7 @@ class BatchProducer:
         if pending < backlog.records:
             backlog.records, backlog.since, backlog.is_reported = pending, now, False
             return
-        backlog.records, stalled_s = pending, now - backlog.since
+        stalled_s = now - backlog.since
         if stalled_s >= timeout_s:
             self._failed[f"none acknowledged for {timeout_s:g} s"] += pending
             self._raise_failed()
