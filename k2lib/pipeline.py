@@ -196,6 +196,7 @@ class Pipeline(Closing):
     def _end(self) -> None:
         self._sinks.stop()
         self._watch.close()
+        self._producer.close()
         self._kafka.close()
 
     def _check_sinks(self, *topics: str) -> None:

@@ -135,6 +135,11 @@ class BatchProducer:
         self._client.poll(0)
         self._raise_failed()
 
+    def close(self) -> None:
+        """Drop what Kafka has not acknowledged: it would keep alive whoever listens to this."""
+        self._client.purge()
+        self._client.flush(FLUSH_STEP_S)
+
     def _wait_for_room(self) -> None:
         while (pending := len(self._client)) > QUEUE_MESSAGES:
             self._check_progress(self._begin_to_wait(), pending, FLUSH_S)

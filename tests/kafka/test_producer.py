@@ -153,7 +153,8 @@ def test_a_kafka_that_acknowledges_nothing_is_told_once_and_waited_for_once() ->
     with pytest.raises(DeliveryError, match=r"none acknowledged for 3 s"):
         producer.flush(3)
     assert time.monotonic() - began < 2
-    client.purge()
+    producer.close()
+    assert len(client) == 0
     (stalled,) = events_of(events, DeliveryStalled)
     assert (stalled.address, stalled.records) == ("127.0.0.1:1", 5)
     assert 1 < stalled.gives_up_in_s < 3
