@@ -2,6 +2,7 @@
 #
 #   make demo              the main job on a generated sample; ASX=folder takes real files
 #   make test              every test; installs what it needs where it may, otherwise names it
+#   make test-compose      the tests with containers, on a Docker engine of their own (as root)
 #   make check             format, lint, types and the quick tests
 #   make notebooks         run the notebooks and rewrite their committed outputs
 #   make lab               JupyterLab on the notebooks
@@ -36,7 +37,7 @@ export POLARS_ICEBERG_PLANNER        := pyiceberg
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check notebooks lab bench clean debian
+.PHONY: help demo test test-compose docker-engine check notebooks lab bench clean debian
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -46,6 +47,16 @@ demo: $(STAMP)-notebooks
 
 test: $(STAMP)-dev $(CLIENT) debian
 	PYTEST_DEBUG_TEMPROOT=$(TEMPROOT) $(BIN)/python -m pytest $(SPREAD) $(PYTEST)
+
+# Not among those of `make test`: starting an engine disturbs whoever connects to 127.0.0.1.
+test-compose docker-engine: DEBIAN := dockerd:docker.io debootstrap:debootstrap
+
+test-compose: $(STAMP)-dev debian
+	$(BIN)/python -m pytest tests/compose $(PYTEST)
+
+# Whether an engine starts on this machine.
+docker-engine: $(STAMP)-dev debian
+	@PYTHONPATH=tests $(BIN)/python -m support.docker_engine
 
 check: $(STAMP)-dev
 	$(BIN)/ruff format --check .
