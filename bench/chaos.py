@@ -1,7 +1,7 @@
 """Processes of one lake killed, stopped and cut off at random; afterwards all is accounted for.
 
 On a Kafka, a registry and a Redis of its own: a load, a stream from the offline exchange, a sink, a
-sink of another home, a reader and maintenance. Checked without k2lib, see `bench.chaos_check`.
+sink of another home, a reader and maintenance. `k2lib.audit` counts what they leave behind.
 What each printed stays in build/chaos/SEED. Run: python -m bench.chaos --seed N --minutes M
 """
 
@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 from typing import Final
 
-from bench.chaos_check import check, missing_ids, read_log, unreferenced
+from bench.chaos_check import missing_ids
 from bench.chaos_lab import Lab, lab
 from bench.chaos_processes import Program
 from bench.measure import load_average, machine
+from k2lib.audit import AuditReport, audit
+from k2lib.settings import Settings
 
 SETTLE_S: Final = 20.0
 LEAST_S: Final = 10.0
@@ -60,18 +62,38 @@ def _settle_and_check(one: Lab) -> tuple[list[str], list[str]]:
         time.sleep(LOOK_S)
     for program in reversed(one.programs):
         program.end()
-    log = read_log(one.bootstrap, one.registry_url)
-    found, more = check(one.home, last=last, files=one.files, log=log)
+    before = _audit(one, grace_s=3600)
+    wrong += _differences(before)
     later = _program("later", [sys.executable, "-m", "bench.chaos_later", str(GRACE_MINUTES)], one)
     if (code := later.run_once(HEAL_S)) != 0:
         wrong.append(f"maintenance at the end: {_last_line(later.log)}")
-    _, after = check(one.home, last=last, files=one.files, log=log)
-    left = unreferenced(one.home)
-    wrong += [*more, *(f"after maintenance: {line}" for line in after if line not in more)]
-    wrong += [f"{len(left)} files that nothing needs, first {left[0]}"] if left else []
+    after = _audit(one, grace_s=0)
+    wrong += [f"after maintenance: {line}" for line in _differences(after)]
+    wrong += [
+        f"{symbol}: {missing} of the exchange's ids are lost"
+        for symbol, missing in missing_ids(one.home, last).items()
+        if missing
+    ]
     ended = [p.name for p in one.programs if TRACEBACK in p.log.read_bytes()]
     wrong += [f"a traceback in the log of {name}" for name in ended]
-    return found, wrong
+    found = [f"audit: {report.summary}" for report in (before, after)]
+    return [*found, *after.equations], wrong
+
+
+def _audit(one: Lab, *, grace_s: float) -> AuditReport:
+    settings = Settings(
+        home=one.home, kafka_bootstrap=one.bootstrap, schema_registry_url=one.registry_url
+    )
+    return audit(settings, [one.files], grace_s=grace_s)
+
+
+def _differences(report: AuditReport) -> list[str]:
+    """Say what is different, and what was not checked: nothing may be."""
+    return [
+        f"{check.name}, {check.table}: {check.result}"
+        for check in report.checks
+        if check.state != "held"
+    ]
 
 
 def _program(name: str, command: list[str], one: Lab) -> Program:

@@ -14,6 +14,7 @@ from support.ports import refusing_port, silent_port
 from support.waiting import wait_until
 
 from k2lib import K2
+from k2lib.audit import audit
 from k2lib.errors import K2Error
 from k2lib.events import Event, StateLost
 from k2lib.kafka.registry import SchemaRegistry
@@ -35,6 +36,10 @@ ADDRESSES = {
 
 def opened(home: Path, **settings: object) -> None:
     K2.open(home=home, timeout_s=0.5, **settings).close()
+
+
+def audited(home: Path, **settings: object) -> None:
+    audit(read_settings({"home": home, "timeout_s": 0.5, **settings}))
 
 
 def registered(url: str) -> None:
@@ -70,6 +75,9 @@ FAILURES: dict[str, Callable[[Path, int, int], None]] = {
     "a refused registry": lambda _, port, __: registered(f"http://u:{SECRET}@127.0.0.1:{port}"),
     "a silent registry": lambda _, __, port: registered(f"http://u:{SECRET}@127.0.0.1:{port}"),
     "a warehouse": lambda home, *_: opened(home, warehouse=f"s3://key:{SECRET}@bucket/lake"),
+    "an audit of a refused catalog": lambda home, port, _: audited(
+        home, catalog_uri=f"http://user:{SECRET}@127.0.0.1:{port}"
+    ),
     "an S3": lambda home, *_: opened(home, s3_endpoint=f"http://key:{SECRET}@host"),
     "a venue": lambda home, *_: opened(home, binance_ws_urls=f"wss://u:{SECRET}@host"),
 }

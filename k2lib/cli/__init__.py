@@ -8,6 +8,7 @@ import typer
 import k2lib
 from k2lib.cli import dead_letters
 from k2lib.cli.api import api
+from k2lib.cli.audit import audit
 from k2lib.cli.home import down, maintain, reset, sink, sql, status, up
 from k2lib.cli.load import load_asx, load_binance_archive
 from k2lib.cli.notebooks import demo, notebooks
@@ -58,7 +59,20 @@ letters.command("retry")(dead_letters.retry)
 streams.command("binance")(stream_binance)
 simulations.command("asx")(simulate_asx)
 simulations.command("binance")(simulate_binance)
-for command in (watch, sql, api, sink, up, status, down, maintain, reset, notebooks, demo):
+for command in (
+    watch,
+    sql,
+    api,
+    sink,
+    up,
+    status,
+    down,
+    audit,
+    maintain,
+    reset,
+    notebooks,
+    demo,
+):
     app.command()(command)
 
 

@@ -88,6 +88,7 @@ COMMANDS: Final = {
     "up": Command(("up",), {"PATH": ""}, always_fails=True),
     "status": Command(("status",)),
     "down": Command(("down",)),
+    "audit": Command(("audit", "{folder}/trades")),
     "maintain": Command(("maintain",)),
     "dead-letters list": Command(("dead-letters", "list")),
     "dead-letters show": Command(("dead-letters", "show", "none"), always_fails=True),
@@ -302,7 +303,7 @@ AS_A_USER: Final = (
 
 
 WRITE_IT: Final = ("load asx", "load binance-archive", "stream binance", "maintain", "reset")
-READ_IT: Final = ("sql", "status", "dead-letters list", "dead-letters retry")
+READ_IT: Final = ("sql", "status", "audit", "dead-letters list", "dead-letters retry")
 
 
 @pytest.fixture(scope="module")
@@ -381,6 +382,8 @@ LONG: Final = "n" * 300
         ("sink", LONG),
         ("simulate", "asx", LONG),
         ("simulate", "binance", "--script", LONG),
+        ("audit", LONG),
+        ("audit", "--html", LONG),
         ("notebooks", LONG),
         ("notebooks", "01", "--output", LONG),
         ("demo", "--build", LONG),

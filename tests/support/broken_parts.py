@@ -24,8 +24,8 @@ SHORT: Final = {"K2_TIMEOUT_S": "0.3"}
 LOADS: Final = frozenset({"load asx", "load binance-archive"})
 WRITES: Final = LOADS | {"stream binance"}
 LETTERS: Final = frozenset({"dead-letters list", "dead-letters show", "dead-letters retry"})
-READS: Final = frozenset({"sql", "maintain", "status"})
-OPENS: Final = WRITES | LETTERS | {"sql", "maintain", "api", "sink"}
+READS: Final = frozenset({"sql", "maintain", "status", "audit"})
+OPENS: Final = WRITES | LETTERS | {"sql", "maintain", "audit", "api", "sink"}
 OF_HOME: Final = OPENS | {"status", "watch", "down", "reset", "up"}
 
 
@@ -200,7 +200,7 @@ SERVICES: Final = "{home}/run/services.json"
 
 
 def _manifest(name: str, pattern: str, change: Callable[[Path], object]) -> BrokenPart:
-    stops = WRITES | ({"sql", "maintain", "status"} if "list" in name else {"sql", "maintain"})
+    stops = WRITES | READS if "list" in name else WRITES | READS - {"status"}
     says = ("trades_v2", FILE, RESTORE)
     return BrokenPart(name, changed(f"{TRADES}/metadata/{pattern}", change), stops, says)
 
@@ -210,7 +210,7 @@ def _data(
 ) -> BrokenPart:
     """What writes notices only the files that it looks into for rows that it may have already."""
     breaks = changed(f"{TRADES}/data/**/exchange=ASX/*.parquet", change)
-    return BrokenPart(name, breaks, writes | {"sql", "maintain"}, (FILE, RESTORE))
+    return BrokenPart(name, breaks, writes | READS - {"status"}, (FILE, RESTORE))
 
 
 def _catalog(name: str, change: Callable[[Path], object], *says: str) -> BrokenPart:
@@ -234,7 +234,7 @@ BROKEN_PARTS: Final = (
     BrokenPart(
         "no home",
         no_home,
-        LETTERS | {"sql", "maintain", "status", "api", "watch", "down", "reset"},
+        LETTERS | READS | {"api", "watch", "down", "reset"},
         ("{home}",),
         spares=True,
     ),
@@ -363,12 +363,15 @@ BROKEN_PARTS: Final = (
     BrokenPart(
         "a Kafka at which nobody listens",
         partial(refused, **KAFKA),
-        WRITES | {"sink"},
+        WRITES | {"sink", "audit"},
         ("Kafka at ", *NO_LISTENER),
         spares=True,
     ),
     BrokenPart(
-        "a silent Kafka", partial(silent, **KAFKA, **SHORT), WRITES | {"sink"}, ("Kafka at ",)
+        "a silent Kafka",
+        partial(silent, **KAFKA, **SHORT),
+        WRITES | {"sink", "audit"},
+        ("Kafka at ",),
     ),
     BrokenPart(
         "a Kafka with a password",
