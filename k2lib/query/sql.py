@@ -314,10 +314,10 @@ class SqlViews:
         except TableError as exc:
             self._refused[name] = exc
             rows, named = _refusal_sql(name, exc), f"SELECT * FROM lake.{name}"
-        self._connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {rows}")
-        self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_shown_sql(name, named)}")
         if name == "trades_v2" and name not in self._shown:
             self._show_bars()
+        self._connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {rows}")
+        self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {_shown_sql(name, named)}")
         # A file that is missing may come back; what another engine did stays so in this snapshot.
         is_damaged = isinstance(self._refused.get(name), DamagedFileError)
         self._shown[name] = ("damaged",) if is_damaged else state
@@ -342,6 +342,8 @@ class SqlViews:
         return {name for name in TABLES if _names(text, name)} | self._of_bars(text)
 
     def _show_bars(self) -> None:
+        """Make the bars, of a table that has all columns: a dropped one fails in bars alone."""
+        self._connection.execute(f"CREATE OR REPLACE VIEW trades_v2 AS {nothing_sql('trades_v2')}")
         for name, every in BARS.items():
             for schema, market in BARS_MARKETS.items():
                 rows = folded_sql(

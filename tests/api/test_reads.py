@@ -357,7 +357,7 @@ def test_an_end_before_the_start_is_refused(lake: K2, small: TestClient) -> None
 def test_another_method_is_refused_with_the_one_there_is(small: TestClient) -> None:
     response = small.post("/v1/trades", json={})
     problem_of(response, 405)
-    assert response.headers["allow"] == "GET"
+    assert response.headers["allow"] == "GET, HEAD"
 
 
 def test_a_wrong_parameter_is_named_with_its_value_and_reason(small: TestClient) -> None:

@@ -9,7 +9,7 @@ from support.stand_in import python_image
 from support.waiting import wait_until
 
 # Making the base image loads some hundred packages of Debian.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(400)
 
 SERVER = ("python3", "-m", "http.server", "8000")
 HEALTH = "python3 -c 'import urllib.request; urllib.request.urlopen(\"http://127.0.0.1:8000/\")'"

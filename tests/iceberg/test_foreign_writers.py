@@ -17,7 +17,7 @@ from support.lake_rows import append, catalog_in, quote, rows_table, trade
 from support.lake_upkeep import PARTITION, Clock, ids, message_ids, offsets
 
 from k2lib import K2
-from k2lib.errors import StaleWriterError, TableError
+from k2lib.errors import QueryError, StaleWriterError, TableError
 from k2lib.events import Event
 from k2lib.iceberg.deletions import EPOCH, deleted_at, deletions, newest_ids
 from k2lib.iceberg.maintenance import Maintenance
@@ -359,6 +359,9 @@ def test_columns_changed_while_a_sink_runs_are_written_and_read(embedded: K2, ch
     assert rows["quantity"].to_list() == [trade(1)["quantity"]] * 6
     assert ("desk" in rows.columns) == (change == "added")
     assert len(embedded.sql("select * from bars_1m")) == len(embedded.bars("BHP")) > 0
+    if change == "dropped":
+        with pytest.raises(QueryError, match="vendor_data"):
+            embedded.sql("select * from on_market.bars_1m")
     if change == "renamed":
         assert (
             embedded.sql("select px from lake.trades_v2")["px"].to_list() == [trade(1)["price"]] * 6

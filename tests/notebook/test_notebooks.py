@@ -190,7 +190,7 @@ def test_a_value_of_another_type_is_refused(
 
 
 def test_an_unknown_notebook_is_refused_naming_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"0 notebooks are called 99…; there are 01_schema_v2, "):
+    with pytest.raises(ConfigError, match=r"no notebook is called 99…; there are 01_schema_v2, "):
         run_notebooks(["99"], parameters={}, output=tmp_path)
 
 
