@@ -39,7 +39,7 @@ class ApiOptions:
         stream_clients: connections of the live stream, half of them at most of one key or address.
         stream_symbols: subscriptions of one connection.
         stream_message_bytes: of one message of a client.
-        stream_queue_bytes: bytes queued for one connection before it is closed as too slow.
+        stream_queue_bytes: bytes queued for one connection before the others wait for it.
         stream_stall_s: how long one connection whose queue is full may read nothing.
         stream_wait_s: how long the others wait for one that reads, until it has read its queue.
         heartbeat_s: the longest silence of the live stream.

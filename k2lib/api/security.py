@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
+from urllib.parse import unquote
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -21,6 +22,7 @@ BEARER: Final = "bearer "
 KEY_BYTES: Final = 32
 # A made key has 43 of these characters.
 KEY_LIKE: Final = re.compile(r"[A-Za-z0-9_-]{43,}")
+MOST_DECODED: Final = 3
 FORM: Final = "name:sha256, joined by commas; `k2 api --new-key NAME` makes one"
 
 
@@ -73,10 +75,17 @@ def key_name(headers: Headers, keys: Sequence[ApiKey]) -> str | None:
 
 
 def without_keys(text: str, keys: Sequence[ApiKey]) -> str:
-    """Return a text with *** for the whole of it if it is a key, and for what looks like one."""
-    if _name_of(text.encode("utf-8", "replace"), keys) is not None:
+    """Return a text with *** for the whole of it if it is a key, and for what looks like one.
+
+    A key that is percent-encoded more often than a URL has to be is found, too.
+    """
+    plain = text
+    for _ in range(MOST_DECODED):
+        plain = unquote(plain)
+    if _name_of(plain.encode("utf-8", "replace"), keys) is not None:
         return "***"
-    return KEY_LIKE.sub("***", text)
+    masked = KEY_LIKE.sub("***", plain)
+    return text if masked == plain else masked
 
 
 def is_loopback(host: str) -> bool:

@@ -23,6 +23,7 @@ from k2lib.schema.calendar import LIKE_A_TIME, start_of_day
 
 # A question is answered a little later than it was asked.
 JUST_NOW: Final = timedelta(minutes=1)
+DATE_DIGITS: Final = len("20140310")
 COLUMNS: Final[Mapping[str, pl.DataType | type[pl.DataType]]] = {
     "snapshot_id": pl.Int64,
     "parent_id": pl.Int64,
@@ -105,12 +106,17 @@ def _tagged(table: Table, text: str) -> int | date:
     tags = dict(_tags(table))
     if text in tags:
         return tags[text]
-    if text.isascii() and text.isdigit():
+    if text.isascii() and text.isdigit() and not _is_date(table, text):
         return int(text)
     if LIKE_A_TIME.match(text):
         return time_of("as_of", text)
     named = f"its tags are {', '.join(sorted(tags))}" if tags else "it has no tags"
     raise NotFoundError(f"as_of={text!r}: {_name(table)} has no such tag; {named}")
+
+
+def _is_date(table: Table, digits: str) -> bool:
+    """Whether eight digits are a date: ids of snapshots have about nineteen."""
+    return len(digits) == DATE_DIGITS and table.snapshot_by_id(int(digits)) is None
 
 
 def _tags(table: Table) -> Iterator[tuple[str, int]]:

@@ -328,5 +328,6 @@ def test_the_document_says_the_limit_of_this_server(tmp_path: Path) -> None:
         for one in document["paths"]["/v1/trades"]["get"]["parameters"]
         if one["name"] == "limit"
     ]
-    assert limit["schema"]["maximum"] == 17
-    assert document["components"]["schemas"]["TradesQuery"]["properties"]["limit"]["maximum"] == 17
+    body = document["components"]["schemas"]["TradesQuery"]["properties"]["limit"]
+    for schema in (limit["schema"], body):
+        assert (schema["maximum"], schema["default"], schema["examples"]) == (17, 17, [17])

@@ -480,3 +480,14 @@ def ends(sock: socket.socket) -> bool:
     except ConnectionResetError:
         return True
     return True
+
+
+def test_a_message_of_many_names_kinds_or_instruments_is_parsed_at_once() -> None:
+    names = ", ".join(f'"{number}": 1' for number in range(6000))
+    instruments = [f"A:{number}" for number in range(4000)]
+    many = json.dumps({"subscribe": instruments, "kinds": ["trades"] * 2000})
+    began = time.process_time()
+    with pytest.raises(SubscriptionError, match="not an object of"):
+        parse_message(f"{{{names}}}")
+    assert len(parse_message(many).added) == len(instruments)
+    assert time.process_time() - began < 0.5

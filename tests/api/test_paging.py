@@ -282,6 +282,16 @@ def test_a_page_of_too_many_rows_is_refused(k2: K2, client: TestClient) -> None:
     assert len(asked(client, "/v1/trades", symbol="BHP", limit=1000)["data"]) == 1
 
 
+def test_without_a_limit_a_page_has_at_most_what_the_server_allows(k2: K2) -> None:
+    append(k2.catalog, [trade(n) for n in range(3)])
+    with api_of(k2, max_rows=2) as client:
+        for path in ("trades", "trades/recent", "bars"):
+            params = {"symbol": "BHP"} | ({"every": "1s"} if path == "bars" else {})
+            assert len(asked(client, f"/v1/{path}", **params)["data"]) == 2, path
+        assert len(asked(client, "/v1/trades", symbol="BHP", order="desc")["data"]) == 2
+        assert len(posted(client, "/v1/trades/query", {"symbols": ["BHP"]})["data"]) == 2
+
+
 def test_an_answer_that_has_no_pages_is_refused_where_it_is_too_long(k2: K2) -> None:
     append(k2.catalog, [trade(n, symbol=f"S{n}") for n in range(3)])
     append(k2.catalog, [gap(f"g{n}", 0) for n in range(3)], "gaps")

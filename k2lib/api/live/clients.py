@@ -253,11 +253,12 @@ def _split(text: str) -> list[str]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    repeated = [name for name in names if names.count(name) > 1]
-    if repeated:
-        raise SubscriptionError(f"{repeated[0][:64]} is repeated: {FORM}")
-    return dict(pairs)
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise SubscriptionError(f"{name[:64]} is repeated: {FORM}")
+        found[name] = value
+    return found
 
 
 def subscriptions(symbols: Sequence[str], kinds: Sequence[str]) -> frozenset[Subscription]:
@@ -272,8 +273,9 @@ def subscriptions(symbols: Sequence[str], kinds: Sequence[str]) -> frozenset[Sub
     unknown = [kind for kind in kinds if kind not in SCHEMAS]
     if unknown:
         raise SubscriptionError(f"kind {unknown[0][:64]!r}: give {' or '.join(SCHEMAS)}")
-    instruments = [_instrument(symbol) for symbol in symbols]
-    return frozenset(Subscription(kind, *one) for kind in kinds for one in instruments)
+    # Each once: a message may repeat thousands of kinds beside thousands of instruments.
+    instruments = {_instrument(symbol) for symbol in symbols}
+    return frozenset(Subscription(kind, *one) for kind in set(kinds) for one in instruments)
 
 
 def _instrument(text: str) -> tuple[str, str]:

@@ -36,6 +36,7 @@ from k2lib.api.requests.parameters import (
     LatestParameters,
     RecentParameters,
     RowsParameters,
+    SpanParameters,
     SummaryParameters,
     TradesParameters,
     cursor_scope,
@@ -48,6 +49,7 @@ from k2lib.query.statistics import read_bars, read_summary
 from k2lib.schema.market import Market, market_sql
 from k2lib.schema.order import EVENT_ORDER
 
+HasLimit = SpanParameters | RecentParameters | RowsQuery
 TRADES: Final = "trades_v2"
 QUOTES: Final = "quotes_v2"
 
@@ -72,14 +74,14 @@ def quotes_page(context: AppContext, parameters: RowsParameters) -> ResultPage:
 def _query_fields(parameters: RowsParameters) -> dict[str, Any]:
     """Return the fields of the query that says the same."""
     symbols = parameters.symbol.split(",")
-    names = RowsQuery.model_fields.keys() - {"symbols"}
+    names = RowsQuery.model_fields.keys() & parameters.model_fields_set
     return {"symbols": symbols, **{name: getattr(parameters, name) for name in names}}
 
 
 def _rows_page(
     context: AppContext, table: str, parameters: RowsParameters, *, market: Market = "all"
 ) -> ResultPage:
-    limit = _checked_limit(context, parameters.limit)
+    limit = _page_rows(context, parameters)
     scope = {"table": table, **cursor_scope(parameters)}
     last = None if parameters.cursor is None else decode_row_cursor(parameters.cursor, scope=scope)
     request = ReadRequest(
@@ -103,7 +105,7 @@ def recent_page(context: AppContext, parameters: RecentParameters) -> ResultPage
         parameters.symbol,
         parameters.exchange,
         as_of=parameters.as_of,
-        last=_checked_limit(context, parameters.limit),
+        last=_page_rows(context, parameters),
         tail=parameters.tail,
         market=parameters.market,
     )
@@ -134,7 +136,7 @@ def latest_page(context: AppContext, parameters: LatestParameters) -> ResultPage
 
 def bars_page(context: AppContext, parameters: BarsParameters) -> ResultPage:
     """Return one page of an instrument's bars."""
-    limit = _checked_limit(context, parameters.limit)
+    limit = _page_rows(context, parameters)
     scope = {"table": "bars", **cursor_scope(parameters)}
     first = None if parameters.cursor is None else decode_bar_cursor(parameters.cursor, scope=scope)
     request = ReadRequest(
@@ -211,7 +213,7 @@ def _query_page(
     columns: Sequence[str] | None,
 ) -> ResultPage:
     check_symbol_count(context, query.symbols)
-    limit = _checked_limit(context, query.limit)
+    limit = _page_rows(context, query)
     scope = {"query": table, **cursor_scope(query)}
     last = None if query.cursor is None else decode_row_cursor(query.cursor, scope=scope)
     view = context.engine.table_view(table, as_of=_pinned(query.as_of, last), tail=query.tail)
@@ -262,11 +264,14 @@ def _rows_sql(
     return f"SELECT {names} FROM ({rows}) WHERE {condition.sql} ORDER BY {order} LIMIT {count}"
 
 
-def _checked_limit(context: AppContext, limit: int) -> int:
+def _page_rows(context: AppContext, request: HasLimit) -> int:
+    """The rows of a page: at most those that the options allow, also by default."""
     max_rows = context.options.max_rows
-    if limit > max_rows:
-        raise WrongParameterError("limit", limit, f"a page has at most {max_rows} rows")
-    return limit
+    if "limit" not in request.model_fields_set:
+        return min(request.limit, max_rows)
+    if request.limit > max_rows:
+        raise WrongParameterError("limit", request.limit, f"a page has at most {max_rows} rows")
+    return request.limit
 
 
 def _cut(

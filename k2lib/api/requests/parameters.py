@@ -30,7 +30,7 @@ LAST_YEAR: Final = 2199
 REPEATED: Final = "it is repeated: give it once"
 MAX_SNAPSHOT_ID: Final = 2**63 - 1
 SYMBOL: Final = r"^([A-Z0-9_]{1,32}:)?[^\u0000-\u0020\u007f]{1,64}$"
-SYMBOLS: Final = r"^[^\u0000-\u0020\u007f]{1,4096}$"
+SYMBOLS: Final = r"^[^\u0000-\u0020\u007f,]{1,97}(,[^\u0000-\u0020\u007f,]{1,97})*$"
 INSTRUMENT: Final = r"^[A-Z0-9_]{1,32}:[^\u0000-\u0020\u007f]{1,64}$"
 EXCHANGE: Final = r"^[A-Z0-9_]{1,32}$"
 AS_OF: Final = r"^[A-Za-z0-9_.:,+ -]{1,64}$"
@@ -97,7 +97,7 @@ def read_as_of(value: object) -> AsOf:
     if _DIGITS.fullmatch(value):
         if int(value) > MAX_SNAPSHOT_ID:
             raise ValueError("no snapshot has so high an id")
-        return int(value)
+        return value if len(value) == len("20140310") else int(value)
     return read_when(value) if _A_MOMENT.match(value) else value
 
 
@@ -226,12 +226,14 @@ async def check_parameters(request: Request) -> None:
     Raises:
         WrongParameterError: names it.
     """
-    given = request.query_params.multi_items()
-    for name, value in given:
+    values: dict[str, list[str]] = {}
+    for name, value in request.query_params.multi_items():
         if request.method == "POST":
             raise WrongParameterError(name, value, "a POST takes its parameters in the body")
-        if len(values := request.query_params.getlist(name)) > 1:
-            raise WrongParameterError(name, ", ".join(values), REPEATED)
+        values.setdefault(name, []).append(value)
+    for name, several in values.items():
+        if len(several) > 1:
+            raise WrongParameterError(name, ", ".join(several), REPEATED)
     with suppress(ValueError, RecursionError):  # what is not JSON is refused elsewhere
         json.loads(await request.body() or "null", object_pairs_hook=_once)
 

@@ -222,8 +222,14 @@ def _limit_rows(document: dict[str, Any], max_rows: int) -> None:
     for _, _, operation in _operations(document):
         for parameter in operation.get("parameters", []):
             if parameter["name"] == "limit":
-                parameter["schema"]["maximum"] = max_rows
+                _limit_count(parameter["schema"], max_rows)
     for schema in document["components"]["schemas"].values():
         limit = schema.get("properties", {}).get("limit")
         if limit is not None:
-            limit["maximum"] = max_rows
+            _limit_count(limit, max_rows)
+
+
+def _limit_count(limit: dict[str, Any], max_rows: int) -> None:
+    limit["maximum"] = max_rows
+    limit["default"] = min(limit["default"], max_rows)
+    limit["examples"] = [min(example, max_rows) for example in limit["examples"]]
