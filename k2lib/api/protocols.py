@@ -92,6 +92,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Parse the data, and drop a connection whose head is too long."""
         is_in_head = self._is_in_head
         super().data_received(data)
+        if self.transport.get_protocol() is not self:
+            return  # it is a WebSocket now, which has no heads
         if is_in_head and self._is_in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self._options.max_head_bytes:

@@ -290,6 +290,13 @@ def test_a_sign_of_life_comes_when_nothing_else_does(quiet: K2) -> None:
         assert listener.next("heartbeat")["time"].endswith("Z")
 
 
+def test_a_connection_outlives_the_time_that_a_request_may_take(quiet: K2) -> None:
+    limits = {"head_s": 0.3, "body_s": 0.3, "idle_s": 1}
+    with served(quiet, heartbeat_s=0.1, **limits) as edge, listening(edge) as listener:
+        for _ in range(20):
+            listener.next("heartbeat")
+
+
 def test_the_end_of_the_server_is_said_and_ends_its_reader(quiet: K2) -> None:
     with served(quiet) as edge, listening(edge, BHP) as listener:
         closing = threading.Thread(target=edge.app.close)
