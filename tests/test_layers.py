@@ -58,6 +58,7 @@ AUDIT_MAY_IMPORT = {
     "k2lib.kafka.cluster.KafkaSource",
     "k2lib.kafka.embedded.attach",
     "k2lib.kafka.registry.SchemaRegistry",
+    "k2lib.ops.home.check_catalog",
     "k2lib.ops.home.check_home",
 }
 QUIET = """

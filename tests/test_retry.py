@@ -137,6 +137,12 @@ def test_letters_are_chosen_by_id_reason_and_source(tmp_path: Path) -> None:
         assert [one.message_id for one in report.letters] == [second]
         with pytest.raises(NotFoundError, match="no dead letter has the message_id 'x'"):
             k2.dead_letters("x")
+        with pytest.raises(NotFoundError) as other:
+            k2.retry_dead_letters(first, reason="overflow", source="b.csv")
+        assert str(other.value) == (
+            f"the dead letter {first} has the reason 'bad_date', not 'overflow' "
+            "and the source 'a.csv', not 'b.csv'"
+        )
         with pytest.raises(QueryError, match="reason='x': give one of bad_checksum"):
             k2.dead_letters(reason="x")
         with pytest.raises(QueryError, match="last=-1: give the number of rows"):

@@ -224,7 +224,7 @@ def offsets(
     connection: DuckDBPyConnection, pinned: PinnedTable, ranges: Sequence[LogRange] | None
 ) -> Check:
     """Check that each snapshot begins where the one before it ended, and none beyond the log."""
-    differences = []
+    differences = _other_in_property(pinned)
     with_offsets = [one for one in pinned.in_order if offsets_of(one) is not None]
     for older, snapshot in zip([None, *with_offsets], with_offsets, strict=False):
         before = _with_offsets_before(pinned, snapshot)
@@ -238,6 +238,22 @@ def offsets(
             expected = f"at most {one.high}, the high watermark"
             differences.append(Difference(place, expected, f"the table ends at {one.end}"))
     return _check("offsets", pinned, f"{len(with_offsets):,} snapshots", differences)
+
+
+def _other_in_property(pinned: PinnedTable) -> list[Difference]:
+    """Return the partitions of which the table property does not say what its snapshot says."""
+    snapshot_id, _, recorded = pinned.recorded_offsets
+    snapshot = pinned.by_id.get(snapshot_id)
+    said = None if snapshot is None else offsets_of(snapshot)
+    return [
+        Difference(
+            f"{place[1]} partition {place[2]}",
+            f"the table property ends at {end}, as its snapshot {snapshot_id}",
+            f"it ends at {recorded[place][1] if place in recorded else None}",
+        )
+        for place, (_, end) in (said or {}).items()
+        if place not in recorded or recorded[place][1] != end
+    ]
 
 
 def _with_offsets_before(pinned: PinnedTable, snapshot: Snapshot) -> Snapshot | None:

@@ -54,6 +54,7 @@ BROKEN: Final = (
 )
 ARROW: Final[Mapping[str, pa.DataType]] = {
     "VARCHAR": pa.string(),
+    "VARCHAR[]": pa.list_(pa.string()),
     "BLOB": pa.binary(),
     "INTEGER": pa.int32(),
     "BIGINT": pa.int64(),

@@ -22,8 +22,8 @@ HOW: Final = {
     "ids": "SQL computes each id again: the UUIDv5 of what the row says.",
     "venue ids": "The venue numbers its trades. From the first to the last none may be missing, "
     "unless the table of gaps says why.",
-    "rows of named files": "The lines of the files are parsed by DuckDB. Symbol, time, price and "
-    "quantity must be in the table as often as in the files, but for the dead letters.",
+    "rows of named files": "The lines of the files are parsed by DuckDB. Symbol, time, price, "
+    "quantity and side must be in the table as often as in the files, but for the dead letters.",
 }
 TEXTS: Final = ("table", "topic", "exchange", "symbol")
 COLORS: Final = {"held": "good", "different": "bad", "not checked": "open"}

@@ -29,7 +29,7 @@ from k2lib.audit.tables import (
 from k2lib.iceberg.catalog import read_errors
 from k2lib.iceberg.tables import load_table, open_catalog
 from k2lib.kafka.cluster import KafkaSource
-from k2lib.ops.home import check_home
+from k2lib.ops.home import check_catalog, check_home
 from k2lib.settings import Settings, read_settings
 
 GRACE_S: Final = 600.0
@@ -75,6 +75,7 @@ def audit(
     named = source_files.find_files(map(Path, files), reference=reference, exchange=exchange)
     with find_log(settings) as log, _scratch() as connection:
         catalog = open_catalog(settings)
+        check_catalog(catalog, settings)
         loaded = {name: load_table(catalog, name) for name in COLUMNS}
         tables = [PinnedTable(name, one) for name, one in loaded.items() if one is not None]
         run = _Run(connection, tables, began=began)

@@ -38,7 +38,7 @@ PARSED: Final = {
     "asx trades": f"""
         SELECT number, raw, len(f) = 7 AS whole, false AS counted_once, {ASX_TIME} AS moment,
             try_cast(f[3] AS DECIMAL(18,8)) AS price, try_cast(f[4] AS DECIMAL(19,8)) AS quantity,
-            price || ' x ' || quantity AS said,
+            price || ' x ' || quantity || ' UNKNOWN' AS said,
             concat_ws('|', moment, said, f[5], f[6], f[7]) AS content""",
     "asx quotes": f"""
         SELECT number, raw, false AS counted_once, {ASX_TIME} AS moment,
@@ -55,11 +55,13 @@ PARSED: Final = {
         SELECT number, raw, len(f) = 7 AS whole, true AS counted_once,
             make_timestamptz(try_cast(f[5] AS BIGINT) * if(len(f[5]) >= 16, 1, 1000)) AS moment,
             try_cast(f[2] AS DECIMAL(18,8)) AS price, try_cast(f[3] AS DECIMAL(19,8)) AS quantity,
-            price || ' x ' || quantity AS said, f[1] AS content""",
+            price || ' x ' || quantity || CASE lower(f[6])
+                WHEN 'true' THEN ' SELL' WHEN 'false' THEN ' BUY' END AS said,
+            f[1] AS content""",
 }
 STORED: Final = """
     SELECT 'trades_v2' AS target, exchange, symbol, timestamp AS moment, price, quantity,
-        price || ' x ' || quantity AS said
+        price || ' x ' || quantity || ' ' || side AS said
     FROM (SELECT * FROM trades_v2.rows UNION ALL SELECT * FROM trades_v2.deleted)
     UNION ALL
     SELECT 'quotes_v2', exchange, symbol, timestamp, bid_price, bid_quantity,

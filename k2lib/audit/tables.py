@@ -26,10 +26,14 @@ DATA: Final = 0
 
 # The columns that are looked at, with DuckDB's types.
 _INSTRUMENT: Final = {"message_id": "VARCHAR", "exchange": "VARCHAR", "symbol": "VARCHAR"}
+_KIND: Final = {"asset_class": "VARCHAR", "currency": "VARCHAR"}
 _PRICE, _QUANTITY, _MAP = "DECIMAL(18,8)", "DECIMAL(19,8)", "MAP(VARCHAR, VARCHAR)"
 COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
     "trades_v2": _INSTRUMENT
+    | _KIND
     | {
+        "trade_id": "VARCHAR",
+        "trade_conditions": "VARCHAR[]",
         "timestamp": "TIMESTAMP WITH TIME ZONE",
         "price": _PRICE,
         "quantity": _QUANTITY,
@@ -39,7 +43,9 @@ COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
         "vendor_data": _MAP,
     },
     "quotes_v2": _INSTRUMENT
+    | _KIND
     | {
+        "quote_id": "VARCHAR",
         "timestamp": "TIMESTAMP WITH TIME ZONE",
         "bid_price": _PRICE,
         "bid_quantity": _QUANTITY,
@@ -49,6 +55,7 @@ COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
         "vendor_data": _MAP,
     },
     "reference_v2": _INSTRUMENT
+    | _KIND
     | {
         "company_id": "VARCHAR",
         "company_name": "VARCHAR",
@@ -158,12 +165,18 @@ class PinnedTable:
             if (found := offsets_of(snapshot)) is not None:
                 return found
         oldest = (self.lineage[-1].sequence_number or 0) if self.lineage else 0
+        _, number, recorded = self.recorded_offsets
+        return recorded if number < oldest else {}
+
+    @cached_property
+    def recorded_offsets(self) -> tuple[int, int, Offsets]:
+        """The table property: a snapshot, its sequence number and its offsets; none where 0."""
         try:
             record = json.loads(self.table.properties[OFFSETS])
-            is_older = int(record["sequence_number"]) < oldest
-            return _by_partition(record["offsets"]) if is_older else {}
-        except (LookupError, TypeError, ValueError):
-            return {}
+            number = int(record["sequence_number"])
+            return int(record["snapshot_id"]), number, _by_partition(record["offsets"])
+        except (LookupError, TypeError, ValueError, AttributeError):
+            return 0, 0, {}
 
     def files(self, snapshot: Snapshot) -> SnapshotFiles:
         """Return the files that a snapshot needs; what a missing manifest names is not known."""

@@ -1,7 +1,8 @@
 """The command line: each command reads the settings, calls the library, and reports."""
 
+import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -16,6 +17,9 @@ from k2lib.cli.shared import one_line, sigterm_ends_it
 from k2lib.cli.simulate import simulate_asx, simulate_binance
 from k2lib.cli.stream import stream_binance, watch
 from k2lib.errors import K2Error
+
+# What a library warns of K2 says in its own line, if it matters.
+UNPRINTED: Final = logging.NullHandler()
 
 app = typer.Typer(
     help="Market data through Kafka into Iceberg, exactly once, and back out of it.",
@@ -81,6 +85,7 @@ def main() -> None:
 
     SIGTERM ends every command as Ctrl-C does, cleanly and with what was done.
     """
+    logging.getLogger("pyiceberg").addHandler(UNPRINTED)
     try:
         with sigterm_ends_it():
             app()

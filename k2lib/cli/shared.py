@@ -40,12 +40,13 @@ def open_k2(*, with_sinks: bool = True) -> "Iterator[K2]":
 @contextlib.contextmanager
 def open_home() -> "Iterator[K2]":
     """Open the home of the settings to read it, as `open_k2` does; there must be one."""
-    from k2lib.ops.home import check_home
+    from k2lib.ops.home import check_catalog, check_home
     from k2lib.settings import read_settings
 
     settings = read_settings()
     check_home(settings)
     with _opened(settings) as k2:
+        check_catalog(k2.catalog, settings)
         yield k2
 
 

@@ -64,6 +64,7 @@ UNREADABLE: Final = (
 NO_FORMAT: Final = (UnicodeDecodeError, EOFError, LookupError, AssertionError, zlib.error)
 NO_PARQUET: Final = ("No magic bytes found", "too small to be a Parquet file")
 NO_FILE: Final = ("No such file", "No files found")
+IS_FOLDER: Final = "is a directory"
 SQL_TABLES: Final = "sqlite_master WHERE name IN ('iceberg_tables', 'iceberg_namespace_properties')"
 CATALOG_URI: Final = "K2_CATALOG_URI"
 # Any other is for SQLite itself, which reads it where `uri` is given too.
@@ -119,7 +120,7 @@ def _failure(part: str, exc: Exception) -> DamagedFileError | TransientError:
     reason = cause_text(exc)
     if is_missing(reason):
         return DamagedFileError(f"{part}{reason}: move it back, or {RESTORE}")
-    if _is_no_database(exc):
+    if _is_no_database(exc) or IS_FOLDER in reason.lower():
         return DamagedFileError(f"{part}{reason}: {RESTORE}")
     return TransientError(f"{part}{with_remedy(reason)}")
 
@@ -242,9 +243,15 @@ def _kind_of(name: str, properties: Mapping[str, str]) -> CatalogType | None:
 
 def _shown(uri: str) -> str:
     """Return the file of an SQLite catalog, the address of any other."""
-    if uri.startswith("sqlite"):
+    if uri.startswith("sqlite") and ":///" in uri:
         return make_url(uri).database or uri
     return f"at {public_url(uri)}"
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite catalog, None where it is in memory."""
+    database = make_url(uri).database
+    return None if database in (None, "", ":memory:") else Path(database or "")
 
 
 def _check_sqlite_options(uri: str, part: str) -> None:
@@ -285,11 +292,16 @@ class SqliteCatalog(SharedSqlCatalog):
         self, name: str, *, home: Path | None, home_warehouse: Path | None, **properties: str
     ) -> None:
         self._home = home
-        database = make_url(properties["uri"]).database
-        self._file = None if database in (None, "", ":memory:") else Path(database or "")
+        self._file = _sqlite_file(properties["uri"])
         self._warehouse = home_warehouse
         self._is_open = False
         super().__init__(name, **properties)
+
+    @property
+    def missing_file(self) -> Path | None:
+        """The file, where it is not that of a home, and is not there."""
+        is_there = self._file is None or self._file.exists()
+        return None if is_there or self._home is not None else self._file
 
     def _init_catalog(self) -> None:
         """Open the file if it is there; pyiceberg would make it."""

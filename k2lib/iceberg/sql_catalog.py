@@ -1,10 +1,13 @@
 """The SQL catalog: pyiceberg's, which several processes may open, fill and change at once."""
 
+from pathlib import Path
 from typing import Final
 
-from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import NamespaceAlreadyExistsError
-from pyiceberg.table import StagedTable, Table
+from pyiceberg.io import SCHEMA_TO_FILE_IO
+from pyiceberg.io.pyarrow import PyArrowFileIO
+from pyiceberg.table import StagedTable, Table, TableProperties
 from pyiceberg.table.update import TableRequirement, TableUpdate
 from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
@@ -15,6 +18,13 @@ from k2lib.iceberg.commit_times import in_order
 TRIES: Final = 3
 # As SQLite and PostgreSQL say it.
 MADE_MEANWHILE: Final = "already exists"
+
+
+def _is_of_table(metadata_location: str, location: str) -> bool:
+    """Say whether metadata lie where a table has them; one may be a path, the other a URI."""
+    *where, path = PyArrowFileIO.parse_location(metadata_location)
+    *table_where, folder = PyArrowFileIO.parse_location(location)
+    return where == table_where and Path(path).parent == Path(folder, "metadata")
 
 
 class SharedSqlCatalog(SqlCatalog):
@@ -45,6 +55,22 @@ class SharedSqlCatalog(SqlCatalog):
             super().create_namespace(namespace, properties)
         except IntegrityError as exc:
             raise NamespaceAlreadyExistsError(f"Namespace {namespace} already exists") from exc
+
+    def _convert_orm_to_iceberg(self, orm_table: IcebergTables) -> Table:
+        """Load a table; every writer has its metadata in its location.
+
+        Raises:
+            ValueError: they are of no storage, or say that the table is elsewhere.
+        """
+        metadata_location = orm_table.metadata_location or ""
+        scheme, is_uri, _ = metadata_location.partition("://")
+        if is_uri and scheme not in SCHEMA_TO_FILE_IO:
+            raise ValueError(f"nothing is stored at {scheme}://")
+        table = super()._convert_orm_to_iceberg(orm_table)
+        has_own_path = TableProperties.WRITE_METADATA_PATH in table.properties
+        if not has_own_path and not _is_of_table(metadata_location, table.location()):
+            raise ValueError(f"it says that the table is at {table.location()!r}")
+        return table
 
     def _update_and_stage_table(
         self,

@@ -14,7 +14,7 @@ from pyiceberg.table import Table
 
 from k2lib.errors import ConfigError, OwnerError, TableError, TransientError
 from k2lib.events import MaintenanceDone
-from k2lib.iceberg.catalog import read_errors
+from k2lib.iceberg.catalog import SqliteCatalog, read_errors
 from k2lib.iceberg.commit_times import system_clock
 from k2lib.iceberg.maintenance import Maintenance
 from k2lib.iceberg.offsets import snapshot_properties
@@ -76,6 +76,7 @@ def writer_pid(home: Path) -> int | None:
 
 def _tables(settings: Settings) -> tuple[TableStatus, ...]:
     with closing(open_catalog(settings)) as catalog:
+        check_catalog(catalog, settings)
         tables = [_table(catalog, name) for name in TABLES]
     return tuple(table for table in tables if table is not None)
 
@@ -208,6 +209,22 @@ def check_home(settings: Settings) -> None:
         raise ConfigError(
             f"no home at {home.absolute()}: nothing was written there; go to the folder of yours, "
             "name it with K2_HOME, or make one with `k2 load` or `k2 stream`"
+        )
+
+
+def check_catalog(catalog: Catalog, settings: Settings) -> None:
+    """Refuse to read an SQLite catalog that does not exist, unless Kafka may have its rows.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    file = catalog.missing_file if isinstance(catalog, SqliteCatalog) else None
+    is_named = settings.kafka_bootstrap is not None or settings.kafka_config is not None
+    if file is not None and not is_named and running(settings.home) is None:
+        setting = "K2_CATALOG_URI" if settings.catalog_uri else "K2_CATALOG_CONFIG"
+        raise ConfigError(
+            f"no catalog at {file}: nothing was written there; correct {setting}, or make one with "
+            "`k2 load` or `k2 stream`"
         )
 
 

@@ -1,5 +1,6 @@
 """Reads of the dead letters: the newest first, of one reason, source or message_id."""
 
+from collections.abc import Mapping
 from typing import Any, Final, get_args
 
 import polars as pl
@@ -24,7 +25,7 @@ def read_dead_letters(
     """Return dead letters with the columns of the table, the newest first.
 
     Raises:
-        NotFoundError: no dead letter has that message_id.
+        NotFoundError: no dead letter has that message_id, or it has another reason or source.
         QueryError: no such reason, or a number of rows that is none.
     """
     _check(reason, last)
@@ -35,12 +36,25 @@ def read_dead_letters(
     text = f"SELECT * FROM dead_letters WHERE {where} ORDER BY noticed DESC, message_id{limit}"
     found = engine.sql(text, filters)
     if message_id is not None and not found.height:
-        raise NotFoundError(
-            f"no dead letter has the message_id {message_id!r}: `k2 dead-letters list` shows all"
-        )
+        raise _not_found(engine, message_id, filters)
     # A table that nothing was written to since has fewer columns.
     missing = (pl.lit(None).alias(name) for name in COLUMNS if name not in found.columns)
     return found.with_columns(missing)
+
+
+def _not_found(engine: Engine, message_id: str, filters: Mapping[str, str]) -> NotFoundError:
+    text = "SELECT reason, source FROM dead_letters WHERE message_id = ?"
+    letter = next(engine.sql(text, [message_id]).iter_rows(named=True), None)
+    if letter is None:
+        return NotFoundError(
+            f"no dead letter has the message_id {message_id!r}: `k2 dead-letters list` shows all"
+        )
+    others = [
+        f"the {name} {value!r}, not {filters[name]!r}"
+        for name, value in letter.items()
+        if filters.get(name, value) != value
+    ]
+    return NotFoundError(f"the dead letter {message_id} has {' and '.join(others)}")
 
 
 def letter_rows(letters: pl.DataFrame) -> list[dict[str, Any]]:

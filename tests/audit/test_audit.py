@@ -248,6 +248,29 @@ def test_with_the_log_a_changed_price_is_named_though_no_id_depends_on_it(open_h
     assert first(report).endswith(message_id)
 
 
+def test_a_changed_side_is_named_by_the_named_files(home: Path, sources: Path) -> None:
+    message_id = str(uuid.uuid5(NAMESPACE, f"{SIM}|BTCUSDT|9"))
+    rewrite(home, "trades_v2", message_id, with_value("side", "BUY"))
+    report = audit(home, [sources])
+    assert names(report) == {"rows of named files"}
+    assert " x 0.09000000 " in first(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("currency", "XXX"), ("trade_id", "X-1"), ("trade_conditions", ["X"])],
+)
+def test_with_the_log_each_changed_column_is_named(
+    open_home: Path, name: str, value: object
+) -> None:
+    message_id = str(uuid.uuid5(NAMESPACE, f"{SIM}|BTCUSDT|9"))
+    rewrite(open_home, "trades_v2", message_id, with_value(name, value))
+    report = audit(open_home)
+    assert names(report) == {"values"}
+    assert first(report).endswith(message_id)
+
+
 def test_a_changed_id_is_named(home: Path) -> None:
     other = str(uuid.uuid5(NAMESPACE, "another"))
     rewrite(home, "trades_v2", asx_trade(home), with_value("message_id", other))
@@ -281,6 +304,20 @@ def test_a_skipped_offset_is_named(home: Path) -> None:
     assert names(report) == {"offsets"}
     assert first(report).startswith(f"offsets: trades_v2: {TOPIC} partition {partition}: expected ")
     assert first(report).endswith(f"found it begins at {offset + 1}")
+
+
+def test_a_table_property_that_says_other_offsets_than_its_snapshot_is_named(home: Path) -> None:
+    def lead(metadata: dict[str, Any]) -> None:
+        record = json.loads(metadata["properties"]["k2.offsets"])
+        for partitions in (topics[TOPIC] for topics in record["offsets"].values()):
+            next(iter(partitions.values()))[1] += 5
+        metadata["properties"]["k2.offsets"] = json.dumps(record)
+
+    edit_metadata(home, "trades_v2", lead)
+    report = audit(home)
+    assert names(report) == {"offsets"}
+    assert f"offsets: trades_v2: {TOPIC} partition " in first(report)
+    assert "expected the table property ends at" in first(report)
 
 
 def test_a_loss_that_was_accepted_skips_no_offset(home: Path) -> None:

@@ -166,6 +166,7 @@ def test_an_s3_that_answers_byte_by_byte(run: Run, trades: Path, dripping: Dripp
         ("CATALOG_URI", "http://user:hunter2@[::1", "http://[::1: that is no address: give http:"),
         ("CATALOG_URI", "HTTP://127.0.0.1:1", "the catalog at http://127.0.0.1:1: Connection refu"),
         ("CATALOG_URI", "sqlite:////x/c.db?token=hunter2", "/x/c.db: SQLite has no option token: "),
+        ("CATALOG_URI", "sqlite:c.db", "the catalog at sqlite:c.db: "),
         ("SCHEMA_REGISTRY_URL", "http://user:hunter2@[::1", "=http://[::1: give http://host:port"),
         ("S3_ENDPOINT", "http://[::1", "give http://host:port or https://host:port"),
         ("KAFKA_BOOTSTRAP", ":", "K2_KAFKA_BOOTSTRAP=:: give host:port"),

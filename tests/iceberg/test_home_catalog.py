@@ -178,6 +178,49 @@ def test_metadata_without_their_current_snapshot_are_damaged(tmp_path: Path) -> 
         load_table(catalog_in(home), "trades_v2")
 
 
+@pytest.mark.parametrize(
+    "location", ["file://{folder}/elsewhere", "{home}/warehouse", "s3://bucket/lake", ""]
+)
+def test_metadata_that_say_the_table_is_elsewhere_are_damaged(
+    tmp_path: Path, location: str
+) -> None:
+    home = home_with_a_trade(tmp_path / "home")
+    location = location.format(folder=tmp_path, home=home)
+    (*_, newest) = sorted(home.glob("warehouse/*/*/metadata/*.metadata.json"))
+    newest.write_text(json.dumps(json.loads(newest.read_text()) | {"location": location}))
+    before = folders(home / "warehouse")
+    with pytest.raises(DamagedFileError) as caught:
+        ensure_table(catalog_in(home), TABLES["trades_v2"])
+    assert str(caught.value) == (
+        f"table trades_v2: file://{newest} cannot be read (it says that the table is at "
+        f"{location!r}): restore it from a copy"
+    )
+    assert (folders(tmp_path), folders(home / "warehouse")) == (["home"], before)
+
+
+def test_a_folder_in_the_place_of_metadata_is_damage(tmp_path: Path) -> None:
+    home = home_with_a_trade(tmp_path / "home")
+    folder = home / "warehouse" / "market_data" / "trades_v2"
+    with closing(sqlite3.connect(home / "catalog.db")) as catalog:
+        catalog.execute("UPDATE iceberg_tables SET metadata_location = ?", [f"file://{folder}"])
+        catalog.commit()
+    with pytest.raises(DamagedFileError, match=rf"{folder}.*: restore it from a copy$"):
+        load_table(catalog_in(home), "trades_v2")
+
+
+def test_metadata_of_no_storage_are_damaged(tmp_path: Path) -> None:
+    home = home_with_a_trade(tmp_path / "home")
+    with closing(sqlite3.connect(home / "catalog.db")) as catalog:
+        catalog.execute("UPDATE iceberg_tables SET metadata_location = 'foo://bar/x'")
+        catalog.commit()
+    with pytest.raises(DamagedFileError) as caught:
+        load_table(catalog_in(home), "trades_v2")
+    assert str(caught.value) == (
+        "table trades_v2: foo://bar/x cannot be read (nothing is stored at foo://): "
+        "restore it from a copy"
+    )
+
+
 def test_links_and_relative_paths_lead_to_the_same_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -326,6 +326,12 @@ BROKEN_PARTS: Final = (
         ("foo://bar", "K2_CATALOG_URI"),
     ),
     BrokenPart(
+        "an SQLite catalog that is not there",
+        partial(fresh, breaks=set_to(K2_CATALOG_URI="sqlite:///{home}/nope/x.db")),
+        LETTERS | READS | {"api"},
+        ("no catalog at {home}/nope/x.db", "nothing was written there", "K2_CATALOG_URI"),
+    ),
+    BrokenPart(
         "a catalog at which nobody listens",
         partial(refused, **CATALOG),
         OPENS | {"status"},

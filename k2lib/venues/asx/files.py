@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from k2lib.errors import SourceError
 from k2lib.schema.dead_letters import DeadLetter
 from k2lib.venues.asx.reference import FOLDER
-from k2lib.venues.asx.rows import COLUMNS, ParsedLines, RowCounts, parse
+from k2lib.venues.asx.rows import COLUMNS, ParsedLines, RowCounts, count_rows, parse
 from k2lib.venues.base import FileBatch, Instrument
 from k2lib.venues.csv_chunks import (
     BYTE_ORDER_MARK,
@@ -166,7 +166,9 @@ def _too_many_lines(file: AsxFile, limit: int) -> SourceError:
 
 
 def file_kind(file: AsxFile) -> str:
-    """Return `trades` (7 columns) or `quotes` (6 columns), by what most lines have.
+    """Return `trades` (7 columns) or `quotes` (6 columns), by what most good lines are.
+
+    Without a good line at its beginning, by how many columns most lines have.
 
     Raises:
         SourceError: a part is missing, empty, has neither, or another number than the first.
@@ -187,7 +189,11 @@ def _part_kind(path: Path) -> str:
         head = head[: head.rfind(b"\n") + 1]
         if not head:
             return "trades"  # one line, which will be a dead letter of either kind
-    columns = usual_columns(find_lines(head))
+    lines = find_lines(head)
+    counts = {kind: count_rows(lines, kind) for kind in COLUMNS}
+    if any(counts.values()):
+        return max(counts, key=counts.__getitem__)
+    columns = usual_columns(lines)
     for kind, names in COLUMNS.items():
         if columns == len(names):
             return kind

@@ -194,6 +194,13 @@ def parse(
     return ParsedLines(_table(rows, typed, SCHEMAS[kind], instrument, ingested), bad_lines)
 
 
+def count_rows(lines: Lines, kind: str) -> int:
+    """Count the lines that are rows of a kind, as `parse` takes them."""
+    fields, _, _ = to_columns(lines, COLUMNS[kind], first_line=1)
+    good = _is_good(kind, pipes=b"|" in lines.data)
+    return int(fields.with_columns(_typed(kind)).select(good).to_series().sum())
+
+
 def _typed(kind: str) -> list[pl.Expr]:
     local = pl.concat_str("date", "time", separator=" ").str.to_datetime(
         "%m/%d/%Y %H:%M:%S%.3f", time_unit="us", strict=False

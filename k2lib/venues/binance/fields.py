@@ -124,6 +124,8 @@ TYPES: Final[dict[str, pa.Decimal128Type]] = {
 PLAIN: Final = f"^{NUMBER}$"
 # As other programs write 0.00000001 or 10000000000; one of 4 digits fits no type.
 EXPONENT: Final = f"^{NUMBER}[eE][+-]?0*[0-9]{{1,3}}$"
+# Written out it could have as many digits as its exponent says.
+ZERO: Final = r"0+(\.0+)?[eE][+-]?[0-9]+"
 # Arrow keeps 38 digits, and of a longer text it makes another number without a word.
 SAFE_LENGTH: Final = 32
 
@@ -182,6 +184,8 @@ def _cast(written: pa.StringArray) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
 
 
 def _without_exponent(text: str) -> str:
+    if re.fullmatch(ZERO, text):
+        return "0"
     return f"{Decimal(text):f}" if re.fullmatch(EXPONENT, text) else text
 
 

@@ -141,9 +141,24 @@ def test_a_missing_file_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
         file_kind(AsxFile((tmp_path,)))
 
 
-def test_the_kind_is_that_of_most_lines(tmp_path: Path) -> None:
-    mostly = "a,b\n\n\n\n\n" + QUOTE_LINE * 2 + TRADE_LINE
-    assert file_kind(AsxFile((write(tmp_path / "9009.csv", mostly),))) == "quotes"
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("a,b\n\n\n\n\n" + QUOTE_LINE * 2 + TRADE_LINE, "quotes"),
+        (TRADE_LINE + "a,b,c\n", "trades"),
+        (QUOTE_LINE + "a,b,c\n" * 50, "quotes"),
+        (TRADE_LINE * 5 + TRADE_LINE.replace(",\n", "\n") * 5, "trades"),
+        (QUOTE_LINE * 5 + QUOTE_LINE.replace("10300", "x") * 9, "quotes"),
+        (TRADE_LINE.replace("1.11", "x"), "trades"),
+    ],
+)
+def test_the_kind_is_that_of_most_good_lines(tmp_path: Path, text: str, kind: str) -> None:
+    assert file_kind(AsxFile((write(tmp_path / "9009.csv", text),))) == kind
+
+
+def test_as_many_bad_lines_as_good_ones_cost_these_lines_only(tmp_path: Path) -> None:
+    found = batches([write(tmp_path / "9009.csv", (TRADE_LINE + "a,b,c\n") * 20)])
+    assert (rows(found).num_rows, len(letters(found))) == (20, 20)
 
 
 def test_a_line_that_the_beginning_cuts_does_not_tell_the_kind(tmp_path: Path) -> None:

@@ -268,6 +268,8 @@ def test_a_malformed_field_is_named() -> None:
         ("NaN", "bad_number", "'NaN' is not a number"),
         ("-1E+3", "negative", "-1E+3 is negative"),
         ("0E-8", "not_positive", "0E-8 is not positive"),
+        ("0e999999999", "not_positive", "0e999999999 is not positive"),
+        ("00.0E-999999999", "not_positive", "00.0E-999999999 is not positive"),
         ("+1", "bad_number", "'+1' is not a number"),
         ("1.", "bad_number", "'1.' is not a number"),
         (".5", "bad_number", "'.5' is not a number"),
