@@ -151,8 +151,8 @@ class _Reading:
                 yield None
                 return
             is_new = in_time_order and before != counts.newest_us
-            counted = chunk.n_bytes if is_new else counted + chunk.n_bytes
-            if counted > max(self.counted_bytes, chunk.n_bytes):
+            counted = len(chunk.data) if is_new else counted + len(chunk.data)
+            if counted > max(self.counted_bytes, len(chunk.data)):
                 raise _too_many_lines(self.file, self.counted_bytes)
             exchange = self.instrument.exchange
             yield _batch(kind, parsed, parts, exchange=exchange, n_bytes=chunk.n_bytes)
