@@ -34,8 +34,9 @@ from k2lib.simulator import write_archive
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 LIMIT_S: Final = 15.0
 OF_THE_RUN: Final = re.compile(r"K2: |\d\d:\d\d:\d\d ")
-# Of processor time: how long the cells wait for a busy machine is no fact of theirs.
-ALL_LIMIT_S: Final = 120.0
+# Of processor time, of which they take some 120 s: how long the cells wait for a busy machine is no
+# fact of theirs, and a busy one counts more of it for the same work.
+ALL_LIMIT_S: Final = 300.0
 REFERENCE: Final = (
     "company_id,symbol,company_name,ISIN,start_date,end_date\n"
     "9009,XYZ,XYZ MINING LTD,AU000000XYZ9,05/07/2008,03/31/2014\n"
