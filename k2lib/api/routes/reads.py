@@ -1,5 +1,6 @@
 """The GETs of data, and the POSTs that query and aggregate it."""
 
+from collections.abc import Callable
 from typing import Annotated, Final
 
 import polars as pl
@@ -65,13 +66,7 @@ def trades(
     parameters: Annotated[TradesParameters, Query()], request: Request, context: Context
 ) -> Response:
     """Return trades of one instrument, or of several, in either order, page by page."""
-    return reply(
-        request,
-        context,
-        requested_format=parameters.format,
-        source=_source(TRADES, parameters),
-        query=lambda: trades_page(context, parameters),
-    )
+    return _reply(request, context, parameters, TRADES, lambda: trades_page(context, parameters))
 
 
 @router.get("/trades/recent", response_model=models.TradesResponse, tags=["rows"])
@@ -79,13 +74,7 @@ def recent_trades(
     parameters: Annotated[RecentParameters, Query()], request: Request, context: Context
 ) -> Response:
     """Return one instrument's newest trades in the order of events, those of this second too."""
-    return reply(
-        request,
-        context,
-        requested_format=parameters.format,
-        source=_source(TRADES, parameters),
-        query=lambda: recent_page(context, parameters),
-    )
+    return _reply(request, context, parameters, TRADES, lambda: recent_page(context, parameters))
 
 
 @router.get("/quotes", response_model=models.QuotesResponse, tags=["rows"])
@@ -93,13 +82,7 @@ def quotes(
     parameters: Annotated[RowsParameters, Query()], request: Request, context: Context
 ) -> Response:
     """Return quotes of one instrument, or of several, in either order, page by page."""
-    return reply(
-        request,
-        context,
-        requested_format=parameters.format,
-        source=_source(QUOTES, parameters),
-        query=lambda: quotes_page(context, parameters),
-    )
+    return _reply(request, context, parameters, QUOTES, lambda: quotes_page(context, parameters))
 
 
 @router.get("/quotes/latest", response_model=models.QuotesResponse, tags=["rows"])
@@ -107,13 +90,7 @@ def latest_quote(
     parameters: Annotated[LatestParameters, Query()], request: Request, context: Context
 ) -> Response:
     """Return one instrument's best bid and ask: the newest, or those in force at a moment."""
-    return reply(
-        request,
-        context,
-        requested_format=parameters.format,
-        source=_source(QUOTES, parameters),
-        query=lambda: latest_page(context, parameters),
-    )
+    return _reply(request, context, parameters, QUOTES, lambda: latest_page(context, parameters))
 
 
 @router.get("/bars", response_model=models.BarsResponse, tags=["aggregates"])
@@ -121,13 +98,7 @@ def bars(
     parameters: Annotated[BarsParameters, Query()], request: Request, context: Context
 ) -> Response:
     """Return one instrument's open, high, low, close and volume by time, of the market's trades."""
-    return reply(
-        request,
-        context,
-        requested_format=parameters.format,
-        source=_source(TRADES, parameters),
-        query=lambda: bars_page(context, parameters),
-    )
+    return _reply(request, context, parameters, TRADES, lambda: bars_page(context, parameters))
 
 
 @router.get(
@@ -144,12 +115,12 @@ def summary(
     context: Context,
 ) -> Response:
     """Return what one instrument did on one trading date of its venue, by the market's trades."""
-    return reply(
+    return _reply(
         request,
         context,
-        requested_format=parameters.format,
-        source=_source(TRADES, parameters),
-        query=lambda: summary_page(context, symbol, date, parameters, exchange=exchange),
+        parameters,
+        TRADES,
+        lambda: summary_page(context, symbol, date, parameters, exchange=exchange),
     )
 
 
@@ -166,12 +137,12 @@ def summary_of_instrument(
     context: Context,
 ) -> Response:
     """Return the same of an instrument that is named with its venue."""
-    return reply(
+    return _reply(
         request,
         context,
-        requested_format=parameters.format,
-        source=_source(TRADES, parameters),
-        query=lambda: summary_page(context, instrument, date, parameters),
+        parameters,
+        TRADES,
+        lambda: summary_page(context, instrument, date, parameters),
     )
 
 
@@ -186,13 +157,7 @@ def symbols(
         check_row_count(context, result.frame.height, remedy="ask for one exchange")
         return ResultPage(result)
 
-    return reply(
-        request,
-        context,
-        requested_format=parameters.format,
-        source=_source(parameters.table, parameters),
-        query=query,
-    )
+    return _reply(request, context, parameters, parameters.table, query)
 
 
 @router.get("/stats", response_model=models.StatsResponse, tags=["about the data"])
@@ -205,13 +170,7 @@ def stats(
         result = _instruments(context, parameters)
         return ResultPage(ReadResult(_by_venue(result.frame), result.complete_to))
 
-    return reply(
-        request,
-        context,
-        requested_format=parameters.format,
-        source=_source(parameters.table, parameters),
-        query=query,
-    )
+    return _reply(request, context, parameters, parameters.table, query)
 
 
 @router.get("/snapshots", response_model=models.SnapshotsResponse, tags=["about the data"])
@@ -233,13 +192,7 @@ def gaps(
     parameters: Annotated[GapsParameters, Query()], request: Request, context: Context
 ) -> Response:
     """Return the gaps in the venues' sequences, each at its newest revision."""
-    return reply(
-        request,
-        context,
-        requested_format=parameters.format,
-        source=_source(GAPS, parameters),
-        query=lambda: _gaps_page(context, parameters),
-    )
+    return _reply(request, context, parameters, GAPS, lambda: _gaps_page(context, parameters))
 
 
 @router.post("/trades/query", response_model=models.FoundTradesResponse, tags=["queries"])
@@ -263,8 +216,20 @@ def aggregations(query: Aggregation, request: Request, context: Context) -> Resp
     return page_response(groups_page(context, query), form)
 
 
-def _source(table: str, parameters: TableParameters) -> ReadSource:
-    return ReadSource(table, parameters.as_of, parameters.tail)
+def _reply(
+    request: Request,
+    context: AppContext,
+    parameters: TableParameters,
+    table: str,
+    query: Callable[[], ResultPage],
+) -> Response:
+    return reply(
+        request,
+        context,
+        requested_format=parameters.format,
+        source=ReadSource(table, parameters.as_of, parameters.tail),
+        query=query,
+    )
 
 
 def _instruments(context: AppContext, parameters: InstrumentsParameters) -> ReadResult:
