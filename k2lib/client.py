@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:  # what only a live feed or an archive needs is imported when 
 
 
 def choose_kafka(settings: Settings) -> Target:
-    """Choose the Kafka: the one in the settings, else what `k2 up` left running, else embedded.
+    """Choose the Kafka: the one in the settings, else what `k2 up` started, else embedded.
 
     Raises:
         ConfigError: a Kafka without a schema registry, or with an option it does not know.
@@ -53,10 +54,12 @@ def choose_kafka(settings: Settings) -> Target:
         cluster = Cluster(bootstrap, options, timeout_s=settings.timeout_s)
         cluster.admin()  # a client that is made and dropped: a wrong option is refused here
         return Target("yours", cluster, settings.schema_registry_url)
-    local = services.running(settings.home)
+    local = services.started(settings.home)
     if local is not None:
-        cluster = Cluster(local.bootstrap, timeout_s=settings.timeout_s)
-        return Target("local services", cluster, local.registry_url)
+        bootstrap, registry_url = (server.address for server in local)
+        check = partial(services.check_running, settings.home, bootstrap=bootstrap)
+        cluster = Cluster(bootstrap, timeout_s=settings.timeout_s)
+        return Target("local services", cluster, registry_url, check)
     return Target("embedded")
 
 
@@ -312,6 +315,7 @@ class K2(Reads, Closing):
                 "no Kafka to read from: `k2 up`, or set K2_KAFKA_BOOTSTRAP. "
                 "The embedded broker lives and ends with the process that writes"
             )
+        self.kafka.check()
         with closing(RemoteKafka(self.kafka.cluster, self.kafka.registry_url)) as kafka:
             run_sinks(
                 make_sinks(
@@ -356,6 +360,7 @@ class K2(Reads, Closing):
             return self._pipeline.log
         if self.kafka.cluster is None:
             return attach(self.settings.home)
+        self.kafka.check()
         if self._reading is None:
             self._reading = RemoteKafka(self.kafka.cluster, self.kafka.registry_url)
         return KafkaSource(self._reading.cluster, self._reading.registry.text)

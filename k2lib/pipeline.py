@@ -41,11 +41,17 @@ Ends = Mapping[TopicPartition, int]
 
 @dataclass(frozen=True)
 class Target:
-    """The Kafka that writes go to and how it was chosen; `cluster` is None if embedded."""
+    """The Kafka that writes go to and how it was chosen.
+
+    Attributes:
+        cluster: None if embedded.
+        check: refuses one that ended by a TransientError, before anything connects to it.
+    """
 
     mode: str
     cluster: Cluster | None = None
     registry_url: str = field(default="", repr=False)
+    check: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def __str__(self) -> str:
         where = self.cluster.bootstrap if self.cluster else "in this process"
@@ -76,6 +82,7 @@ class Pipeline(Closing):
                 "without sinks the embedded broker loses all at its end: "
                 "`k2 up`, or set K2_KAFKA_BOOTSTRAP"
             )
+        target.check()
         self._catalog = catalog
         self._timeout_s = settings.timeout_s
         self._on_event = on_event

@@ -93,9 +93,11 @@ def find_log(settings: Settings) -> Iterator[KafkaSource | str]:
 
     Raises:
         ConfigError: the settings name a Kafka as it cannot be.
+        TransientError: the Kafka of the home has ended.
     """
     target = choose_kafka(settings)
     if target.cluster is not None:
+        target.check()
         with closing(SchemaRegistry(target.registry_url, timeout_s=settings.timeout_s)) as registry:
             yield KafkaSource(target.cluster, registry.text)
         return

@@ -153,7 +153,8 @@ def print_services(status: ServicesStatus) -> None:
     table = Table("service", "state", "address", "pid")
     table.add_column("disk", justify="right")
     for one in (status.kafka, status.registry):
-        state = "answers" if one.answers else "does not answer" if one.running else "stopped"
+        ended = "stopped" if one.address is None else "ended: k2 up"
+        state = "answers" if one.answers else "does not answer" if one.running else ended
         table.add_row(
             one.name, state, one.address or "", str(one.pid or ""), size_text(one.disk_bytes)
         )

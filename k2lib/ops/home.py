@@ -23,7 +23,7 @@ from k2lib.iceberg.sink import lock_path
 from k2lib.iceberg.tables import TABLES, TableSpec, load_table, open_catalog
 from k2lib.iceberg.writer import check_appendable
 from k2lib.locks import holder_text, lock_holder, locked_by, try_lock, writer_lock
-from k2lib.ops.services import ServicesStatus, running
+from k2lib.ops.services import ServicesStatus, read_running_services, started
 from k2lib.ops.services import status as services_status
 from k2lib.reasons import RESTORE, file_errors
 from k2lib.settings import Settings
@@ -59,10 +59,9 @@ class HomeStatus:
 def read_home_status(settings: Settings) -> HomeStatus:
     """Return the status of a home; changes nothing in it."""
     services = services_status(settings.home)
-    running = services.kafka.address if services.kafka.running else "embedded"
     return HomeStatus(
         home=str(settings.home),
-        kafka=settings.kafka_bootstrap or running or "embedded",
+        kafka=settings.kafka_bootstrap or services.kafka.address or "embedded",
         writer_pid=writer_pid(settings.home),
         services=services,
         tables=_tables(settings),
@@ -220,7 +219,7 @@ def check_catalog(catalog: Catalog, settings: Settings) -> None:
     """
     file = catalog.missing_file if isinstance(catalog, SqliteCatalog) else None
     is_named = settings.kafka_bootstrap is not None or settings.kafka_config is not None
-    if file is not None and not is_named and running(settings.home) is None:
+    if file is not None and not is_named and started(settings.home) is None:
         setting = "K2_CATALOG_URI" if settings.catalog_uri else "K2_CATALOG_CONFIG"
         raise ConfigError(
             f"no catalog at {file}: nothing was written there; correct {setting}, or make one with "
@@ -239,8 +238,8 @@ def reset_home(home: Path) -> None:
         return
     if writer_pid(home) is not None:
         raise OwnerError(f"{holder_text(writer_lock(home))} writes {home}: end that first")
-    if running(home) is not None:
-        raise OwnerError(f"Kafka and the registry run in {home}: `k2 down` first")
+    if running := read_running_services(home).without_dead().entries:
+        raise OwnerError(f"{' and '.join(running)} run in {home}: `k2 down` first")
     with file_errors(f"the home {home}"):
         others = sorted(path.name for path in home.iterdir() if path.name not in HOME_FILES)
         if others:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from k2lib.errors import ConfigError, DamagedFileError, OwnerError
+from k2lib.errors import ConfigError, DamagedFileError, OwnerError, TransientError
 from k2lib.locks import Lock, holder_text, locked, make_private, try_lock, writer_lock
 from k2lib.ops.jars import JavaPrograms, OnStep, default_cache, fetch_servers
 from k2lib.ops.processes import ChildProcess, alive, free_port, is_free, stop
@@ -39,7 +39,11 @@ class StartedService:
 
 @dataclass(frozen=True)
 class RunningServices:
-    """The home's service registry; `started` is set once all services have answered."""
+    """The home's service registry, from `up` to `down`: a service whose process ended stays in it.
+
+    Attributes:
+        started: when all services answered first; None before.
+    """
 
     entries: Mapping[str, StartedService] = field(default_factory=dict)
     started: datetime | None = None
@@ -50,8 +54,8 @@ class RunningServices:
         return entry if entry is not None and entry.is_running else None
 
     def with_entry(self, service: str, entry: StartedService) -> "RunningServices":
-        """Return the registry with one more service, not yet answered."""
-        return RunningServices({**self.entries, service: entry})
+        """Return the registry with a service that was started just now."""
+        return replace(self, entries={**self.entries, service: entry})
 
     def without_dead(self) -> "RunningServices":
         """Return the registry with the services whose processes run."""
@@ -60,8 +64,8 @@ class RunningServices:
         )
 
     def all_started(self) -> "RunningServices":
-        """Return the registry with the time since when all answer."""
-        return replace(self, started=self.started or datetime.now(UTC))
+        """Return the registry with the time since when all answer: now."""
+        return replace(self, started=datetime.now(UTC))
 
 
 def read_running_services(home: Path) -> RunningServices:
@@ -127,7 +131,10 @@ class Services:
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """The current state of one service; `disk_bytes` counts blocks on disk."""
+    """The current state of one service; `disk_bytes` counts blocks on disk.
+
+    One with an address that does not run has ended by itself.
+    """
 
     name: str
     running: bool
@@ -220,13 +227,40 @@ def running(home: Path) -> Services | None:
     )
 
 
+def started(home: Path) -> tuple[KafkaServer, RegistryServer] | None:
+    """Return the services that `up` started in a home and `down` did not end, running or not."""
+    services = read_running_services(home)
+    return _started_servers(home, services) if services.entries else None
+
+
+def check_running(home: Path, *, bootstrap: str) -> None:
+    """Refuse the services that `up` started in a home where one does not run.
+
+    Another program, or another home, may have its port by now.
+
+    Args:
+        bootstrap: the address of Kafka that its clients have.
+    Raises:
+        TransientError: names the service, its address and a remedy.
+    """
+    services = read_running_services(home)
+    for server in _started_servers(home, services):
+        address = bootstrap if server.key == KafkaServer.key else server.address
+        if services.running(server.key) is None or server.address != address:
+            raise TransientError(
+                f"the {server.name} of the home {home} at {address} does not answer: its "
+                "process ended: start it again by `k2 up`, or go on without it after `k2 down`"
+            )
+
+
 def status(home: Path) -> ServicesStatus:
     """Return whether each service runs and answers, and its size on disk."""
     home = home.resolve()
     services = read_running_services(home)
-    kafka, registry = _servers(home, *(_port(services, name) for name in ("kafka", "registry")))
+    kafka, registry = _started_servers(home, services)
     return ServicesStatus(
-        _status(kafka, services.running("kafka")), _status(registry, services.running("registry"))
+        _status(kafka, services.entries.get("kafka")),
+        _status(registry, services.entries.get("registry")),
     )
 
 
@@ -238,17 +272,24 @@ def _start_missing(
     missing = [server for server in servers if services.running(server.key) is None]
     _check_ports(missing)
     with contextlib.ExitStack() as undo:
-        undo.callback(
-            lambda: write_running_services(home, read_running_services(home).without_dead())
-        )
+        undo.callback(_forget_started, home, services)
         for server in servers:
             if server in missing:
                 on_step(f"{server.name} starts at {server.address}")
                 undo.callback(stop, _start(home, server, programs))
             await_ready(server, read_running_services(home).entries[server.key].process)
             on_step(f"{server.name} answers at {server.address}")
-        write_running_services(home, read_running_services(home).all_started())
+        if missing or services.started is None:
+            write_running_services(home, read_running_services(home).all_started())
         undo.pop_all()
+
+
+def _forget_started(home: Path, before: RunningServices) -> None:
+    """Write the registry as it was; one that never answered has only what runs."""
+    keep_dead = before.started is not None
+    write_running_services(
+        home, before if keep_dead else read_running_services(home).without_dead()
+    )
 
 
 def _start(home: Path, server: LocalServer, programs: JavaPrograms) -> ChildProcess:
@@ -264,6 +305,12 @@ def _servers(home: Path, kafka_port: int, registry_port: int) -> tuple[KafkaServ
     kafka = KafkaServer(home / "services" / KafkaServer.key, kafka_port)
     folder = home / "services" / RegistryServer.key
     return kafka, RegistryServer(folder, registry_port, bootstrap=kafka.address)
+
+
+def _started_servers(
+    home: Path, services: RunningServices
+) -> tuple[KafkaServer, RegistryServer]:
+    return _servers(home, _port(services, "kafka"), _port(services, "registry"))
 
 
 def _choose_port(services: RunningServices, service: str, configured: int) -> int:
@@ -293,11 +340,12 @@ def _stop(service: str, entry: StartedService | None) -> StoppedService | None:
 
 
 def _status(server: LocalServer, entry: StartedService | None) -> ServiceStatus:
+    is_running = entry is not None and entry.is_running
     return ServiceStatus(
         name=server.name,
-        running=entry is not None,
-        answers=entry is not None and server.answers(),
-        pid=None if entry is None else entry.pid,
+        running=is_running,
+        answers=is_running and server.answers(),
+        pid=entry.pid if entry is not None and is_running else None,
         address=None if entry is None else server.address,
         disk_bytes=_disk_bytes(server.folder),
         folder=str(server.folder),

@@ -261,6 +261,18 @@ def test_a_command_on_a_broken_part(
         assert outcome.code == 0, text
 
 
+@pytest.mark.parametrize("name", ["services that were killed", "a Kafka at which nobody listens"])
+def test_an_answer_without_what_kafka_has_says_so(
+    name: str, home: Path, run: Callable[..., Outcome]
+) -> None:
+    part = next(one for one in BROKEN_PARTS if one.name == name)
+    with part.breaks(home) as variables:
+        outcome = run(COMMANDS["sql"], home, variables)
+    assert outcome.code == 0
+    assert "without what Kafka has: " in outcome.lines[-1]
+    assert "127.0.0.1:" in outcome.lines[-1] and "does not answer" in outcome.lines[-1]
+
+
 def _child(
     home: Path,
     variables: Mapping[str, str],

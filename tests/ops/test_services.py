@@ -19,10 +19,13 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 from support.paths import CACHE
 from support.waiting import wait_until
 
-from k2lib.errors import ConfigError, OwnerError
+from k2lib import K2
+from k2lib.client import choose_kafka
+from k2lib.errors import ConfigError, OwnerError, TransientError
 from k2lib.kafka.embedded import EmbeddedBroker
 from k2lib.ops import jars, processes, services
 from k2lib.ops.services import Services
+from k2lib.settings import read_settings
 
 JAVA = CACHE / "java"
 LONG = '{"type": "record", "name": "R", "fields": [{"name": "a", "type": "long"}]}'
@@ -75,6 +78,45 @@ def test_a_moved_home_has_its_services_and_a_copy_has_none(
     assert services.read_running_services(copy) == services.RunningServices()
     assert services.down(copy) == []
     assert processes.alive(process)
+
+
+def write_killed(home: Path, *, port: int) -> None:
+    """Write what `up` left in a home whose processes are gone, as after a restart of a machine."""
+    entry = services.StartedService(port, os.getpid(), "another time")
+    (home / "run").mkdir(parents=True, exist_ok=True)
+    services.write_running_services(
+        home, services.RunningServices({"kafka": entry, "registry": entry}).all_started()
+    )
+
+
+def test_killed_services_count_until_they_are_ended(tmp_path: Path) -> None:
+    write_killed(tmp_path, port=1)
+    settings = read_settings({"home": tmp_path})
+    assert str(choose_kafka(settings)) == "Kafka local services (127.0.0.1:1)"
+    assert services.down(tmp_path) == []
+    assert choose_kafka(settings).mode == "embedded"
+
+
+def test_a_failing_up_leaves_what_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    write_killed(tmp_path, port=1)
+    before = services.read_running_services(tmp_path)
+    with pytest.raises(ConfigError):
+        up(tmp_path, jar_cache=tmp_path / "cache")
+    assert services.read_running_services(tmp_path) == before
+
+
+def test_nobody_connects_to_the_port_of_killed_services(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        write_killed(tmp_path, port=other.getsockname()[1])
+        other.settimeout(0)
+        with K2.open(home=tmp_path) as k2:
+            told = k2.complete_to("trades_v2").reason
+            with pytest.raises(TransientError, match="`k2 up`"):
+                assert k2.pipeline
+        with pytest.raises(BlockingIOError):
+            other.accept()
+    assert told is not None and f"of the home {tmp_path} at 127.0.0.1:" in told
 
 
 def produce(bootstrap: str, topic: str, value: bytes) -> None:

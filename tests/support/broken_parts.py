@@ -1,5 +1,7 @@
 """Parts of an installation, each broken in one way, with what a command has to say of it."""
 
+import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -230,6 +232,16 @@ def _garbled_broker(home: Path) -> Iterator[Variables]:
     yield {}
 
 
+@contextmanager
+def _killed_services(home: Path) -> Iterator[Variables]:
+    """Leave the note of services whose processes are gone, and let another program have a port."""
+    with silent_port() as port:
+        gone = {"pid": os.getpid(), "birth": "another time", "port": port}
+        values = {"kafka": gone, "registry": gone, "started": "2014-03-10T00:00:00+00:00"}
+        (home / "run" / "services.json").write_text(json.dumps(values))
+        yield {"address": f"127.0.0.1:{port}"}
+
+
 BROKEN_PARTS: Final = (
     BrokenPart(
         "no home",
@@ -432,6 +444,13 @@ BROKEN_PARTS: Final = (
         _garbled_services,
         OPENS | {"status", "up", "down", "reset"},
         (SERVICES, "damaged", "delete the file"),
+    ),
+    BrokenPart(
+        "services that were killed",
+        _killed_services,
+        WRITES | {"sink", "audit"},
+        ("the Kafka broker of the home {home} at {address} does not answer", "`k2 up`"),
+        spares=True,
     ),
     BrokenPart("a garbled note of the broker", _garbled_broker, frozenset(), (), spares=True),
 )
