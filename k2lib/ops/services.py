@@ -307,9 +307,7 @@ def _servers(home: Path, kafka_port: int, registry_port: int) -> tuple[KafkaServ
     return kafka, RegistryServer(folder, registry_port, bootstrap=kafka.address)
 
 
-def _started_servers(
-    home: Path, services: RunningServices
-) -> tuple[KafkaServer, RegistryServer]:
+def _started_servers(home: Path, services: RunningServices) -> tuple[KafkaServer, RegistryServer]:
     return _servers(home, _port(services, "kafka"), _port(services, "registry"))
 
 
