@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final
 
 import duckdb
@@ -26,6 +27,12 @@ from k2lib.iceberg.tables import TableSpec
 
 INSTRUMENT: Final = ["exchange", "symbol"]
 BOUNDS: Final = ["source_sequence", "timestamp"]
+NEWEST_SCHEMA: Final[dict[str, Any]] = {
+    "exchange": pl.String,
+    "symbol": pl.String,
+    "source_sequence": pl.Int64,
+    "timestamp": pl.Datetime("us", "UTC"),
+}
 RECEIVED: Final = ("ingestion_timestamp", "noticed")
 
 
@@ -38,10 +45,12 @@ class Deduplicator:
 
     def __init__(self, table: Table, spec: TableSpec, *, now: Clock = system_clock) -> None:
         self._by_day = spec.by_day
-        self._connection = duckdb.connect(config={"threads": 1})
-        self._connection.execute("set TimeZone = 'UTC'")
         self._newest = self._read_newest(table) if self._by_day else pl.DataFrame()
         self._deletions = deletions(table, now=now())
+
+    @cached_property
+    def _connection(self) -> DuckDBPyConnection:
+        return open_duckdb()
 
     @property
     def newest(self) -> pl.DataFrame:
@@ -74,13 +83,23 @@ class Deduplicator:
             self._newest = both.group_by(INSTRUMENT).max()
 
     def _read_newest(self, table: Table) -> pl.DataFrame:
-        lake = table_sql(table, files=plan_paths(table))
+        files = plan_paths(table)
+        if not files:
+            return pl.DataFrame(schema=NEWEST_SCHEMA)
+        lake = table_sql(table, files=files)
         with read_errors(f"table {table.name()[-1]}"):
             found = self._connection.sql(
                 "select exchange, symbol, max(source_sequence) as source_sequence, "
                 f"max(timestamp) as timestamp from ({lake}) group by all"
             )
             return pl.DataFrame(found.to_arrow_table())
+
+
+def open_duckdb() -> DuckDBPyConnection:
+    """Open a DuckDB of one thread; it takes 12 ms, so who may never ask it opens it when asking."""
+    connection = duckdb.connect(config={"threads": 1})
+    connection.execute("set TimeZone = 'UTC'")
+    return connection
 
 
 def possible_duplicates(frame: pl.DataFrame, newest: pl.DataFrame) -> pl.DataFrame:

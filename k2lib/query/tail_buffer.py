@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Final
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+from duckdb import DuckDBPyConnection
 from pyiceberg.expressions import And, BooleanExpression, In
 from pyiceberg.table import Table
 
@@ -17,8 +18,10 @@ from k2lib.errors import LossError
 from k2lib.iceberg.deduplication import (
     BOUNDS,
     INSTRUMENT,
+    NEWEST_SCHEMA,
     find_deleted_ids,
     find_ids,
+    open_duckdb,
     possible_duplicates,
 )
 from k2lib.iceberg.deletions import deletions
@@ -80,12 +83,6 @@ class PartitionProgress:
 
 
 Ends = Mapping[TopicPartition, int]
-NEWEST_SCHEMA: Final[dict[str, Any]] = {
-    "exchange": pl.String,
-    "symbol": pl.String,
-    "source_sequence": pl.Int64,
-    "timestamp": pl.Datetime("us", "UTC"),
-}
 
 
 @dataclass
@@ -105,11 +102,13 @@ class TailBuffer(Closing):
         self._batches: list[TailBatch] = []
         self._nothing = self.spec.schema.arrow.empty_table()
         self._numbers: dict[TopicPartition, int] = {}
-        self._connection = duckdb.connect(config={"threads": 1})
-        self._connection.execute("SET TimeZone = 'UTC'")
         self._newest = pl.DataFrame(schema=NEWEST_SCHEMA)
         self._rows: pa.Table | None = None
         self.n_bytes = 0
+
+    @cached_property
+    def _connection(self) -> DuckDBPyConnection:
+        return open_duckdb()
 
     @property
     def is_empty(self) -> bool:
@@ -192,7 +191,8 @@ class TailBuffer(Closing):
     def close(self) -> None:
         """Let go of everything."""
         self._batches, self._rows = [], None
-        self._connection.close()
+        if "_connection" in vars(self):
+            self._connection.close()
 
     def _lake_end(self, tp: TopicPartition) -> int:
         return end_of(self.state.offsets, self.reached[tp].log, tp) or 0
