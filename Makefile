@@ -118,7 +118,8 @@ $(CLIENT): | $(STAMP)-dev
 
 # command:package, what the tests run beside Python
 DEBIAN := java:default-jre-headless mvn:maven kcat:kcat chromium:chromium \
-          redis-server:redis-server promtool:prometheus
+          redis-server:redis-server promtool:prometheus \
+          prometheus-alertmanager:prometheus-alertmanager
 
 debian:
 	@missing=; for pair in $(DEBIAN); do \
