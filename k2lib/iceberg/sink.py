@@ -58,7 +58,7 @@ from k2lib.schema.dead_letters import DeadLetter, dead_letter_rows
 from k2lib.schema.records import DEAD_LETTER
 
 DISCOVERY_S: Final = 5.0
-POLL_S: Final = 0.2
+POLL_S: Final = 0.05
 HURRIED_POLL_S: Final = 0.02
 # Asked to commit early, a sink does so with what is at least so old: each commit has its price.
 EARLY_S: Final = 0.25

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Final
 
+from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import NamespaceAlreadyExistsError
 from pyiceberg.io import SCHEMA_TO_FILE_IO
 from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import StagedTable, Table, TableProperties
+from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.update import TableRequirement, TableUpdate
 from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
@@ -19,6 +21,9 @@ TRIES: Final = 3
 # As SQLite and PostgreSQL say it.
 MADE_MEANWHILE: Final = "already exists"
 
+# Location, inode, size and time of change.
+MetadataFile = tuple[str, int, int, int]
+
 
 def _is_of_table(metadata_location: str, location: str) -> bool:
     """Say whether metadata lie where a table has them; one may be a path, the other a URI."""
@@ -27,12 +32,29 @@ def _is_of_table(metadata_location: str, location: str) -> bool:
     return where == table_where and Path(path).parent == Path(folder, "metadata")
 
 
+def _metadata_file(location: str) -> MetadataFile | None:
+    """Return what tells a file of this machine from all others; None for one in a storage."""
+    scheme, _, path = PyArrowFileIO.parse_location(location)
+    if scheme != "file":
+        return None
+    try:
+        facts = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return location, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
 class SharedSqlCatalog(SqlCatalog):
     """A SQL catalog whose first steps are safe among processes, and whose times never step back.
 
     pyiceberg looks whether a thing is there and then makes it, and fails where another process
     makes it in between. It dates what changes no snapshot by this machine's clock.
     """
+
+    def __init__(self, name: str, **properties: str) -> None:
+        # By table: the metadata loaded last, and the file they are of.
+        self._loaded: dict[Identifier, tuple[MetadataFile, TableMetadata]] = {}
+        super().__init__(name, **properties)
 
     def create_tables(self) -> None:
         """Create the catalog's own SQL tables where they are not there."""
@@ -59,6 +81,8 @@ class SharedSqlCatalog(SqlCatalog):
     def _convert_orm_to_iceberg(self, orm_table: IcebergTables) -> Table:
         """Load a table; every writer has its metadata in its location.
 
+        Metadata that were loaded before from the same file are not parsed again.
+
         Raises:
             ValueError: they are of no storage, or say that the table is elsewhere.
         """
@@ -66,10 +90,18 @@ class SharedSqlCatalog(SqlCatalog):
         scheme, is_uri, _ = metadata_location.partition("://")
         if is_uri and scheme not in SCHEMA_TO_FILE_IO:
             raise ValueError(f"nothing is stored at {scheme}://")
+        identifier = (*Catalog.identifier_to_tuple(orm_table.table_namespace), orm_table.table_name)
+        file = _metadata_file(metadata_location)
+        loaded = self._loaded.get(identifier)
+        if file is not None and loaded is not None and loaded[0] == file:
+            io = self._load_file_io(loaded[1].properties, metadata_location)
+            return Table(identifier, loaded[1], metadata_location, io, self)
         table = super()._convert_orm_to_iceberg(orm_table)
         has_own_path = TableProperties.WRITE_METADATA_PATH in table.properties
         if not has_own_path and not _is_of_table(metadata_location, table.location()):
             raise ValueError(f"it says that the table is at {table.location()!r}")
+        if file is not None:
+            self._loaded[identifier] = (file, table.metadata)
         return table
 
     def _update_and_stage_table(

@@ -100,6 +100,7 @@ def test_a_commit_waits_no_longer_than_its_interval(kafka: Kafka, settings: Sett
     with running_sink(kafka, settings, interval_s=0.2) as running:
         for number in range(2):
             produce(kafka, many_trades(10, first=number * 10))
+            running.sink.discover.set()
             running.wait(lambda wanted=number * 10 + 10: running.added() == wanted)
     assert len(running.named(BatchDone)) >= 2
 
@@ -424,6 +425,8 @@ def test_sinks_of_one_table_that_share_no_lock_do_no_harm(
     ):
         for number in range(5):
             produce(kafka, many_trades(200, first=200 * number))
+            first.sink.discover.set()
+            second.sink.discover.set()
         first.wait(lambda: len(seen(settings).column()) >= 1_000)
     assert not first.errors and not second.errors
     assert seen(settings).column() == message_ids(1_000)

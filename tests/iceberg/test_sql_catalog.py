@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 from pyiceberg.catalog.sql import SqlCatalogBaseTable
+from pyiceberg.exceptions import ValidationError
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from k2lib.iceberg.sql_catalog import SharedSqlCatalog
+from k2lib.schema.records import TRADE
 
 
 def opened(folder: Path) -> SharedSqlCatalog:
@@ -44,6 +46,20 @@ def test_a_namespace_that_another_process_makes_meanwhile_is_there(tmp_path: Pat
     event.listen(catalog.engine, "before_cursor_execute", make)
     catalog.create_namespace_if_not_exists("market_data")
     assert made and catalog.list_namespaces() == [("market_data",)]
+
+
+def test_metadata_are_parsed_again_once_their_file_has_changed(tmp_path: Path) -> None:
+    catalog = opened(tmp_path)
+    catalog.create_namespace("market_data")
+    name = ("market_data", "trades")
+    first = catalog.create_table(name, TRADE.iceberg)
+    assert catalog.load_table(name).metadata is catalog.load_table(name).metadata
+    first.transaction().set_properties(one="1").commit_transaction()
+    later = catalog.load_table(name)
+    assert (first.properties["one"], later.properties["one"]) == ("1", "1")
+    Path(later.metadata_location.removeprefix("file://")).write_text("{}")
+    with pytest.raises(ValidationError):
+        catalog.load_table(name)
 
 
 def test_a_catalog_that_cannot_be_made_is_not_tried_again(tmp_path: Path) -> None:

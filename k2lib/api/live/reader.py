@@ -82,6 +82,7 @@ class LiveReader(Closing):
         self._find_log = find_log
         self._on_update = on_update
         self._stop = threading.Event()
+        self._changed = threading.Event()
         self._unhandled = threading.BoundedSemaphore(MAX_UNHANDLED)
         self._requested: tuple[int, frozenset[Subscription]] = (0, frozenset())
         self._source: KafkaSource | None = None
@@ -97,6 +98,7 @@ class LiveReader(Closing):
         """Read these from now on; return the version that a later `ReaderState` has."""
         version = self._requested[0] + 1
         self._requested = (version, subscriptions)
+        self._changed.set()
         return version
 
     @property
@@ -111,6 +113,7 @@ class LiveReader(Closing):
     def stop(self) -> None:
         """Let the thread end."""
         self._stop.set()
+        self._changed.set()
 
     def close(self) -> None:
         """End the thread."""
@@ -129,10 +132,12 @@ class LiveReader(Closing):
                 self._failed(f"{type(exc).__name__}: {exc}")
 
     def _failed(self, reason: str) -> None:
+        self._changed.clear()
         version, subscriptions = self._requested
         self._pending = _kinds_and_venues(subscriptions)
         self._send(ReaderState(live=False, version=version, reason=reason))
-        self._stop.wait(RETRY_S)
+        # Who subscribes meanwhile waits for an answer.
+        self._changed.wait(0.0 if self._stop.is_set() else RETRY_S)
         # Subscriptions added meanwhile wait for the next session, too.
         self._pending = _kinds_and_venues(self._requested[1])
 
