@@ -16,7 +16,7 @@ PYTEST ?=
 # The tests wait as much as they compute, so more processes than cores keep two cores busy. Tests of
 # a file share what they set up and stay together; tests/conftest.py puts the longest files first.
 QUICK  := not stack and not slow
-SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
+SPREAD := -n 4 --dist loadfile --no-loadscope-reorder
 
 # A home syncs every commit to its disk, which no test needs: they run in memory where 4 GB of it are
 # free (a whole run writes 0.7 GB, and pytest keeps three), else where pytest puts them.

@@ -12,6 +12,7 @@ from pyiceberg.table import StagedTable, Table, TableProperties
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.update import TableRequirement, TableUpdate
 from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from k2lib.iceberg.commit_times import in_order
@@ -20,6 +21,11 @@ from k2lib.iceberg.commit_times import in_order
 TRIES: Final = 3
 # As SQLite and PostgreSQL say it.
 MADE_MEANWHILE: Final = "already exists"
+
+LOCATION: Final = text(
+    "SELECT metadata_location FROM iceberg_tables "
+    "WHERE catalog_name = :catalog AND table_namespace = :namespace AND table_name = :name"
+)
 
 # Location, inode, size and time of change.
 MetadataFile = tuple[str, int, int, int]
@@ -78,10 +84,29 @@ class SharedSqlCatalog(SqlCatalog):
         except IntegrityError as exc:
             raise NamespaceAlreadyExistsError(f"Namespace {namespace} already exists") from exc
 
+    def load_table(self, identifier: str | Identifier) -> Table:
+        """Load a table; metadata of the same file as before are not parsed again."""
+        names = Catalog.identifier_to_tuple(identifier)
+        file, metadata = self._loaded.get(names, (None, None))
+        if file is not None and metadata is not None and self._is_current(names, file):
+            io = self._load_file_io(metadata.properties, file[0])
+            return Table(names, metadata, file[0], io, self)
+        return super().load_table(identifier)
+
+    def _is_current(self, names: Identifier, file: MetadataFile) -> bool:
+        location = self.metadata_location(names)
+        return location == file[0] and _metadata_file(location) == file
+
+    def metadata_location(self, names: Identifier) -> str | None:
+        """Return where the metadata of a table lie; None where there is none."""
+        namespace, name = Catalog.namespace_to_string(names[:-1]), names[-1]
+        values = {"catalog": self.name, "namespace": namespace, "name": name}
+        with self.engine.connect() as connection:
+            location: str | None = connection.execute(LOCATION, values).scalar()
+        return location
+
     def _convert_orm_to_iceberg(self, orm_table: IcebergTables) -> Table:
         """Load a table; every writer has its metadata in its location.
-
-        Metadata that were loaded before from the same file are not parsed again.
 
         Raises:
             ValueError: they are of no storage, or say that the table is elsewhere.
@@ -92,10 +117,6 @@ class SharedSqlCatalog(SqlCatalog):
             raise ValueError(f"nothing is stored at {scheme}://")
         identifier = (*Catalog.identifier_to_tuple(orm_table.table_namespace), orm_table.table_name)
         file = _metadata_file(metadata_location)
-        loaded = self._loaded.get(identifier)
-        if file is not None and loaded is not None and loaded[0] == file:
-            io = self._load_file_io(loaded[1].properties, metadata_location)
-            return Table(identifier, loaded[1], metadata_location, io, self)
         table = super()._convert_orm_to_iceberg(orm_table)
         has_own_path = TableProperties.WRITE_METADATA_PATH in table.properties
         if not has_own_path and not _is_of_table(metadata_location, table.location()):

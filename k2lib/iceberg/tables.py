@@ -10,7 +10,6 @@ from typing import Final
 import httpx2
 import yaml
 from pyiceberg.catalog import Catalog
-from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import (
     CommitFailedException,
     NoSuchTableError,
@@ -23,7 +22,6 @@ from pyiceberg.table import Table
 from pyiceberg.table.sorting import SortField, SortOrder
 from pyiceberg.transforms import DayTransform, IdentityTransform
 from pyiceberg.types import DecimalType, IcebergType
-from sqlalchemy import text
 
 from k2lib.addresses import lower_scheme, public_url
 from k2lib.errors import ConfigError, SchemaError, TableError, TransientError, reason_of
@@ -37,6 +35,7 @@ from k2lib.iceberg.home_catalog import (
     warehouse_elsewhere,
     warehouse_location,
 )
+from k2lib.iceberg.sql_catalog import SharedSqlCatalog
 from k2lib.reasons import os_reason, with_remedy
 from k2lib.resilience.time_limit import TimeLimit
 from k2lib.schema.order import EVENT_ORDER
@@ -217,12 +216,9 @@ def load_table(catalog: Catalog, name: str) -> Table | None:
 
 def metadata_location(catalog: Catalog, name: str) -> str | None:
     """Return where a table's metadata lie; only SQL catalogs can be asked without reading them."""
-    if not isinstance(catalog, SqlCatalog):
+    if not isinstance(catalog, SharedSqlCatalog):
         return None
-    values = {"catalog": catalog.name, "namespace": NAMESPACE, "name": name}
-    with catalog.engine.connect() as connection:
-        location: str | None = connection.execute(LOCATION, values).scalar()
-    return location
+    return catalog.metadata_location((NAMESPACE, name))
 
 
 def _warehouse(properties: Mapping[str, str]) -> str:
@@ -330,12 +326,6 @@ def _s3_options(settings: Settings) -> dict[str, str]:
         "s3.region": settings.s3_region,
     }
     return {name: value for name, value in options.items() if value is not None}
-
-
-LOCATION: Final = text(
-    "SELECT metadata_location FROM iceberg_tables "
-    "WHERE catalog_name = :catalog AND table_namespace = :namespace AND table_name = :name"
-)
 
 
 class TableCache:
