@@ -361,6 +361,15 @@ class SinkLagMeasured(SinkEvent):
 
 
 @dataclass(frozen=True)
+class TableMeasured(SinkEvent):
+    """After a commit: what the table has by now, and the size of its data files."""
+
+    rows: int
+    files: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class BatchDone(SinkEvent):
     """A batch is in the table: rows added, rows that the table had, and dead letters."""
 

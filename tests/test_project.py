@@ -25,7 +25,10 @@ from k2lib.ops.jars import OLDEST_JAVA
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OURS = {"k2lib", "bench", "support", *(path.stem for path in (ROOT / "tests/support").glob("*.py"))}
+OURS = {
+    *("k2lib", "bench", "dashboards", "support"),
+    *(path.stem for path in (ROOT / "tests/support").glob("*.py")),
+}
 WITHOUT_IMPORT = {
     "fastapi-offline": "ships what the page of the API loads",
     "hatchling": "builds the wheel",
@@ -169,8 +172,8 @@ def test_what_k2lib_imports_is_declared_for_its_users() -> None:
     assert not _undeclared(_imported("k2lib"), _declared("notebooks"))
 
 
-def test_what_tests_and_bench_import_is_declared() -> None:
-    imported = _imported("tests") | _imported("bench")
+def test_what_tests_bench_and_dashboards_import_is_declared() -> None:
+    imported = _imported("tests") | _imported("bench") | _imported("dashboards")
     assert not _undeclared(imported, _declared(*EXTRAS))
 
 
@@ -180,7 +183,7 @@ def test_what_notebooks_import_is_declared_for_their_readers() -> None:
 
 @pytest.mark.slow
 def test_what_is_declared_is_imported_or_has_a_reason() -> None:
-    folders = ("k2lib", "tests", "bench")
+    folders = ("k2lib", "tests", "bench", "dashboards")
     imported = _imported("notebooks", "[!.]*.ipynb").union(*map(_imported, folders))
     known = packages_distributions()
     used = {_normal(d) for name in imported for d in known.get(name, [])}

@@ -12,6 +12,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.catalog import Catalog
+from pyiceberg.table import Table
 
 from k2lib.errors import (
     DeliveryError,
@@ -32,6 +33,7 @@ from k2lib.events import (
     SinkPaused,
     SinkResumed,
     SinkStopped,
+    TableMeasured,
     log_event,
 )
 from k2lib.iceberg.catalog import lake_errors
@@ -249,6 +251,16 @@ class PendingCommit:
     since: float = 0.0
 
 
+def _measured(name: str, table: Table) -> TableMeasured:
+    snapshot = table.current_snapshot()
+    totals = snapshot.summary if snapshot is not None else None
+    rows, files, size_bytes = (
+        int(totals.get(f"total-{part}") or 0) if totals is not None else 0
+        for part in ("records", "data-files", "files-size")
+    )
+    return TableMeasured(name, rows, files, size_bytes)
+
+
 class SinkSession:
     """One run of a sink from the table's offsets: read, decode, write dead letters, commit.
 
@@ -356,6 +368,7 @@ class SinkSession:
             seconds = (datetime.now(UTC) - oldest).total_seconds()
             self._on_event(RowsVisible(table, seconds))
         self._on_event(SinkLagMeasured(table, self._consumer.lag()))
+        self._on_event(_measured(table, self._writer.table))
         duplicates = rows.num_rows - added
         self._on_event(BatchDone(table, added, duplicates, dead_letters=len(batch.letters)))
 

@@ -41,6 +41,7 @@ from k2lib.events import (
     SinkStopped,
     StateLost,
     StateRestored,
+    TableMeasured,
     TradesBackfilled,
 )
 from k2lib.lifecycle import Closing
@@ -155,6 +156,12 @@ class Metrics:
             "k2_sink_commit_seconds", "Commits", ["table"], buckets=COMMIT_S, registry=registry
         )
         self.sink_lag = gauge("k2_sink_lag_records", "Records in Kafka beyond the sink", "table")
+        self.lake_rows = gauge("k2_lake_rows", "Rows in the table", "table")
+        self.lake_files = gauge("k2_lake_files", "Data files of the table", "table")
+        self.lake_bytes = gauge("k2_lake_bytes", "Bytes of the table's data files", "table")
+        self.lake_last_commit = gauge(
+            "k2_lake_last_commit_timestamp_seconds", "Time of the last commit", "table"
+        )
         self.sink_paused = gauge("k2_sink_paused", "1 from a failure to the next batch", "table")
         self.dead_letters = counter("k2_dead_letters", "Dead letters by table, or feed", "source")
         self.alerts_firing = gauge("k2_alerts_firing", "Alerts firing now", "alert")
@@ -301,10 +308,18 @@ class Metrics:
                 self.sink_paused.labels(table).set(0)
             case SinkLagMeasured(records=records):
                 self.sink_lag.labels(table).set(records)
+            case TableMeasured():
+                self._table_measured(event)
             case SinkPaused() | SinkStopped():
                 self.sink_paused.labels(table).set(1)
             case DeadLettersSent(count=count):
                 self.dead_letters.labels(table).inc(count)
+
+    def _table_measured(self, event: TableMeasured) -> None:
+        self.lake_rows.labels(event.table).set(event.rows)
+        self.lake_files.labels(event.table).set(event.files)
+        self.lake_bytes.labels(event.table).set(event.size_bytes)
+        self.lake_last_commit.labels(event.table).set_to_current_time()
 
 
 class MetricsServer(Closing):

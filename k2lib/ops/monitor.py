@@ -2,10 +2,13 @@
 
 from contextlib import ExitStack
 
+from prometheus_client import ProcessCollector
+
 from k2lib.events import Event
 from k2lib.lifecycle import Closing
 from k2lib.ops.alerts import Alerts, AlertsThread
 from k2lib.ops.firing_alerts import log_alert
+from k2lib.ops.host_metrics import HostCollector
 from k2lib.ops.metrics import Metrics, MetricsServer
 from k2lib.ops.webhook import Webhook
 from k2lib.settings import Settings
@@ -24,6 +27,8 @@ class Monitor(Closing):
         self._venues: set[type] = set()
         self.metrics_url: str | None = None
         self.metrics = Metrics()
+        ProcessCollector(registry=self.metrics.registry)
+        self.metrics.registry.register(HostCollector(settings.home))
         notify = [log_alert, self.metrics.on_alert]
         try:
             if settings.alert_webhook_url is not None:
