@@ -37,6 +37,7 @@ set_hypothesis_home_dir(CACHE / "hypothesis")
 # The longest files begin first, so that none of them is left alone at the end.
 LONGEST = (
     "test_demo.py",
+    "test_chaos.py",
     "test_feed_faults.py",
     "test_seam.py",
     "test_feed_chaos.py",

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pyiceberg.table import Table
-from support.lake_rows import catalog_in, rows_table, trade
+from support.lake_rows import append_rows, catalog_in, rows_table, trade
 
 from k2lib.iceberg.offsets import Offsets, render
 from k2lib.iceberg.tables import TABLES, ensure_table
@@ -41,10 +41,8 @@ def offsets(end: int) -> Offsets:
 def commit(table: Table, first: int, *, rows: int = 1) -> Table:
     """Append trades numbered from `first`, with the offsets that follow them."""
     numbers = range(first, first + rows)
-    table.append(
-        rows_table([trade(number) for number in numbers]),
-        snapshot_properties={"k2.offsets": render(offsets(first + rows))},
-    )
+    properties = {"k2.offsets": render(offsets(first + rows))}
+    append_rows(table, rows_table([trade(number) for number in numbers]), **properties)
     return table
 
 
