@@ -127,9 +127,6 @@ def _texts_of_code() -> set[str]:
     return {node.value for node in nodes if isinstance(node.value, str)}
 
 
-TEXTS = _texts_of_code()
-
-
 def test_options_and_defaults_are_those_of_the_feed() -> None:
     told = {row[0].strip("`"): row[1] for row in rows(section(STREAM_DOC, "Options"))}
     assert told == dict(_options(FeedOptions()))
@@ -203,7 +200,7 @@ def test_every_event_that_is_named_is_one_of_the_code() -> None:
         r"`((?:connection|reconnect|breaker|host|stream|gap|feed|rest|symbols)_[a-z]+)`", STREAM_DOC
     )
     assert set(named) > {"connection_rotated", "host_banned", "feed_paused"}
-    assert set(named) <= {kind.name for kind in EVENTS} | TEXTS
+    assert set(named) <= {kind.name for kind in EVENTS} | _texts_of_code()
 
 
 @pytest.mark.slow

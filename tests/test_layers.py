@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
@@ -77,8 +78,14 @@ def _layer(module: str) -> str:
     return module.split(".")[1] if "." in module else module
 
 
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def _imports(path: Path) -> set[str]:
-    nodes = ast.walk(ast.parse(path.read_text()))
+    nodes = ast.walk(_parsed(path))
     return {name for node in nodes for name in _targets(node) if name in SOURCES}
 
 
@@ -92,7 +99,7 @@ def _targets(node: ast.AST) -> set[str]:
 
 
 def _relative(path: Path) -> list[int]:
-    nodes = ast.walk(ast.parse(path.read_text()))
+    nodes = ast.walk(_parsed(path))
     return [node.lineno for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
 
 
@@ -126,7 +133,7 @@ def test_the_audit_shares_no_code_with_producer_codec_and_sink() -> None:
         f"{node.module}.{alias.name}"
         for module, path in SOURCES.items()
         if module.startswith("k2lib.audit")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(_parsed(path))
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("k2lib.")
         for alias in node.names
     }
@@ -154,7 +161,7 @@ def test_no_module_reads_the_environment_while_it_is_imported() -> None:
     reading = {
         module
         for module, path in SOURCES.items()
-        if any(map(_reads_environment, _run_at_import(ast.parse(path.read_text()))))
+        if any(map(_reads_environment, _run_at_import(_parsed(path))))
     }
     assert not reading
 
