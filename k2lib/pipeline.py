@@ -111,6 +111,17 @@ class Pipeline(Closing):
             self._end()
             raise
 
+    def check_topic(self, topic: str, schema: RecordSchema) -> None:
+        """See, before there are any rows, whether `produce` will take them; makes no topic.
+
+        Raises:
+            SchemaError, TableError, LossError: as `produce`.
+            TransientError: the registry does not answer.
+        """
+        self._check_sinks(topic)
+        self._check_schema(topic, schema)
+        self._kafka.registry.register(topic, schema)
+
     def produce(
         self, topic: str, rows: pa.Table, schema: RecordSchema, *, key: str = "symbol"
     ) -> None:

@@ -94,6 +94,10 @@ class FeedWorker:
         self._first_ids: dict[str, int] = {}
         self._trades = topic_name(venue.asset_class, "trades", venue.exchange)
         self._quotes = topic_name(venue.asset_class, "quotes", venue.exchange)
+        # A stream that cannot be written does not begin, however quiet its market is.
+        pipeline.check_topic(self._trades, TRADE)
+        if options.quotes:
+            pipeline.check_topic(self._quotes, QUOTE)
         self._book = self._read_book()
 
     def run(self) -> None:

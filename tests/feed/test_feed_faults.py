@@ -20,6 +20,7 @@ from support.waiting import wait_until
 from support.webhook_receiver import Receiver
 
 from k2lib import K2
+from k2lib.errors import TransientError
 from k2lib.events import (
     BatchDone,
     BreakerChanged,
@@ -328,3 +329,14 @@ def test_redis_killed_and_back_changes_nothing(tmp_path: Path) -> None:
         row = {"fault": "Redis killed and back", "metric": ("k2_state_up", {}), "before": before}
         finish(live, first, **row, alerts=["redis_gone"])
         assert (before, TABLE[-1].after) == (0, 1)
+
+
+def test_trades_that_the_warehouse_does_not_take_are_an_error_at_the_end(tmp_path: Path) -> None:
+    warehouse = "file:///dev/null/lake"
+    with (
+        pytest.raises(TransientError, match="file:///dev/null/lake: .*name another place"),
+        OfflineExchange(SYMBOLS, rate=100.0) as exchange,
+        K2.open(home=tmp_path / "home", warehouse=warehouse, timeout_s=0.3) as k2,
+        k2.feed(SYMBOLS, venue=venue_of(exchange), options=CALM) as feed,
+    ):
+        wait_until(lambda: all(one.trades for one in feed.status().symbols))

@@ -322,7 +322,7 @@ BROKEN_PARTS: Final = (
     BrokenPart(
         "a warehouse that cannot be written",
         partial(fresh, breaks=set_to(K2_WAREHOUSE="file:///dev/null/lake", **SHORT)),
-        WRITES,
+        LOADS,  # a stream that has not received a trade yet has none that it cannot write
         ("the warehouse file:///dev/null/lake", "Not a directory", "name another place"),
     ),
     BrokenPart(
