@@ -334,7 +334,7 @@ def test_redis_killed_and_back_changes_nothing(tmp_path: Path) -> None:
 def test_trades_that_the_warehouse_does_not_take_are_an_error_at_the_end(tmp_path: Path) -> None:
     warehouse = "file:///dev/null/lake"
     with (
-        pytest.raises(TransientError, match="file:///dev/null/lake: .*name another place"),
+        pytest.raises(TransientError, match=r"file:///dev/null/lake: .*name another place"),
         OfflineExchange(SYMBOLS, rate=100.0) as exchange,
         K2.open(home=tmp_path / "home", warehouse=warehouse, timeout_s=0.3) as k2,
         k2.feed(SYMBOLS, venue=venue_of(exchange), options=CALM) as feed,
