@@ -105,6 +105,7 @@ def test_the_newest_put_counts() -> None:
         assert state.latest("BINANCE") == {"BTCUSDT": LATER}
 
 
+@pytest.mark.stack
 def test_what_was_put_is_in_redis_for_the_next_process(server: RedisServer) -> None:
     told: list[Event] = []
     with opened(server.url, told) as state:
@@ -116,6 +117,7 @@ def test_what_was_put_is_in_redis_for_the_next_process(server: RedisServer) -> N
     assert told == []
 
 
+@pytest.mark.stack
 def test_redis_has_one_key_a_host_and_a_hash_a_symbol(server: RedisServer) -> None:
     with opened(server.url) as state:
         put_both(state)
@@ -125,6 +127,7 @@ def test_redis_has_one_key_a_host_and_a_hash_a_symbol(server: RedisServer) -> No
         assert client.hgetall("k2:latest:BINANCE:BTCUSDT") == TRADE
 
 
+@pytest.mark.stack
 def test_a_field_that_a_later_trade_lacks_is_gone(server: RedisServer) -> None:
     with opened(server.url) as state:
         state.put_latest("BINANCE", "BTCUSDT", TRADE)
@@ -133,6 +136,7 @@ def test_a_field_that_a_later_trade_lacks_is_gone(server: RedisServer) -> None:
     assert kept(server, "BTCUSDT") == {"price": "1"}
 
 
+@pytest.mark.stack
 def test_a_put_is_known_at_once_while_redis_has_an_older_one(server: RedisServer) -> None:
     with opened(server.url) as state:
         for number in range(1000):
@@ -141,6 +145,7 @@ def test_a_put_is_known_at_once_while_redis_has_an_older_one(server: RedisServer
             assert state.latest("BINANCE")["BTCUSDT"] == values
 
 
+@pytest.mark.stack
 def test_what_is_put_while_an_older_one_is_written_is_written_too(server: RedisServer) -> None:
     price = Interrupted("65000.10")
     with opened(server.url) as state:
@@ -149,6 +154,7 @@ def test_what_is_put_while_an_older_one_is_written_is_written_too(server: RedisS
         wait_until(lambda: kept(server, "BTCUSDT") == LATER, 10)
 
 
+@pytest.mark.stack
 def test_closing_writes_what_still_waits(tmp_path: Path) -> None:
     told: list[Event] = []
     server = RedisServer(tmp_path)
@@ -163,7 +169,7 @@ def test_closing_writes_what_still_waits(tmp_path: Path) -> None:
             assert kept(server, "BTCUSDT") == TRADE
 
 
-@pytest.mark.slow
+@pytest.mark.stack
 def test_two_processes_share_the_latest(server: RedisServer) -> None:
     with opened(server.url) as state:
         state.put_latest("BINANCE", "BTCUSDT", TRADE)
@@ -171,6 +177,7 @@ def test_two_processes_share_the_latest(server: RedisServer) -> None:
         assert state.latest("BINANCE") == {"BTCUSDT": TRADE, "ETHUSDT": {"price": "3000"}}
 
 
+@pytest.mark.stack
 def test_redis_killed_and_back_is_told_once_each_and_has_everything(server: RedisServer) -> None:
     told: list[Event] = []
     with opened(server.url, told) as state:
@@ -187,6 +194,7 @@ def test_redis_killed_and_back_is_told_once_each_and_has_everything(server: Redi
     assert "127.0.0.1" in str(told[0])
 
 
+@pytest.mark.stack
 def test_a_redis_that_began_anew_unnoticed_has_everything_again(server: RedisServer) -> None:
     told: list[Event] = []
     with open_state(server.url, on_event=told.append, check_every_s=600) as state:
@@ -200,6 +208,7 @@ def test_a_redis_that_began_anew_unnoticed_has_everything_again(server: RedisSer
     assert told == []
 
 
+@pytest.mark.stack
 def test_a_redis_that_comes_up_later_has_everything(tmp_path: Path) -> None:
     told: list[Event] = []
     server = RedisServer(tmp_path)
@@ -237,6 +246,7 @@ def test_a_redis_that_never_answers_holds_nothing_up() -> None:
     assert "imeout" in str(told[0])
 
 
+@pytest.mark.stack
 def test_a_wrong_password_is_a_loss_that_does_not_tell_it(tmp_path: Path) -> None:
     told: list[Event] = []
     with RedisServer(tmp_path, password="right") as server:
@@ -248,6 +258,7 @@ def test_a_wrong_password_is_a_loss_that_does_not_tell_it(tmp_path: Path) -> Non
     assert kinds(told) == [StateLost] and "s3cret" not in str(told)
 
 
+@pytest.mark.stack
 def test_what_is_no_memory_in_redis_is_left_out(server: RedisServer) -> None:
     with server.client() as client, opened(server.url) as state:
         client.set("k2:breaker:wss://b", "rubbish")
@@ -272,6 +283,7 @@ def test_a_url_that_is_none_is_an_error_without_the_password(url: str) -> None:
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.stack
 def test_closing_twice_is_closing_once(server: RedisServer) -> None:
     state = opened(server.url)
     put_both(state)

@@ -31,6 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.stack
 def test_promtool_and_amtool_accept_the_configuration(folder: Path) -> None:
     said = promtool("check", "config", "prometheus.yml", folder=folder)
     assert "WARNING" not in said and "2 rule files found" in said
@@ -38,6 +39,7 @@ def test_promtool_and_amtool_accept_the_configuration(folder: Path) -> None:
     subprocess.run(["amtool", "check-config", SOURCE / "alertmanager.yml"], check=True)
 
 
+@pytest.mark.stack
 def test_promtool_accepts_the_rules(folder: Path) -> None:
     said = promtool("check", "rules", "recording.yml", "alerts.yml", folder=folder)
     assert said.count("SUCCESS") == 2 and "duplicate" not in said
@@ -59,6 +61,7 @@ def test_each_alert_says_how_bad_it_is_what_is_wrong_and_what_to_do() -> None:
         assert all(rule["annotations"][part].endswith(".") for part in ("summary", "action"))
 
 
+@pytest.mark.stack
 def test_alerts_fire_and_are_resolved_when_their_rules_say(tmp_path: Path) -> None:
     for name in ("alerts.yml", "recording.yml"):
         (tmp_path / name).write_text((SOURCE / name).read_text())
