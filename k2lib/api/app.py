@@ -18,6 +18,7 @@ from k2lib.api.responses.openapi import DESCRIPTION, describe
 from k2lib.api.routes import reads, replay
 from k2lib.api.routes.docs import add_docs
 from k2lib.client import K2
+from k2lib.iceberg.duckdb_files import SCHEMES
 from k2lib.iceberg.manifests import duckdb_path
 from k2lib.query.engine import Engine
 from k2lib.query.guard import Guard
@@ -60,7 +61,10 @@ def create_app(k2: K2, *, options: ApiOptions | None = None) -> FastAPI:
 
 def _guard(k2: K2, options: ApiOptions) -> Guard:
     warehouse = duckdb_path(k2.catalog.properties["warehouse"])
-    return Guard(options.timeout_s, options.memory_bytes, (warehouse,))
+    # In object stores DuckDB sees no files but those of tables, wherever a catalog puts them.
+    stores = tuple(f"{scheme}://" for scheme in SCHEMES)
+    folders = (warehouse, *stores) if warehouse.startswith("/") else stores
+    return Guard(options.timeout_s, options.memory_bytes, folders)
 
 
 def _lifespan(engine: Engine) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

@@ -35,6 +35,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from k2lib.addresses import is_http_url, public_url, redact, without_secrets
 from k2lib.errors import ConfigError, DamagedFileError, K2Error, TransientError, reason_of
+from k2lib.iceberg.duckdb_files import read_failure
 from k2lib.iceberg.home_catalog import make_home
 from k2lib.iceberg.sql_catalog import SharedSqlCatalog
 from k2lib.reasons import QUOTED_PATH, RESTORE, file_errors, os_reason, with_remedy
@@ -91,7 +92,9 @@ def lake_errors(part: str) -> Iterator[None]:
     """
     try:
         yield
-    except CATALOG_ERRORS as exc:
+    except (*CATALOG_ERRORS, duckdb.Error) as exc:
+        if not isinstance(exc, CATALOG_ERRORS) and read_failure(exc) is None:
+            raise
         raise _failure(f"{part}: ", exc) from without_secrets(exc)
 
 
@@ -171,7 +174,7 @@ def cause_text(exc: BaseException) -> str:
         return redact(str(inner.errors()[0]["msg"]))
     if isinstance(inner, OSError):
         return redact(os_reason(inner))
-    reason = " ".join(reason_of(inner).split())
+    reason = " ".join((read_failure(inner) or reason_of(inner)).split())
     if "No files found" in reason:
         return redact(f"{_quoted_path(reason)}: {os.strerror(errno.ENOENT)}")
     return redact(reason)

@@ -23,6 +23,7 @@ from k2lib.errors import TransientError
 from k2lib.iceberg.columns import record_table
 from k2lib.iceberg.commit_times import Clock, system_clock
 from k2lib.iceberg.deletions import deletion_property
+from k2lib.iceberg.duckdb_files import open_duckdb, read_failure
 from k2lib.iceberg.file_sql import table_sql
 from k2lib.iceberg.manifests import ManifestCache, duckdb_path, has_delete_files, list_manifests
 from k2lib.iceberg.offsets import (
@@ -161,7 +162,8 @@ def _written(
     try:
         return [_merge(table, group, order=order, spill=spill) for group in groups]
     except duckdb.Error as exc:
-        raise TransientError(f"{'.'.join(table.name())}: files were not merged: {exc}") from exc
+        reason = read_failure(exc) or exc
+        raise TransientError(f"{'.'.join(table.name())}: files were not merged: {reason}") from exc
 
 
 def _merge(
@@ -199,4 +201,4 @@ def _sorted_rows(
 
 
 def _duckdb(spill: Path) -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": str(spill)})
+    return open_duckdb(memory_limit=_MEMORY, temp_directory=str(spill))

@@ -5,7 +5,6 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Final
 
-import duckdb
 import polars as pl
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
@@ -21,6 +20,7 @@ from pyiceberg.table import Table
 from k2lib.iceberg.catalog import read_errors
 from k2lib.iceberg.commit_times import Clock, system_clock
 from k2lib.iceberg.deletions import Deletion, deletions
+from k2lib.iceberg.duckdb_files import open_duckdb
 from k2lib.iceberg.file_sql import table_sql
 from k2lib.iceberg.manifests import ALL_ROWS, compare, plan_paths
 from k2lib.iceberg.tables import TableSpec
@@ -50,7 +50,7 @@ class Deduplicator:
 
     @cached_property
     def _connection(self) -> DuckDBPyConnection:
-        return open_duckdb()
+        return open_lookups()
 
     @property
     def newest(self) -> pl.DataFrame:
@@ -95,9 +95,9 @@ class Deduplicator:
             return pl.DataFrame(found.to_arrow_table())
 
 
-def open_duckdb() -> DuckDBPyConnection:
+def open_lookups() -> DuckDBPyConnection:
     """Open a DuckDB of one thread; it takes 12 ms, so who may never ask it opens it when asking."""
-    connection = duckdb.connect(config={"threads": 1})
+    connection = open_duckdb(threads=1)
     connection.execute("set TimeZone = 'UTC'")
     return connection
 

@@ -14,6 +14,7 @@ from pyiceberg.table import Table
 from pyiceberg.types import NestedField
 
 from k2lib.iceberg.columns import record_table
+from k2lib.iceberg.duckdb_files import REMOTE
 from k2lib.iceberg.tables import columns_as_read
 
 GLOB: Final = re.compile(r"[*?\[]")
@@ -27,6 +28,7 @@ def table_sql(table: Table, *, files: Sequence[str], schema: Schema | None = Non
         schema: whose columns it has, found by field id; by default those of today, ours under
             our names.
     """
+    REMOTE.add(table)
     if schema is None:
         schema = columns_as_read(table, record_table(table).schema())
     with_ids, without_ids = _split_by_ids(table, files)

@@ -9,6 +9,7 @@ from typing import Final
 
 import httpx2
 import yaml
+from pydantic import SecretStr
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -53,6 +54,7 @@ from k2lib.settings import Settings
 LOG: Final = logging.getLogger("k2lib")
 CATALOG: Final = "k2"
 NAMESPACE: Final = "market_data"
+DEFAULT_REGION: Final = "us-east-1"
 # The sinks of a process begin together, and a catalog may not know how to create twice at once.
 MAKING: Final = threading.Lock()
 # A sink tries again every second.
@@ -128,7 +130,11 @@ def open_catalog(settings: Settings) -> Catalog:
         uri, options["type"] = sqlite_uri(home, timeout_s=settings.timeout_s), "sql"
         if named is not None:
             _tell_of_tables_elsewhere(home, named, timeout_s=settings.timeout_s)
-    options |= {"uri": uri, "warehouse": warehouse, **_s3_options(settings)}
+    options |= {"uri": uri, "warehouse": warehouse, **_access_options(settings)}
+    if "credential" in options:
+        options.setdefault("oauth2-server-uri", f"{uri.rstrip('/')}/v1/oauth/tokens")
+    if "s3.endpoint" in options:  # without a region the bucket's would be asked of AWS
+        options.setdefault("s3.region", DEFAULT_REGION)
     _check_storage(options, TimeLimit(settings.timeout_s))
     return connect(
         CATALOG,
@@ -317,15 +323,22 @@ def _catalog_file(path: Path | None) -> dict[str, str]:
     return {str(name): str(value) for name, value in options.items()}
 
 
-def _s3_options(settings: Settings) -> dict[str, str]:
-    secret = settings.s3_secret_access_key
+def _access_options(settings: Settings) -> dict[str, str]:
+    """Return pyiceberg's options for whoever may use catalog and storage."""
     options = {
+        "credential": settings.catalog_credential,
+        "token": settings.catalog_token,
         "s3.endpoint": settings.s3_endpoint,
         "s3.access-key-id": settings.s3_access_key_id,
-        "s3.secret-access-key": secret.get_secret_value() if secret else None,
+        "s3.secret-access-key": settings.s3_secret_access_key,
+        "s3.session-token": settings.s3_session_token,
         "s3.region": settings.s3_region,
     }
-    return {name: value for name, value in options.items() if value is not None}
+    return {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for name, value in options.items()
+        if value is not None
+    }
 
 
 class TableCache:

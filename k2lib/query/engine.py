@@ -15,8 +15,9 @@ from duckdb import DuckDBPyConnection
 from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import BooleanExpression
 
-from k2lib.errors import ClosedError, DamagedFileError, QueryError
-from k2lib.iceberg.catalog import damage_text
+from k2lib.errors import ClosedError, DamagedFileError, QueryError, TransientError
+from k2lib.iceberg.catalog import cause_text, damage_text
+from k2lib.iceberg.duckdb_files import NO_TABLE_FILE, open_duckdb, read_failure
 from k2lib.iceberg.manifests import ALL_ROWS, PlanCache, PlannedFile
 from k2lib.iceberg.tables import TABLES, TableCache
 from k2lib.kafka.cluster import FindLog, no_log
@@ -56,7 +57,7 @@ from k2lib.query.sql import (
 from k2lib.query.table_state import TableView
 from k2lib.query.tail import TailPool
 from k2lib.query.time_travel import resolve
-from k2lib.reasons import RESTORE
+from k2lib.reasons import RESTORE, with_remedy
 
 SETTINGS: Final = (
     "SET GLOBAL TimeZone = 'UTC'",
@@ -100,7 +101,7 @@ class Engine(Closing):
         self._plans = plans = PlanCache()
         self._lock = threading.Lock()
         self._tails = TailPool(TableCache(catalog).table, find_log)
-        self._connection = duckdb.connect()
+        self._connection = open_duckdb()
         for statement in (*SETTINGS, *(() if guard is None else guard.settings)):
             self._connection.execute(statement)
         self._views = SqlViews(self._connection, plans)
@@ -344,13 +345,16 @@ class Engine(Closing):
         finally:
             cursor.close()
 
-    def _error(self, exc: Exception) -> QueryError | DamagedFileError:
+    def _error(self, exc: Exception) -> QueryError | DamagedFileError | TransientError:
         """Blame the query, unless a file of a table is named that the table does have."""
-        text = first_lines(exc)
+        failure = read_failure(exc)
+        text = failure or first_lines(exc)
         file = next(filter(self._plans.lists, QUOTED.findall(text)), None)
-        if file is None:
+        if file is not None:
+            return DamagedFileError(f"the table file {file} {damage_text(exc)}: {RESTORE}")
+        if failure is None or NO_TABLE_FILE in failure:
             return QueryError(text)
-        return DamagedFileError(f"the table file {file} {damage_text(exc)}: {RESTORE}")
+        return TransientError(f"the lake cannot be read: {with_remedy(cause_text(exc))}")
 
 
 def _tail_sql(view: TableView, rows: pa.Table, where: str = "") -> list[str]:

@@ -21,7 +21,7 @@ from k2lib.iceberg.deduplication import (
     NEWEST_SCHEMA,
     find_deleted_ids,
     find_ids,
-    open_duckdb,
+    open_lookups,
     possible_duplicates,
 )
 from k2lib.iceberg.deletions import deletions
@@ -108,7 +108,7 @@ class TailBuffer(Closing):
 
     @cached_property
     def _connection(self) -> DuckDBPyConnection:
-        return open_duckdb()
+        return open_lookups()
 
     @property
     def is_empty(self) -> bool:
