@@ -129,6 +129,11 @@ class Hosts:
         self._round.clear()
         self._tell_changes()
 
+    def answered(self, url: str) -> None:
+        """Count an answer that is no data but shows that the host is well; it ends a trial too."""
+        self._breakers[url].succeeded()
+        self._tell_changes()
+
     def ban(self, url: str, reason: str) -> None:
         """Never choose this host again in this run."""
         self._banned.setdefault(url, reason)

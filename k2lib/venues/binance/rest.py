@@ -162,10 +162,13 @@ class Rest(Closing):
         if verdict.lasting:
             self.hosts.ban(host, text)
         elif status in LIMITED:
+            self.hosts.answered(host)
             self.hosts.pause(host, verdict.pause_s or PAUSE_S)
         elif status == 404:
+            self.hosts.answered(host)
             self._ask_again_at[host, path] = self._clock() + self._offer_again_s
         elif _code(answer.content) <= QUESTION:
+            self.hosts.answered(host)
             return VenueRefusedError(f"{host}{path}: {text}")
         else:
             self._failed(host, text)

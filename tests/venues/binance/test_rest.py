@@ -10,6 +10,7 @@ from support.ports import dripping_server, silent_port
 from support.rest_hosts import Answer, RestHost, asking, refusal, rest_of, serving
 
 from k2lib.events import Event, RestFailed
+from k2lib.resilience.breaker import Circuit
 from k2lib.venues.base import VenueRefusedError, VenueUnavailableError
 from k2lib.venues.binance.rest import NotOfferedError, Rest, clock_offset_s
 
@@ -185,6 +186,22 @@ def test_a_host_that_is_down_may_still_offer_it() -> None:
         pytest.raises(VenueUnavailableError),
     ):
         ask(rest)
+
+
+@pytest.mark.parametrize("answer", [Answer(404), refusal(-1121)])
+def test_an_answer_without_data_closes_the_breaker_of_a_host_that_is_back(answer: Answer) -> None:
+    host, clock = RestHost(*[Answer(500)] * 3, answer), FakeClock()
+    with asking(host, clock=clock, breaker_rest_s=30.0, offer_again_s=5.0) as rest:
+        for _ in range(3):
+            with pytest.raises(VenueUnavailableError):
+                ask(rest)
+        clock.advance(30)
+        for _ in range(2):
+            with pytest.raises((NotOfferedError, VenueRefusedError)):
+                ask(rest)
+            clock.advance(6)
+        assert rest.hosts.breakers[host.url].state is Circuit.CLOSED
+    assert len(host.asked) == 5
 
 
 def test_a_refused_question_is_asked_of_no_other_host() -> None:
