@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = None
     binance_ws_urls: str | None = None
     binance_rest_urls: str | None = None
+    metrics_host: str = "127.0.0.1"
     metrics_port: int | None = Field(default=None, ge=0, lt=65536)
     alert_webhook_url: SecretStr | None = None
     api_keys: SecretStr | None = None

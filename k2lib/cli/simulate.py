@@ -54,6 +54,9 @@ def simulate_binance(
         int, typer.Option(min=0, max=65535, help="Of the first host, others follow; 0: free ones.")
     ] = 9443,
     hosts: Annotated[int, typer.Option(min=1, help="Addresses that send the same trades.")] = 1,
+    address: Annotated[
+        str, typer.Option(help="To listen on: an address of this machine, or its name.")
+    ] = "127.0.0.1",
     rate: Annotated[float, typer.Option(help="Trades a second of each symbol.")] = 50.0,
     seed: Annotated[int, typer.Option(help="Same seed and rate, same trades.")] = 7,
     first_id: Annotated[
@@ -78,6 +81,7 @@ def simulate_binance(
         seed=seed,
         port=port,
         hosts=hosts,
+        address=address,
         first_id=first_id,
         life_s=life_s,
         ping_s=ping_s,

@@ -35,7 +35,9 @@ class Monitor(Closing):
                 url = settings.alert_webhook_url.get_secret_value()
                 notify.append(self._parts.enter_context(Webhook(url)))
             if settings.metrics_port is not None:
-                server = MetricsServer(self.metrics, port=settings.metrics_port)
+                server = MetricsServer(
+                    self.metrics, port=settings.metrics_port, host=settings.metrics_host
+                )
                 self.metrics_url = self._parts.enter_context(server).url
             self.alerts = Alerts(notify=notify)
             self._parts.enter_context(AlertsThread(self.alerts))

@@ -15,13 +15,7 @@ from k2lib.lifecycle import Closing
 from k2lib.replay.frames import COLUMNS, FrameEncoder
 from k2lib.replay.player import Replay
 from k2lib.replay.rest import ReplayRest
-from k2lib.simulator import (
-    ExchangeLimits,
-    RestError,
-    StreamServer,
-    loopback_only,
-    stream_routes,
-)
+from k2lib.simulator import ExchangeLimits, RestError, StreamServer, check_host, stream_routes
 
 TICK_S: Final = 0.005
 ROWS: Final = 2_048
@@ -153,7 +147,7 @@ class ReplaySocket(Closing):
             await asyncio.wait([sending])
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
-        app = web.Application(middlewares=[loopback_only])
+        app = web.Application(middlewares=[check_host()])
         app.on_response_prepare.append(_sign)
         app.add_routes(stream_routes(self._stream))
         app.add_routes(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         one_symbol,
         row_window,
     )
-    from k2lib.simulator.binance.stream_server import StreamServer, loopback_only, stream_routes
+    from k2lib.simulator.binance.stream_server import StreamServer, check_host, stream_routes
 
 __all__ = [
     "ASX_SIM",
@@ -45,9 +45,9 @@ __all__ = [
     "StreamServer",
     "TradeColumns",
     "chaos",
+    "check_host",
     "check_names",
     "exchange_info",
-    "loopback_only",
     "one_symbol",
     "quote_frame",
     "row_window",
@@ -83,7 +83,7 @@ _MODULES = {
     "one_symbol": "binance.rest_request",
     "row_window": "binance.rest_request",
     "StreamServer": "binance.stream_server",
-    "loopback_only": "binance.stream_server",
+    "check_host": "binance.stream_server",
     "stream_routes": "binance.stream_server",
 }
 

@@ -380,6 +380,15 @@ def test_control_takes_json_only(exchange: OfflineExchange) -> None:
     assert httpx2.post(url, content='{"name": "cut"}').status_code == 415
 
 
+def test_an_exchange_at_another_address_answers_to_that_and_to_loopback_names() -> None:
+    with OfflineExchange(address="127.0.0.2") as exchange:
+        assert exchange.ws_urls[0].startswith("ws://127.0.0.2:")
+        url = exchange.rest_urls[0] + "/api/v3/ping"
+        assert httpx2.get(url).status_code == 200
+        assert httpx2.get(url, headers={"Host": "localhost:9443"}).status_code == 200
+        assert httpx2.get(url, headers={"Host": "example.com:9443"}).status_code == 403
+
+
 @pytest.mark.parametrize("path", ["/control/truth", "/api/v3/ping", "/ws"])
 def test_only_loopback_names_are_answered(exchange: OfflineExchange, path: str) -> None:
     url = exchange.rest_urls[0] + path

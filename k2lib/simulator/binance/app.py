@@ -12,7 +12,7 @@ from k2lib.simulator.binance.faults import FAULTS, FaultOptions
 from k2lib.simulator.binance.limits import Rejection
 from k2lib.simulator.binance.rest import is_long, rest_body, weight_of
 from k2lib.simulator.binance.rest_request import RestError, RestRequest
-from k2lib.simulator.binance.stream_server import Handler, loopback_only, stream_routes
+from k2lib.simulator.binance.stream_server import Handler, check_host, stream_routes
 
 BINANCE_SIM = "BINANCE_SIM"
 HEADER = "X-K2-Exchange"
@@ -28,7 +28,7 @@ _BODIES = {
 def application(host: ExchangeHost, engine: ExchangeEngine) -> web.Application:
     """Return the application of one host."""
     handlers = _Handlers(host, engine)
-    app = web.Application(middlewares=[loopback_only, handlers.reject])
+    app = web.Application(middlewares=[check_host(host.host), handlers.reject])
     app.on_response_prepare.append(_add_exchange)
     app.add_routes(
         [

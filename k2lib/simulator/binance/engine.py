@@ -32,9 +32,14 @@ class ExchangeHost(StreamServer):
     """Connections and faults of one host; all in the exchange's own thread."""
 
     def __init__(
-        self, market: Market, limits: ExchangeLimits, *, ssl_context: ssl.SSLContext | None
+        self,
+        market: Market,
+        limits: ExchangeLimits,
+        *,
+        ssl_context: ssl.SSLContext | None,
+        address: str,
     ):
-        super().__init__(ssl_context=ssl_context)
+        super().__init__(ssl_context=ssl_context, host=address)
         self.market = market
         self.limits = limits
         self.active_faults = ActiveFaults()

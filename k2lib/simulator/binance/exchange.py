@@ -16,6 +16,7 @@ from k2lib.simulator.binance.engine import ExchangeEngine, ExchangeHost, check_f
 from k2lib.simulator.binance.faults import FaultScript
 from k2lib.simulator.binance.limits import ExchangeLimits
 from k2lib.simulator.binance.market import GroundTruth, Market, TradeTape
+from k2lib.simulator.binance.stream_server import LOOPBACK
 from k2lib.simulator.binance.trade_generator import US
 
 TICK_S = 0.005
@@ -23,12 +24,13 @@ _T = TypeVar("_T")
 
 
 class OfflineExchange(Closing):
-    """A Binance look-alike on 127.0.0.1, until closed.
+    """A Binance look-alike, by default on 127.0.0.1, until closed.
 
     Args:
         rate: trades a second of each symbol.
         port: of the first host, the others follow; 0: free ones.
         hosts: addresses that publish the same trades, each with faults of its own.
+        address: an address of this machine, or its name; it answers to that and loopback names.
         first_id: id of the first trade; by default ids follow from the time and the rate, so
             that a later exchange of the same seed and rate goes on where this one is.
         ssl_context: a server's, for wss and https.
@@ -47,6 +49,7 @@ class OfflineExchange(Closing):
         seed: int = 7,
         port: int = 0,
         hosts: int = 1,
+        address: str = LOOPBACK,
         first_id: int | None = None,
         ping_s: float = 20.0,
         pong_within_s: float = 60.0,
@@ -65,7 +68,11 @@ class OfflineExchange(Closing):
         for _at_s, name, options in script:
             check_fault(name, *split_host(options), market=market, hosts=hosts)
         bound = _bind(
-            [ExchangeHost(market, limits, ssl_context=ssl_context) for _ in range(hosts)], port
+            [
+                ExchangeHost(market, limits, ssl_context=ssl_context, address=address)
+                for _ in range(hosts)
+            ],
+            port,
         )
         self._engine = ExchangeEngine(
             market, bound, limits=limits, script=script, clock=clock, started=started

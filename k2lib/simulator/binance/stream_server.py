@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp.typedefs import Middleware
 
 from k2lib.errors import ConfigError
 from k2lib.simulator.binance.frames import PONG, frame, text_frame
@@ -19,7 +20,7 @@ from k2lib.simulator.binance.stream_connection import (
     subscribe_all,
 )
 
-_HOST = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _BACKLOG = 128
 _LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 _MICROS = "microsecond"
@@ -30,7 +31,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class StreamServer:
     """Stream connections at a port of its own; all in the thread of one event loop."""
 
-    def __init__(self, *, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, ssl_context: ssl.SSLContext | None = None, host: str = LOOPBACK) -> None:
+        self.host = host
         self.connections: set[ServerConnection] = set()
         self.port = 0
         self._ssl = ssl_context
@@ -42,7 +44,7 @@ class StreamServer:
     @property
     def address(self) -> str:
         """Host and port, for URLs."""
-        return f"{_HOST}:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def bind(self, port: int) -> None:
         """Take a port until `unbind` or `shut_down`.
@@ -53,10 +55,11 @@ class StreamServer:
         # A socket that never listens keeps the port ours while connections are refused.
         try:
             self._port_holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._port_holder.bind((_HOST, port))
+            self._port_holder.bind((self.host, port))
             self.port = self._port_holder.getsockname()[1]
         except (OSError, OverflowError) as exc:
-            raise ConfigError(f"cannot listen on {_HOST}:{port} ({exc}): choose a port") from exc
+            message = f"cannot listen on {self.host}:{port} ({exc}): choose a port"
+            raise ConfigError(message) from exc
 
     def unbind(self) -> None:
         """Give the port back."""
@@ -68,10 +71,10 @@ class StreamServer:
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                self._factory, _HOST, self.port, ssl=self._ssl, backlog=_BACKLOG
+                self._factory, self.host, self.port, ssl=self._ssl, backlog=_BACKLOG
             )
         except OSError as exc:
-            message = f"cannot listen on {_HOST}:{self.port} ({exc}): choose a port"
+            message = f"cannot listen on {self.address} ({exc}): choose a port"
             raise ConfigError(message) from exc
 
     def upkeep(self, now: float, *, max_bytes: int | None = None) -> None:
@@ -152,13 +155,18 @@ def stream_routes(handler: Handler) -> list[web.RouteDef]:
     return [web.get(path, handler) for path in paths]
 
 
-@web.middleware
-async def loopback_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Reject requests whose Host header is not a loopback name."""
-    # A web page whose own host name resolves to this address (DNS rebinding) gets no answer.
-    if request.host.rpartition(":")[0] not in _LOOPBACK and request.host not in _LOOPBACK:
-        return web.Response(status=403, text="This server answers to loopback names only.\n")
-    return await handler(request)
+def check_host(own_name: str = LOOPBACK) -> Middleware:
+    """Return what rejects requests whose Host header is neither a loopback name nor its own."""
+    names = {*_LOOPBACK, own_name}
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        # A web page whose own host name resolves to this address (DNS rebinding) gets no answer.
+        if request.host.rpartition(":")[0] not in names and request.host not in names:
+            return web.Response(status=403, text="This server answers to loopback names only.\n")
+        return await handler(request)
+
+    return check
 
 
 async def _accept(

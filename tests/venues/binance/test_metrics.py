@@ -94,3 +94,9 @@ def test_a_monitor_serves_every_name_that_is_promised_however_many_feeds_start()
         )
         names = {family.name.removesuffix("_total") for family in families}
     assert {name for name in names if name.startswith("k2_binance_")} == SERVED
+
+
+def test_metrics_are_served_at_the_address_of_the_settings() -> None:
+    with Monitor(Settings(metrics_port=0, metrics_host="127.0.0.2")) as monitor:
+        assert (monitor.metrics_url or "").startswith("http://127.0.0.2:")
+        assert httpx2.get(monitor.metrics_url or "", timeout=60).status_code == 200
