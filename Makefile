@@ -37,7 +37,7 @@ export POLARS_ICEBERG_PLANNER        := pyiceberg
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-compose docker-engine check static quick notebooks lab bench clean debian
+.PHONY: help demo test test-compose docker-images check static quick notebooks lab bench clean debian
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -48,15 +48,17 @@ demo: $(STAMP)-notebooks
 test: $(STAMP)-dev $(CLIENT) debian
 	PYTEST_DEBUG_TEMPROOT=$(TEMPROOT) $(BIN)/python -m pytest $(SPREAD) $(PYTEST)
 
-# Not among those of `make test`: starting an engine disturbs whoever connects to 127.0.0.1.
-test-compose docker-engine: DEBIAN := dockerd:docker.io debootstrap:debootstrap
+# Not among those of `make test`: starting an engine disturbs whoever connects to 127.0.0.1. With
+# TEST_DOCKER_HOST=unix:///… they use the engine that is there.
+test-compose docker-images: DEBIAN := dockerd:docker.io debootstrap:debootstrap \
+    java:default-jre-headless mvn:maven
 
-test-compose: $(STAMP)-dev debian
+test-compose: docker-images
 	$(BIN)/python -m pytest tests/compose $(PYTEST)
 
-# Whether an engine starts on this machine.
-docker-engine: $(STAMP)-dev debian
-	@PYTHONPATH=tests $(BIN)/python -m support.docker_engine
+# The images that those tests run; says in one line why an engine or an image is not to be had here.
+docker-images: $(STAMP)-dev debian
+	@PYTHONPATH=.:tests $(BIN)/python -m support.stand_in
 
 # mypy takes a quarter of a minute where it has no cache yet: the tests need not wait for it.
 check: $(STAMP)-dev

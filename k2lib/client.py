@@ -316,6 +316,7 @@ class K2(Reads, Closing):
                 "The embedded broker lives and ends with the process that writes"
             )
         self.kafka.check()
+        watch = self.watch
         with closing(RemoteKafka(self.kafka.cluster, self.kafka.registry_url)) as kafka:
             run_sinks(
                 make_sinks(
@@ -324,7 +325,7 @@ class K2(Reads, Closing):
                     kafka,
                     self.settings,
                     accept_loss=accept_loss,
-                    on_event=on_event,
+                    on_event=to_all(watch.on_event, on_event),
                 ),
                 start_s=self.settings.timeout_s,
             )

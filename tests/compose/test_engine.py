@@ -40,4 +40,4 @@ def test_a_container_becomes_healthy_answers_on_the_loopback_and_leaves_nothing(
         assert answer.read().startswith(b"12")
 
     engine.docker("rm", "--force", name)
-    assert engine.docker("ps", "--all", "--quiet") == ""
+    assert engine.docker("ps", "--all", "--quiet", f"--filter=id={name}") == ""

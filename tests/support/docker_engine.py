@@ -1,16 +1,16 @@
-"""A Docker engine of our own, reached by a Unix socket alone.
+"""A Docker engine of our own, reached by a Unix socket alone, or one that runs already.
 
 Its images stay from one run to the next, outside the checkout; its containers and volumes do not.
-Run as a program it starts an engine and ends it, and says in one line why that cannot be done.
-
 Starting and ending an engine changes the network of the machine while others connect to 127.0.0.1:
-nothing else is tested beside it.
+nothing else is tested beside it. `TEST_DOCKER_HOST`, as `unix:///folder/d.sock`, names an engine
+that is to be used and left as it is.
 """
 
 import os
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +18,8 @@ from support.waiting import wait_until
 
 START_S = 60
 STOP_S = 60
+CLIENT_S = 120
+GIVEN = "TEST_DOCKER_HOST"
 
 
 class NoEngine(Exception):
@@ -30,23 +32,66 @@ def cache_folder() -> Path:
 
 
 class DockerEngine:
-    """An engine from entering to leaving; `docker` runs the client on it.
+    """A running engine, on which `docker` runs the client."""
+
+    def __init__(self, host: str) -> None:
+        # Without BuildKit, which is no part of the client everywhere.
+        self.environment = {
+            **{name: text for name, text in os.environ.items() if not name.startswith("DOCKER_")},
+            "DOCKER_HOST": host,
+            "DOCKER_BUILDKIT": "0",
+        }
+
+    def docker(self, *arguments: str, stdin: int | None = None, seconds: float = CLIENT_S) -> str:
+        """Return what the client prints; one that fails is an error with what it said."""
+        ended = subprocess.run(
+            ["docker", *arguments],
+            env=self.environment,
+            stdin=stdin if stdin is not None else subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+        said = " ".join([*ended.stdout.splitlines()[-3:], ended.stderr.strip()])
+        assert ended.returncode == 0, f"docker {' '.join(arguments)}: {said}"
+        return ended.stdout.strip()
+
+    def build(self, context: str, image: str, *options: str, seconds: float) -> None:
+        """Make an image of a folder with a Dockerfile."""
+        self.docker("build", "--quiet", f"--tag={image}", *options, context, seconds=seconds)
+
+
+@contextmanager
+def open_engine(folder: Path) -> Iterator[DockerEngine]:
+    """Use the engine that is given, or start one and end it.
+
+    Args:
+        folder: for the socket and the log of one that is started.
+    Raises:
+        NoEngine: it does not start here.
+    """
+    host = os.environ.get(GIVEN)
+    if host:
+        yield DockerEngine(host)
+    else:
+        with OwnEngine(folder) as engine:
+            yield engine
+
+
+class OwnEngine(DockerEngine):
+    """An engine from entering to leaving.
 
     `folder` holds its socket and its log. A path to a Unix socket has at most 107 characters.
     """
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(f"unix://{folder / 'd.sock'}")
         self._socket = folder / "d.sock"
         self._pid_file = folder / "d.pid"
         self._log = folder / "dockerd.log"
         self._state = folder / "exec"
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment in which a client reaches this engine and no other."""
-        kept = {name: text for name, text in os.environ.items() if not name.startswith("DOCKER_")}
-        return kept | {"DOCKER_HOST": f"unix://{self._socket}"}
 
     def __enter__(self) -> Self:
         for program in ("dockerd", "docker"):
@@ -84,19 +129,6 @@ class DockerEngine:
         finally:
             self._stop()
 
-    def docker(self, *arguments: str, stdin: int | None = None) -> str:
-        """Return what the client prints; one that fails is an error with what it said."""
-        ended = subprocess.run(
-            ["docker", *arguments],
-            env=self.environment,
-            stdin=stdin if stdin is not None else subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ended.returncode == 0, f"docker {' '.join(arguments)}: {ended.stderr.strip()}"
-        return ended.stdout.strip()
-
     def _answers(self) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:
@@ -116,23 +148,3 @@ class DockerEngine:
             self._process.kill()
             self._process.wait()
         self._process = None
-
-
-def main() -> int:
-    """Start an engine and end it; return 1 and say why where that cannot be done."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="k2-docker-") as folder:
-        try:
-            with DockerEngine(Path(folder)) as engine:
-                print(
-                    f"Docker engine {engine.docker('version', '--format', '{{.Server.Version}}')}"
-                )
-        except NoEngine as error:
-            print(f"No Docker engine here: {error}", file=sys.stderr)
-            return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
