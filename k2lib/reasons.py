@@ -11,6 +11,8 @@ from k2lib.errors import ConfigError, reason_of
 RESTORE: Final = "restore it from a copy"
 START_IT: Final = "start it, or correct its address"
 LET_WRITE: Final = "let this user read and write there, or name another place"
+CREDENTIAL: Final = "correct K2_CATALOG_CREDENTIAL or K2_CATALOG_TOKEN"
+S3_KEY: Final = "correct K2_S3_ACCESS_KEY_ID and K2_S3_SECRET_ACCESS_KEY"
 REMEDIES: Final = (
     ("locked", "another process holds it: end that, or try again"),
     ("readonly database", LET_WRITE),
@@ -36,6 +38,15 @@ REMEDIES: Final = (
     ("resolve", START_IT),
     ("Name or service not known", START_IT),
     ("No module named", "install it"),
+    ("Unauthorized", CREDENTIAL),
+    ("invalid_client", CREDENTIAL),
+    ("Forbidden", CREDENTIAL),
+    ("404 Client Error", "correct K2_WAREHOUSE, or the address of the catalog"),
+    ("NO_SUCH_BUCKET", "correct K2_WAREHOUSE"),
+    ("SIGNATURE_DOES_NOT_MATCH", S3_KEY),
+    ("INVALID_ACCESS_KEY_ID", S3_KEY),
+    ("INVALID_CLIENT_TOKEN_ID", S3_KEY),
+    ("ACCESS_DENIED", S3_KEY),
 )
 QUOTED_PATH: Final = re.compile(r"['\"]([^'\"]*/[^'\"]*)['\"]")
 

@@ -54,6 +54,8 @@ MAY_IMPORT = {
 AUDIT_MAY_IMPORT = {
     "k2lib.client.choose_kafka",
     "k2lib.iceberg.catalog.read_errors",
+    "k2lib.iceberg.duckdb_files.REMOTE",
+    "k2lib.iceberg.duckdb_files.open_duckdb",
     "k2lib.iceberg.tables.load_table",
     "k2lib.iceberg.tables.open_catalog",
     "k2lib.kafka.cluster.KafkaSource",

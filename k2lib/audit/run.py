@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 import confluent_kafka
-import duckdb
 from duckdb import DuckDBPyConnection
 
 from k2lib.audit import checks, source_files
@@ -24,9 +23,9 @@ from k2lib.audit.tables import (
     PinnedTable,
     create_empty_views,
     create_views,
-    local_path,
 )
 from k2lib.iceberg.catalog import read_errors
+from k2lib.iceberg.duckdb_files import open_duckdb
 from k2lib.iceberg.tables import load_table, open_catalog
 from k2lib.kafka.cluster import KafkaSource
 from k2lib.ops.home import check_catalog, check_home
@@ -198,8 +197,7 @@ def _why_unreadable(pinned: PinnedTable, files: Check) -> str | None:
         return None
     if current.deletes:
         return "another engine left delete files: compact the table with that engine"
-    remote = [path for path in current.data if not local_path(path).startswith("/")]
-    return f"only files on this machine are read, and not {remote[0]}" if remote else None
+    return None
 
 
 @contextmanager
@@ -207,7 +205,7 @@ def _scratch() -> Iterator[DuckDBPyConnection]:
     """Open a database for the time of the audit, on disk: no home is written, memory is bounded."""
     with tempfile.TemporaryDirectory(prefix="k2-audit-") as folder:
         options = {"memory_limit": MEMORY, "temp_directory": folder, "TimeZone": "UTC"}
-        with closing(duckdb.connect(str(Path(folder) / "audit.db"))) as connection:
+        with closing(open_duckdb(str(Path(folder) / "audit.db"))) as connection:
             for name, value in options.items():
                 connection.execute(f"SET {name} = '{value}'")
             try:

@@ -16,6 +16,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot
 
 from k2lib.iceberg.catalog import read_errors
+from k2lib.iceberg.duckdb_files import REMOTE
 
 OFFSETS: Final = "k2.offsets"
 CAUSE: Final = "k2.cause"
@@ -229,6 +230,7 @@ class PinnedTable:
 
     def sql(self, files: Mapping[str, int]) -> str:
         """Return the SELECT over Parquet files: the columns found by field id, under our names."""
+        REMOTE.add(self.table)
         ids = {f.name: f.field_id for schema in self._schemas() for f in schema.fields}
         columns = {name: kind for name, kind in COLUMNS[self.name].items()}
         if not files:

@@ -4,6 +4,8 @@ import errno
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,22 +17,43 @@ from pyiceberg.table import Table
 
 LOCAL: Final = ("file", "")
 SCHEMES: Final = tuple(name for name in SCHEMA_TO_FILE_IO if name not in LOCAL)
-# DuckDB keeps footers by the time of a file's change; files of tables never change.
+# DuckDB keeps what it knows of a file by the time of its change; files of tables never change.
 NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 NO_TABLE_FILE: Final = "is no file of a table"
-SIZES_KEPT: Final = 65_536
+# Has the footer of a file, and all of a small one.
+TAIL_BYTES: Final = 64 * 1024
+TAILS_BYTES: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class FileTail:
+    """The size of a file, and its last bytes."""
+
+    size: int
+    data: bytes
+
+    @property
+    def offset(self) -> int:
+        """Where the bytes begin."""
+        return self.size - len(self.data)
 
 
 class RemoteFile:
-    """A file that threads read at once: each has a position of its own."""
+    """A file that threads read at once, each from a position of its own.
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
+    It is opened where more than its tail is asked for.
+    """
+
+    def __init__(self, tail: FileTail, open_file: Callable[[], Any]) -> None:
+        self._tail = tail
+        self._open_file = open_file
+        self._file: Any = None
         self._at = threading.local()
+        self._lock = threading.Lock()
 
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a position; `whence` as of any file."""
-        begin = (0, self.tell(), self.size)[whence]
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a position."""
+        begin = {os.SEEK_CUR: self.tell(), os.SEEK_END: self._tail.size}.get(whence, 0)
         self._at.offset = begin + offset
         return int(self._at.offset)
 
@@ -39,24 +62,34 @@ class RemoteFile:
         return int(getattr(self._at, "offset", 0))
 
     def read(self, count: int = -1) -> bytes:
-        """Return so many bytes from here; all without a count."""
+        """Return so many bytes from here; all that follow without a count."""
         offset = self.tell()
-        data: bytes = self._file.read_at(self.size - offset if count < 0 else count, offset)
+        end = self._tail.size if count < 0 else min(offset + count, self._tail.size)
+        if offset >= self._tail.offset:
+            data = self._tail.data[offset - self._tail.offset : end - self._tail.offset]
+        else:
+            data = self._opened().read_at(end - offset, offset)
         self._at.offset = offset + len(data)
         return data
 
-    @property
-    def size(self) -> int:
-        """Its size in bytes."""
-        return int(self._file.size())
-
     def close(self) -> None:
         """Close it."""
-        self._file.close()
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+
+    def _opened(self) -> Any:
+        with self._lock:
+            if self._file is None:
+                self._file = self._open_file()
+            return self._file
 
 
 class TableFiles(AbstractFileSystem):  # type: ignore[misc]
-    """The files of tables in object stores, read as their catalog says; no other file is there."""
+    """The files of tables in object stores, read as their catalog says; no other file is there.
+
+    The tails of those read last are kept: they never change.
+    """
 
     protocol = SCHEMES
     cachable = False
@@ -64,7 +97,8 @@ class TableFiles(AbstractFileSystem):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._tables: dict[str, FileIO] = {}
-        self._sizes: OrderedDict[str, int] = OrderedDict()
+        self._tails: OrderedDict[str, FileTail] = OrderedDict()
+        self._tails_bytes = 0
         self._lock = threading.Lock()
 
     def add(self, table: Table) -> None:
@@ -80,17 +114,11 @@ class TableFiles(AbstractFileSystem):  # type: ignore[misc]
         """
         if "w" in mode or "a" in mode:
             raise PermissionError(f"'{path}': files of tables are only read here")
-        try:
-            file = RemoteFile(self._io(path).new_input(path).open())
-        except FileNotFoundError as exc:
-            raise FileNotFoundError(f"'{path}': {os.strerror(errno.ENOENT)}") from exc
-        self._remember(path, file.size)
-        return file
+        return RemoteFile(self._tail(path), lambda: self._open(path))
 
     def size(self, path: str) -> int:
         """Return the size of a file in bytes."""
-        known = self._sizes.get(path)
-        return len(self._io(path).new_input(path)) if known is None else known
+        return self._tail(path).size
 
     def glob(self, path: str, **_: object) -> list[str]:
         """Return the path itself: files are named, and an object's name may have any character."""
@@ -104,17 +132,35 @@ class TableFiles(AbstractFileSystem):  # type: ignore[misc]
     def _strip_protocol(cls, path: str) -> str:
         return path
 
-    def _io(self, path: str) -> FileIO:
+    def _open(self, path: str) -> Any:
         for location, io in self._tables.items():
             if path.startswith(location):
-                return io
+                try:
+                    return io.new_input(path).open()
+                except FileNotFoundError as exc:
+                    raise FileNotFoundError(f"'{path}': {os.strerror(errno.ENOENT)}") from exc
         raise PermissionError(f"'{path}' {NO_TABLE_FILE}")
 
-    def _remember(self, path: str, size: int) -> None:
+    def _tail(self, path: str) -> FileTail:
         with self._lock:
-            self._sizes[path] = size
-            while len(self._sizes) > SIZES_KEPT:
-                self._sizes.popitem(last=False)
+            if path in self._tails:
+                self._tails.move_to_end(path)
+                return self._tails[path]
+        with self._open(path) as file:
+            size = file.size()
+            count = min(size, TAIL_BYTES)
+            tail = FileTail(size, file.read_at(count, size - count))
+        self._keep(path, tail)
+        return tail
+
+    def _keep(self, path: str, tail: FileTail) -> None:
+        with self._lock:
+            if path not in self._tails:
+                self._tails[path] = tail
+                self._tails_bytes += len(tail.data)
+            while self._tails_bytes > TAILS_BYTES:
+                _, oldest = self._tails.popitem(last=False)
+                self._tails_bytes -= len(oldest.data)
 
 
 # Of all tables that this process reads; DuckDB asks it by location.
@@ -129,12 +175,13 @@ def read_failure(exc: BaseException) -> str | None:
     return lines[-1].partition(": ")[2]
 
 
-def open_duckdb(**config: str | int) -> DuckDBPyConnection:
+def open_duckdb(path: str = ":memory:", **config: str | int) -> DuckDBPyConnection:
     """Open a DuckDB that reads tables in object stores too, and downloads nothing.
 
     Args:
+        path: of its own file.
         config: options of DuckDB.
     """
-    connection = duckdb.connect(config={"autoinstall_known_extensions": False, **config})
+    connection = duckdb.connect(path, config={"autoinstall_known_extensions": False, **config})
     connection.register_filesystem(REMOTE)
     return connection

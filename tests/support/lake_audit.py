@@ -9,23 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from pyiceberg.table import StaticTable
+from pyarrow import parquet
+from pyarrow.fs import FileSystem
+from pyiceberg.table import StaticTable, Table
 
 LogPartition = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
 class Audit:
-    """A table as its metadata file tells it."""
+    """A table as its metadata file tells it; `store` has its files where this machine has not."""
 
     location: str
     metadata: dict[str, Any]
     files: list[str]
+    store: FileSystem | None = None
 
     def column(self, name: str = "message_id") -> list[Any]:
         """Return one column of all rows, sorted, doubles included."""
         if not self.files:
             return []
+        if self.store is not None:
+            parts = [
+                parquet.read_table(file, columns=[name], filesystem=self.store)[name]
+                for file in self.files
+            ]
+            return sorted(value for part in parts for value in part.to_pylist())
         found = duckdb.sql(f"select {name} from read_parquet({self.files}) order by 1").fetchall()
         return [value for (value,) in found]
 
@@ -58,6 +67,13 @@ def audit(home: Path, table: str = "trades_v2") -> Audit | None:
         return None
     text = Path(location.removeprefix("file://")).read_text(encoding="utf-8")
     return Audit(location, json.loads(text), _data_files(location))
+
+
+def audit_of(table: Table, store: FileSystem) -> Audit:
+    """Read a table of an object store, loaded by a catalog of its own."""
+    metadata = json.loads(table.metadata.model_dump_json(by_alias=True))
+    files = [task.file.file_path.removeprefix("s3://") for task in table.scan().plan_files()]
+    return Audit(table.metadata_location, metadata, files, store)
 
 
 def _location(catalog: sqlite3.Connection, table: str) -> str | None:
