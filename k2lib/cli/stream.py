@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from k2lib.cli.shared import BOTH, FAILED, AsJson, Seconds, Symbols, one_line, print_json
-from k2lib.cli.simulate import rate_of_home
 from k2lib.errors import ConfigError, K2Error, TransientError
 
 if TYPE_CHECKING:
@@ -166,6 +165,7 @@ def _venue(
 ) -> "Iterator[LiveVenue]":
     from k2lib.client import choose_venue
     from k2lib.notebook.venue import reachable_venue
+    from k2lib.ops.offline_rate import rate_of_home
     from k2lib.venues import live_venue
 
     if us and settings.binance_ws_urls is not None:
