@@ -187,7 +187,7 @@ def _redis_answers(stack: Stack) -> bool:
 
 
 def _k2_variables(stack: Stack) -> dict[str, str]:
-    variables = {"K2_HOME": str(stack.home)}
+    variables = {"K2_HOME": str(stack.home), "K2_METRICS_HOST": HOST}
     if "redis" in stack:
         variables["K2_REDIS_URL"] = f"redis://{stack.address('redis')}/0"
     if "alertmanager" in stack:
