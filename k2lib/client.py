@@ -11,7 +11,8 @@ from k2lib.errors import ConfigError
 from k2lib.events import Event, OnEvent, log_event, to_all
 from k2lib.iceberg.sink_threads import make_sinks, run_sinks
 from k2lib.iceberg.tables import TABLES, open_catalog
-from k2lib.kafka.cluster import Cluster, KafkaSource, check_bootstrap, read_properties
+from k2lib.kafka.access import AccessCheck, kafka_options, registry_options
+from k2lib.kafka.cluster import Cluster, KafkaSource, check_bootstrap
 from k2lib.kafka.connect import RemoteKafka
 from k2lib.kafka.embedded import attach
 from k2lib.kafka.registry import check_registry_url
@@ -42,7 +43,7 @@ def choose_kafka(settings: Settings) -> Target:
     Raises:
         ConfigError: a Kafka without a schema registry, or with an option it does not know.
     """
-    options = read_properties(settings.kafka_config)
+    options = kafka_options(settings)
     in_file = options.pop("bootstrap.servers", None)
     bootstrap = settings.kafka_bootstrap or in_file
     if bootstrap is not None:
@@ -53,13 +54,19 @@ def choose_kafka(settings: Settings) -> Target:
         check_registry_url(settings.schema_registry_url)
         cluster = Cluster(bootstrap, options, timeout_s=settings.timeout_s)
         cluster.admin()  # a client that is made and dropped: a wrong option is refused here
-        return Target("yours", cluster, settings.schema_registry_url)
+        return Target(
+            "yours",
+            cluster,
+            settings.schema_registry_url,
+            registry_options=registry_options(settings),
+            check=AccessCheck(cluster),
+        )
     local = services.started(settings.home)
     if local is not None:
         bootstrap, registry_url = (server.address for server in local)
         check = partial(services.check_running, settings.home, bootstrap=bootstrap)
         cluster = Cluster(bootstrap, timeout_s=settings.timeout_s)
-        return Target("local services", cluster, registry_url, check)
+        return Target("local services", cluster, registry_url, check=check)
     return Target("embedded")
 
 
@@ -317,7 +324,7 @@ class K2(Reads, Closing):
             )
         self.kafka.check()
         watch = self.watch
-        with closing(RemoteKafka(self.kafka.cluster, self.kafka.registry_url)) as kafka:
+        with closing(self._remote(self.kafka.cluster)) as kafka:
             run_sinks(
                 make_sinks(
                     [TABLES[name] for name in names],
@@ -363,8 +370,11 @@ class K2(Reads, Closing):
             return attach(self.settings.home)
         self.kafka.check()
         if self._reading is None:
-            self._reading = RemoteKafka(self.kafka.cluster, self.kafka.registry_url)
+            self._reading = self._remote(self.kafka.cluster)
         return KafkaSource(self._reading.cluster, self._reading.registry.text)
+
+    def _remote(self, cluster: Cluster) -> RemoteKafka:
+        return RemoteKafka(cluster, self.kafka.registry_url, self.kafka.registry_options)
 
     def close(self) -> None:
         """Wait until the tables have what was written, then end everything that was started."""

@@ -51,6 +51,7 @@ class Target:
     mode: str
     cluster: Cluster | None = None
     registry_url: str = field(default="", repr=False)
+    registry_options: Mapping[str, str] = field(default_factory=dict, repr=False)
     check: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def __str__(self) -> str:
@@ -89,7 +90,9 @@ class Pipeline(Closing):
         self._landed = threading.Event()
         self._producing = threading.Lock()
         self._has_sinks = with_sinks
-        self._kafka = open_kafka(settings.home, target.cluster, target.registry_url)
+        self._kafka = open_kafka(
+            settings.home, target.cluster, target.registry_url, target.registry_options
+        )
         self.cluster = self._kafka.cluster
         self._producer = BatchProducer(
             self.cluster, self._kafka.registry, client=self._kafka.client, on_event=on_event

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -15,13 +15,15 @@ from k2lib.errors import ConfigError
 
 PREFIX = "K2_"
 KUBERNETES_PREFIXES = ("K2_PORT", "K2_SERVICE_")
+SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 AWS_VARIABLES = {
     "s3_endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     "s3_region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
 }
 HAS_USER = "holds a user or a password"
 WHERE_USERS_GO = {
-    "kafka_bootstrap": "give sasl.username and sasl.password in the file of K2_KAFKA_CONFIG",
+    "kafka_bootstrap": "give K2_KAFKA_SASL_USERNAME and K2_KAFKA_SASL_PASSWORD",
     "warehouse": "give K2_S3_ACCESS_KEY_ID and K2_S3_SECRET_ACCESS_KEY",
     "s3_endpoint": "give K2_S3_ACCESS_KEY_ID and K2_S3_SECRET_ACCESS_KEY",
     "binance_ws_urls": "market data needs none",
@@ -42,7 +44,20 @@ class Settings(BaseSettings):
     home: Path = Path(".k2")
     kafka_bootstrap: str | None = None
     kafka_config: Path | None = None
+    kafka_security_protocol: SecurityProtocol | None = None
+    kafka_sasl_mechanism: SaslMechanism | None = None
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ssl_ca: Path | None = None
+    kafka_ssl_certificate: Path | None = None
+    kafka_ssl_key: Path | None = None
+    kafka_ssl_key_password: SecretStr | None = None
     schema_registry_url: str | None = None
+    schema_registry_config: Path | None = None
+    schema_registry_user: str | None = None
+    schema_registry_password: SecretStr | None = None
+    schema_registry_token: SecretStr | None = None
+    schema_registry_ca: Path | None = None
     catalog_uri: str | None = None
     catalog_config: Path | None = None
     catalog_credential: SecretStr | None = None
@@ -110,7 +125,16 @@ class Settings(BaseSettings):
     def _has_a_scheme_in_lower_case(cls, address: object) -> object:
         return lower_scheme(address) if isinstance(address, str) else address
 
-    @field_validator("home", "kafka_config", "catalog_config")
+    @field_validator(
+        "home",
+        "kafka_config",
+        "kafka_ssl_ca",
+        "kafka_ssl_certificate",
+        "kafka_ssl_key",
+        "schema_registry_config",
+        "schema_registry_ca",
+        "catalog_config",
+    )
     @classmethod
     def _begins_at_no_tilde(cls, path: Path | None) -> Path | None:
         """Only a shell expands it, and not in a file of settings."""

@@ -30,6 +30,13 @@ ADDRESSES = {
     "redis_url": f"redis://user:{SECRET}@127.0.0.1:9/0",
     "alert_webhook_url": f"http://user:{SECRET}@127.0.0.1:9/{SECRET}?token={SECRET}",
     "s3_secret_access_key": SECRET,
+    "s3_session_token": SECRET,
+    "catalog_credential": f"id:{SECRET}",
+    "catalog_token": SECRET,
+    "kafka_sasl_password": SECRET,
+    "kafka_ssl_key_password": SECRET,
+    "schema_registry_password": SECRET,
+    "schema_registry_token": SECRET,
     "api_keys": SECRET,
 }
 

@@ -98,7 +98,13 @@ def find_log(settings: Settings) -> Iterator[KafkaSource | str]:
     target = choose_kafka(settings)
     if target.cluster is not None:
         target.check()
-        with closing(SchemaRegistry(target.registry_url, timeout_s=settings.timeout_s)) as registry:
+        with closing(
+            SchemaRegistry(
+                target.registry_url,
+                timeout_s=settings.timeout_s,
+                options=target.registry_options,
+            )
+        ) as registry:
             yield KafkaSource(target.cluster, registry.text)
         return
     try:

@@ -73,7 +73,7 @@ class Cluster:
         except KafkaException as exc:
             raise ConfigError(
                 f"options for Kafka at {self.bootstrap}: {exc.args[0].str()}: "
-                "correct the file of K2_KAFKA_CONFIG"
+                "correct the file of K2_KAFKA_CONFIG, or what the settings of Kafka say"
             ) from exc
 
     def check_answers(self, admin: AdminClient) -> None:
@@ -174,9 +174,11 @@ def log_ids(cluster: Cluster, admin: AdminClient, topics: Iterable[str]) -> dict
         raise cluster.error(f"its topics: {exc.args[0].str()}") from exc
 
 
-def read_properties(path: Path | None) -> dict[str, str]:
-    """Read a librdkafka properties file: `name=value` lines, `#` comments.
+def read_properties(path: Path | None, *, setting: str = "K2_KAFKA_CONFIG") -> dict[str, str]:
+    """Read a file of properties: `name=value` lines, `#` comments.
 
+    Args:
+        setting: that names the file.
     Raises:
         ConfigError: it cannot be read, or a line is neither.
     """
@@ -186,15 +188,13 @@ def read_properties(path: Path | None) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as exc:
         reason = with_remedy(exc.strerror or str(exc))
-        raise ConfigError(f"K2_KAFKA_CONFIG={path}: {reason}") from exc
+        raise ConfigError(f"{setting}={path}: {reason}") from exc
     except UnicodeDecodeError:
-        raise ConfigError(f"K2_KAFKA_CONFIG={path}: is not UTF-8 text") from None
+        raise ConfigError(f"{setting}={path}: is not UTF-8 text") from None
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1)]
     stated = [(number, line) for number, line in numbered if line and not line.startswith("#")]
     for number, line in stated:
         if "=" not in line:
             # The line itself may hold a password.
-            raise ConfigError(
-                f"K2_KAFKA_CONFIG={path}: line {number} is not name=value: correct it"
-            )
+            raise ConfigError(f"{setting}={path}: line {number} is not name=value: correct it")
     return {name.strip(): value.strip() for name, value in (ln.split("=", 1) for _, ln in stated)}

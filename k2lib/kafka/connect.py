@@ -7,7 +7,7 @@ from confluent_kafka import Producer
 
 from k2lib.kafka.cluster import Cluster
 from k2lib.kafka.embedded import EmbeddedBroker
-from k2lib.kafka.registry import SchemaRegistry
+from k2lib.kafka.registry import NO_OPTIONS, Options, SchemaRegistry
 
 RECORD_OVERHEAD_BYTES: Final = 24
 WINDOW_BYTES: Final = 128 * 1024 * 1024
@@ -33,9 +33,13 @@ class RemoteKafka:
 
     window_bytes = WINDOW_BYTES
 
-    def __init__(self, cluster: Cluster, registry_url: str) -> None:
+    def __init__(
+        self, cluster: Cluster, registry_url: str, registry_options: Options = NO_OPTIONS
+    ) -> None:
         self.cluster = cluster
-        self.registry = SchemaRegistry(registry_url, timeout_s=cluster.timeout_s)
+        self.registry = SchemaRegistry(
+            registry_url, timeout_s=cluster.timeout_s, options=registry_options
+        )
         self.client: Producer | None = None
 
     def close(self) -> None:
@@ -43,10 +47,17 @@ class RemoteKafka:
         self.registry.close()
 
 
-def open_kafka(home: Path, cluster: Cluster | None, registry_url: str) -> Kafka:
+def open_kafka(
+    home: Path,
+    cluster: Cluster | None,
+    registry_url: str,
+    registry_options: Options = NO_OPTIONS,
+) -> Kafka:
     """Return the Kafka of these addresses; without a cluster, start the embedded broker.
 
     Raises:
         OwnerError: the home's embedded broker runs already, in this process or another.
     """
-    return EmbeddedBroker(home) if cluster is None else RemoteKafka(cluster, registry_url)
+    if cluster is None:
+        return EmbeddedBroker(home)
+    return RemoteKafka(cluster, registry_url, registry_options)

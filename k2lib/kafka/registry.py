@@ -43,6 +43,15 @@ def check_registry_url(url: str) -> None:
             raise ConfigError(f"K2_SCHEMA_REGISTRY_URL={shown}: give http://host:port")
 
 
+Options = Mapping[str, str]
+NO_OPTIONS: Final[Options] = {}
+NO_ACCESS: Final = (401, 403)
+ACCESS: Final = (
+    "correct K2_SCHEMA_REGISTRY_USER and K2_SCHEMA_REGISTRY_PASSWORD, or K2_SCHEMA_REGISTRY_TOKEN"
+)
+CA: Final = "name the CA of its certificate in K2_SCHEMA_REGISTRY_CA"
+
+
 def _options(url: str, timeout_s: float) -> dict[str, object]:
     """Return the client's options: the user not in the address, which its library logs.
 
@@ -80,6 +89,7 @@ class SchemaRegistry:
 
     Args:
         timeout_s: how long an answer may take in all.
+        options: of its client, beyond the address: who asks, and whom it trusts.
         on_registered: called when a schema is registered, before anything is written by it.
     Attributes:
         patience_s: how long it may know nothing of an id.
@@ -92,12 +102,18 @@ class SchemaRegistry:
         url: str,
         *,
         timeout_s: float = TIMEOUT_S,
+        options: Options = NO_OPTIONS,
         on_registered: Callable[[], None] = lambda: None,
     ) -> None:
         check_registry_url(url)
         self._name = f"the schema registry at {public_url(url)}"
         self._on_registered = on_registered
-        self._client = SchemaRegistryClient.new_client(_options(url, timeout_s))
+        try:
+            self._client = SchemaRegistryClient.new_client({**_options(url, timeout_s), **options})
+        except (ValueError, TypeError, OSError) as exc:
+            reason = redact(reason_of(exc), secrets=options.values())
+            message = f"options for {self._name}: {reason}: correct K2_SCHEMA_REGISTRY_CONFIG"
+            raise ConfigError(message) from None
         self._limit = TimeLimit(timeout_s)
         self.patience_s = 0.0 if _is_mock(url) else PATIENCE_S
         self._texts: dict[SchemaId, str] = {}
@@ -146,19 +162,21 @@ class SchemaRegistry:
             yield
         except SchemaRegistryError as exc:
             message = f"{self._name} answers {exc.http_status_code}: {redact(reason_of(exc))}"
-            raise TransientError(f"{message}: correct K2_SCHEMA_REGISTRY_URL") from without_secrets(
-                exc
-            )
+            is_refusal = exc.http_status_code in NO_ACCESS
+            remedy = ACCESS if is_refusal else "correct K2_SCHEMA_REGISTRY_URL"
+            raise TransientError(f"{message}: {remedy}") from without_secrets(exc)
         except (httpx2.TimeoutException, TimeoutError) as exc:
             raise self._silent(self._limit.reason) from without_secrets(exc)
         except httpx2.HTTPError as exc:
-            raise self._silent(redact(ERRNO.sub("", reason_of(exc)))) from without_secrets(exc)
+            reason = redact(ERRNO.sub("", reason_of(exc)))
+            remedy = CA if "CERTIFICATE_VERIFY_FAILED" in reason else START_IT
+            raise self._silent(reason, remedy) from without_secrets(exc)
         except (ValueError, LookupError, TypeError, httpx2.InvalidURL) as exc:
             reason = "its answer is none of a schema registry: correct K2_SCHEMA_REGISTRY_URL"
             raise TransientError(f"{self._name}: {reason}") from without_secrets(exc)
 
-    def _silent(self, reason: str) -> TransientError:
-        return TransientError(f"{self._name} does not answer: {reason}: {START_IT}")
+    def _silent(self, reason: str, remedy: str = START_IT) -> TransientError:
+        return TransientError(f"{self._name} does not answer: {reason}: {remedy}")
 
     def _register(self, subject: str, schema: RecordSchema) -> tuple[int, str | None]:
         try:

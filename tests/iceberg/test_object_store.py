@@ -149,7 +149,11 @@ def test_the_audit_holds_of_a_bucket_that_files_were_loaded_into(
         k2.load_asx(tmp_path / "trades", reference=reference_in(tmp_path))
         report = audit(k2.settings, [tmp_path / "trades"])
     assert report.first_difference is None
-    assert {one.name for one in report.checks if one.state == "held"} > {"ids", "files on disk", "records"}
+    assert {one.name for one in report.checks if one.state == "held"} > {
+        "ids",
+        "files on disk",
+        "records",
+    }
 
 
 def reference_in(folder: Path) -> Path:
