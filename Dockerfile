@@ -17,32 +17,27 @@ COPY pyproject.toml .
 RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > needed.txt \
     && python3 -m pip --python /opt/k2/bin/python install --no-cache-dir --requirement needed.txt
 
-FROM packages AS wheel
+FROM packages AS code
 COPY . .
-RUN python3 -m pip --python /opt/k2/bin/python wheel --no-cache-dir --no-deps --wheel-dir dist .
-
-FROM packages AS k2-installed
-COPY --from=wheel /build/dist dist
-RUN python3 -m pip --python /opt/k2/bin/python install --no-cache-dir --no-deps dist/*.whl
+RUN python3 -m pip --python /opt/k2/bin/python wheel --no-cache-dir --no-deps --wheel-dir dist . \
+    && python3 -m pip --python /opt/k2/bin/python install --no-deps --root /code dist/*.whl
 
 FROM base AS k2
-COPY --from=k2-installed /opt/k2 /opt/k2
+COPY --from=packages /opt/k2 /opt/k2
+COPY --from=code /code/opt/k2 /opt/k2
 ENV PATH=/opt/k2/bin:$PATH
 USER k2
 CMD ["k2", "--help"]
 
-FROM packages AS notebook-packages
+FROM packages AS lab-packages
 RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['notebooks'], sep='\n')" > needed.txt \
     && python3 -m pip --python /opt/k2/bin/python install --no-cache-dir --requirement needed.txt
 
-FROM notebook-packages AS lab-installed
-COPY --from=wheel /build/dist dist
-RUN python3 -m pip --python /opt/k2/bin/python install --no-cache-dir --no-deps dist/*.whl
-
 FROM base AS lab
-COPY --from=lab-installed /opt/k2 /opt/k2
-ENV PATH=/opt/k2/bin:$PATH
+COPY --from=lab-packages /opt/k2 /opt/k2
+COPY --from=code /code/opt/k2 /opt/k2
 COPY --chown=k2:k2 notebooks /srv/notebooks
+ENV PATH=/opt/k2/bin:$PATH
 USER k2
 EXPOSE 8888
 CMD ["jupyter", "lab", "--ip=0.0.0.0", "--no-browser", "--notebook-dir=/srv/notebooks"]

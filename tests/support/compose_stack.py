@@ -2,11 +2,8 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -15,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from support.docker_engine import DockerEngine, cache_folder
+from support.compose_program import compose_program
+from support.docker_engine import DockerEngine
 from support.paths import ROOT
 from support.stand_in import stand_in
 from support.waiting import wait_until
 
 from k2lib.ops.processes import free_port
 
-VERSION = "2.40.3"
-MODULE = "github.com/docker/compose/v2"
-BUILD_S = 1200
 # What the file publishes, and the variable that sets where.
 PORTS = {
     "kafka": "K2_KAFKA_PORT",
@@ -46,56 +41,6 @@ EXCHANGE = {
 KEY = "only-on-this-machine"
 STARTED_S = 300
 Answer = dict[str, Any]
-
-
-def compose_program() -> list[str]:
-    """Return the command of Compose v2: the installed one, else one that is built here, once."""
-    for command in (["docker", "compose"], ["docker-compose"]):
-        if shutil.which(command[0]) and _version(command).startswith("2"):
-            return command
-    folder = cache_folder() / f"compose-{VERSION}"
-    if not (folder / "docker-compose").exists():
-        _build(folder)
-    return [str(folder / "docker-compose")]
-
-
-def _version(command: list[str]) -> str:
-    asked = [*command, "version", "--short"]
-    ended = subprocess.run(asked, capture_output=True, text=True, check=False)
-    return ended.stdout.strip().removeprefix("v") if ended.returncode == 0 else ""
-
-
-def _build(folder: Path) -> None:
-    assert shutil.which("go"), (
-        f"neither Compose v2 nor Go is installed, which builds it: install Docker's plugin of "
-        f"Compose {VERSION}, or Go 1.24 or newer"
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="k2-compose-") as source:
-        path = Path(source)
-        (path / "go.mod").write_text(
-            f"module k2/compose\n\ngo 1.24\n\nrequire {MODULE} v{VERSION}\n"
-        )
-        (path / "main.go").write_text(
-            f'package main\n\nimport _ "{MODULE}/cmd/compose"\n\nfunc main() {{}}\n'
-        )
-        target = folder / "docker-compose.part"
-        flags = ["-trimpath", "-ldflags", f"-s -w -X {MODULE}/internal.Version=v{VERSION}"]
-        for command in (
-            ["go", "mod", "tidy"],
-            ["go", "build", *flags, "-o", str(target), f"{MODULE}/cmd"],
-        ):
-            ended = subprocess.run(
-                command,
-                cwd=path,
-                env={**os.environ, "CGO_ENABLED": "0"},
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=BUILD_S,
-            )
-            assert ended.returncode == 0, f"{command[:3]}: {ended.stderr.strip()[-400:]}"
-        target.rename(folder / "docker-compose")
 
 
 class ComposeStack:
@@ -143,33 +88,46 @@ class ComposeStack:
         self.compose("up", "--detach", "--no-build", "--pull=never", *self.services)
         wait_until(lambda: not self.unhealthy(), STARTED_S)
 
+    @cached_property
+    def containers(self) -> dict[str, str]:
+        """The containers of the services; one that is started again stays the same."""
+        lines = self.compose("ps", "--all", "--format", "json").splitlines()
+        listed = [json.loads(line) for line in lines if line]
+        return {one["Service"]: one["ID"] for one in listed}
+
+    def states(self) -> dict[str, Answer]:
+        """Return what the engine says of each service's container."""
+        found = json.loads(self.engine.docker("inspect", *self.containers.values()))
+        return {name: one["State"] for name, one in zip(self.containers, found, strict=True)}
+
     def unhealthy(self) -> dict[str, str]:
         """Return the services that are not healthy, or have not ended well, and their states."""
-        states = {one["Service"]: one for one in self._listed()}
-        texts = {name: _state(states.get(name)) for name in self.services}
+        texts = {name: _health(state) for name, state in self.states().items()}
         return {name: text for name, text in texts.items() if text not in ("healthy", "done")}
 
     def kill(self, service: str) -> None:
-        """End the main process of a service as `kill -9` does, so that its engine restarts it."""
-        container = self.compose("ps", "--quiet", service).strip()
-        state = json.loads(self.engine.docker("inspect", container))[0]["State"]
-        os.kill(state["Pid"], signal.SIGKILL)
-        started = state["StartedAt"]
+        """End the main process of a service as `kill -9` does; the engine starts it again."""
+        before = self.states()[service]
+        os.kill(before["Pid"], signal.SIGKILL)
 
         def is_another() -> bool:
-            now = json.loads(self.engine.docker("inspect", container))[0]["State"]
-            return bool(now["Running"]) and now["StartedAt"] != started
+            now = self.states()[service]
+            return bool(now["Running"]) and now["StartedAt"] != before["StartedAt"]
 
         wait_until(is_another, STARTED_S)
 
-    def get(self, path: str, *, service: str = "api", seconds: float = 60) -> Answer:
+    def run(self, service: str, *command: str, seconds: float = STARTED_S) -> str:
+        """Return what a command prints that is run beside a service's process."""
+        return self.compose("exec", "--no-TTY", service, *command, seconds=seconds)
+
+    def get(self, path: str, *, service: str = "api", seconds: float = 60) -> Any:
         """Return the JSON of a path of a service that is published."""
         url = f"http://127.0.0.1:{self.ports[service]}{path}"
         request = urllib.request.Request(url, headers={"Authorization": f"Bearer {KEY}"})
         with urllib.request.urlopen(request, timeout=seconds) as answer:
-            return dict(json.load(answer))
+            return json.load(answer)
 
-    def try_get(self, path: str, *, service: str = "api") -> Answer | None:
+    def try_get(self, path: str, *, service: str = "api") -> Any:
         """Return what `get` returns; None where the service does not answer so."""
         try:
             return self.get(path, service=service)
@@ -194,10 +152,6 @@ class ComposeStack:
         }
         return {kind: ids for kind, ids in found.items() if ids}
 
-    def _listed(self) -> list[Answer]:
-        lines = self.compose("ps", "--all", "--format", "json").splitlines()
-        return [json.loads(line) for line in lines if line]
-
 
 def _image(service: str) -> str:
     """Return the stand-in of a service: its own, or that of what it is a second program of."""
@@ -205,14 +159,7 @@ def _image(service: str) -> str:
     return shared.get(service, service)
 
 
-def _state(found: Answer | None) -> str:
-    if found is None:
-        return "missing"
-    if found["State"] == "exited" and found["ExitCode"] == 0:
+def _health(state: Answer) -> str:
+    if state["Status"] == "exited" and state["ExitCode"] == 0:
         return "done"
-    return str(found["Health"] or found["State"])
-
-
-def seconds_since(began: float) -> float:
-    """Return the seconds since a time of `time.monotonic`, to a tenth."""
-    return round(time.monotonic() - began, 1)
+    return str(state["Health"]["Status"] if "Health" in state else state["Status"])

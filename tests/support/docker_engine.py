@@ -126,6 +126,7 @@ class OwnEngine(DockerEngine):
             if volumes := self.docker("volume", "ls", "--quiet").split():
                 self.docker("volume", "rm", *volumes)
             self.docker("network", "prune", "--force")
+            self.docker("image", "prune", "--force")
         finally:
             self._stop()
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from support.compose_program import compose_program
 from support.docker_engine import DockerEngine, NoEngine, cache_folder, open_engine
 from support.paths import ROOT
 
@@ -45,7 +46,8 @@ def make_images(engine: DockerEngine, *, on_step: Callable[[str], object] = lamb
                 shutil.copytree(parts[folder.name], Path(context) / "parts")
             on_step(stand_in(folder.name))
             engine.build(context, stand_in(folder.name), seconds=BUILD_S)
-    for target in ("k2", "lab"):
+    # The first two are named so that they stay, for the next build.
+    for target in ("packages", "lab-packages", "k2", "lab"):
         on_step(stand_in(target))
         engine.build(str(ROOT), stand_in(target), f"--target={target}", seconds=BUILD_S)
 
@@ -114,6 +116,7 @@ def main() -> int:
             open_engine(Path(folder)) as engine,
         ):
             make_images(engine, on_step=print)
+        print(f"Compose: {' '.join(compose_program())}")
     except (NoEngine, K2Error, AssertionError, OSError, subprocess.SubprocessError) as error:
         print(f"No images for containers: {' '.join(str(error).split())[-400:]}", file=sys.stderr)
         return 1
