@@ -304,7 +304,7 @@ class K2(Reads, Closing):
         accept_loss: bool = False,
         on_event: OnEvent = log_event,
     ) -> None:
-        """Feed tables from Kafka until Ctrl-C.
+        """Feed tables from Kafka until Ctrl-C; what it does is in the metrics of this process.
 
         Args:
             tables: names; all without it.

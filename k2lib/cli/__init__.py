@@ -10,7 +10,7 @@ import k2lib
 from k2lib.cli import dead_letters
 from k2lib.cli.api import api
 from k2lib.cli.audit import audit
-from k2lib.cli.home import down, maintain, reset, sink, sql, status, up
+from k2lib.cli.home import down, logs, maintain, reset, sink, sql, status, up
 from k2lib.cli.load import load_asx, load_binance_archive
 from k2lib.cli.notebooks import demo, notebooks
 from k2lib.cli.shared import one_line, sigterm_ends_it
@@ -70,6 +70,7 @@ for command in (
     sink,
     up,
     status,
+    logs,
     down,
     audit,
     maintain,

@@ -1,18 +1,22 @@
 """Commands on a home: its services, its tables, its upkeep."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from k2lib.cli.shared import AsJson, open_home, open_k2, print_json
-from k2lib.errors import TableError, TransientError
+from k2lib.errors import ConfigError, TableError, TransientError
 
 if TYPE_CHECKING:
     from k2lib.client import K2
     from k2lib.query.answer import ReadResult
+
+SERVICES: Final = "redis, exchange, sink, stream, api, alertmanager, prometheus"
 
 
 def sql(
@@ -62,24 +66,48 @@ def sink(
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Record lost ranges as dead letters; go on.")
     ] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Of /metrics; K2_METRICS_PORT else, 0: a free one."),
+    ] = None,
 ) -> None:
     """Feed the tables from Kafka until Ctrl-C; then commit what was read, and say what was done."""
     from k2lib.cli.terminal import SinkPrinter
 
     printer = SinkPrinter()
-    with open_k2() as k2:
+    with open_k2(metrics_port=metrics_port) as k2:
+        if k2.watch.metrics_url is not None:
+            typer.echo(f"metrics at {k2.watch.metrics_url}", err=True)
         k2.sink(tables, accept_loss=accept_loss, on_event=printer.on_event)
     typer.echo(printer.summary())
 
 
-def up(as_json: AsJson = False) -> None:
+def up(
+    with_services: Annotated[
+        str | None,
+        typer.Option("--with", help=f"Services besides, joined by commas: {SERVICES}."),
+    ] = None,
+    port: Annotated[
+        list[str] | None,
+        typer.Option("--port", metavar="NAME=PORT", help="Of a service; 0: a free one."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Start Kafka and the schema registry on this machine; a second time does no harm."""
-    from k2lib.cli.terminal import print_services, working
+    from k2lib.cli.terminal import print_services, print_stack, working
     from k2lib.ops.services import status as services_status
     from k2lib.ops.services import up as services_up
+    from k2lib.ops.stack import read_request, start_stack
     from k2lib.settings import read_settings
 
     settings = read_settings()
+    names = [name.strip() for name in (with_services or "").split(",") if name.strip()]
+    ports = dict(map(_port, port or ()))
+    if names or ports or read_request(settings.home).ports:
+        with working("starting") as show_step:
+            stack = start_stack(settings, names, ports=ports, on_step=show_step)
+        print_json(stack.to_json()) if as_json else print_stack(stack)
+        return
     with working("starting") as show_step:
         services_up(
             settings.home,
@@ -92,6 +120,32 @@ def up(as_json: AsJson = False) -> None:
         print_json(status.to_json())
     else:
         print_services(status)
+
+
+def _port(text: str) -> tuple[str, int]:
+    name, found, number = text.partition("=")
+    if not found or not number.isascii() or not number.isdigit() or int(number) > 65535:
+        raise ConfigError(f"--port {text}: write NAME=PORT, for example --port redis=16379")
+    return name.strip(), int(number)
+
+
+def logs(
+    name: Annotated[str, typer.Argument(help="Of a service, or supervisor.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option(min=0, help="So many of the last ones first.")] = 100,
+) -> None:
+    """Show the log of a service of this home."""
+    from k2lib.ops import logs as service_logs
+    from k2lib.ops.home import check_home
+    from k2lib.settings import read_settings
+
+    settings = read_settings()
+    check_home(settings)
+    log = service_logs.find_log(settings.home, name)
+    new = service_logs.follow(log) if follow else iter(())
+    with contextlib.suppress(KeyboardInterrupt):
+        for line in chain(service_logs.last_lines(log, lines=lines), new):
+            typer.echo(line)
 
 
 def status(as_json: AsJson = False) -> None:

@@ -27,13 +27,15 @@ INTERRUPTED: Final = 130
 
 
 @contextlib.contextmanager
-def open_k2(*, with_sinks: bool = True) -> "Iterator[K2]":
+def open_k2(*, with_sinks: bool = True, metrics_port: int | None = None) -> "Iterator[K2]":
     """Open the home of the settings to write it, and print on standard error which it is."""
     from k2lib.settings import read_settings
 
+    explicit = {} if metrics_port is None else {"metrics_port": metrics_port}
+
     # What ends the command says what the alerts of its last seconds would say, in one line.
     logging.getLogger("k2lib.alerts").addHandler(logging.NullHandler())
-    with _opened(read_settings(), with_sinks=with_sinks) as k2:
+    with _opened(read_settings(explicit), with_sinks=with_sinks) as k2:
         yield k2
 
 

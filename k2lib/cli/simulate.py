@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from k2lib.cli.shared import BOTH, AsJson, Seconds, Symbols, print_json
-from k2lib.errors import ConfigError, DamagedFileError
-from k2lib.locks import make_private
+from k2lib.errors import ConfigError
 from k2lib.reasons import file_errors, with_remedy
 
 if TYPE_CHECKING:
     from k2lib.simulator import FaultScript, GroundTruth, OfflineExchange
 
-RATE: Final = 50.0
 FORM: Final = '{"at_s": 5, "name": "stall", "host": 0, "s": 10}'
 
 
@@ -116,39 +114,6 @@ def read_script(path: Path) -> "FaultScript":
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
-
-
-def rate_of_home(home: Path, rate: float | None) -> float:
-    """Return the rate at which a home's offline exchange trades: its ids follow from it.
-
-    Args:
-        rate: the requested one; None takes that of earlier runs, at first `RATE`.
-    Raises:
-        ConfigError: the home has trades of another rate.
-    """
-    kept = home / "run" / "offline.json"
-    with file_errors(f"the home {home}"):
-        before = _kept_rate(kept)
-    if before is not None and rate not in (None, before):
-        raise ConfigError(
-            f"--rate {rate:g}: the offline exchange of {home} trades {before:g} a second, and its "
-            f"ids follow from that; take --rate {before:g}, or another home by K2_HOME"
-        )
-    chosen = rate or before or RATE
-    with file_errors(f"the home {home}"):
-        make_private(kept.parent)
-        kept.write_text(json.dumps({"rate": chosen}), encoding="utf-8")
-    return float(chosen)
-
-
-def _kept_rate(kept: Path) -> float | None:
-    try:
-        return float(json.loads(kept.read_bytes())["rate"]) if kept.exists() else None
-    except (ValueError, LookupError, TypeError) as exc:
-        raise DamagedFileError(
-            f"{kept} is damaged: write {json.dumps({'rate': RATE})} into it, with the rate of the "
-            "trades that the home has"
-        ) from exc
 
 
 def addresses(exchange: "OfflineExchange") -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from k2lib.cli.shared import BOTH, FAILED, AsJson, Seconds, Symbols, one_line, print_json
-from k2lib.cli.simulate import rate_of_home
 from k2lib.errors import ConfigError, K2Error, TransientError
 
 if TYPE_CHECKING:
@@ -49,8 +48,10 @@ def stream_binance(
             names = [split_instrument(text)[1] for text in texts]
             settings = read_settings()
             venue = parts.enter_context(_venue(settings, names, us=us, offline=offline, rate=rate))
+        # Addresses of one's own are corrected, not replaced by invented trades.
+        hint = not offline and settings.binance_ws_urls is None
         if check:
-            _check(venue, texts, as_json=as_json, hint=not offline)
+            _check(venue, texts, as_json=as_json, hint=hint)
         else:
             _stream(
                 settings,
@@ -60,7 +61,7 @@ def stream_binance(
                 seconds=seconds,
                 with_sinks=not no_sink,
                 as_json=as_json,
-                hint=not offline,
+                hint=hint,
             )
 
 
@@ -116,7 +117,7 @@ def _stream(
         with _in_one_line(hint=hint):
             k2 = parts.enter_context(K2(settings, with_sinks=with_sinks, on_event=printer.on_event))
             typer.echo(str(k2), err=True)
-            options = FeedOptions(quotes=quotes)
+            options = FeedOptions(quotes=quotes, first_connection_s=settings.timeout_s)
             feed = parts.enter_context(k2.feed(symbols, venue=venue, options=options))
         try:
             printer.begin(start_line(feed, k2.watch.metrics_url), lambda: k2.watch.alerts.firing)
@@ -164,6 +165,7 @@ def _venue(
 ) -> "Iterator[LiveVenue]":
     from k2lib.client import choose_venue
     from k2lib.notebook.venue import reachable_venue
+    from k2lib.ops.offline_rate import rate_of_home
     from k2lib.venues import live_venue
 
     if us and settings.binance_ws_urls is not None:

@@ -17,6 +17,7 @@ from k2lib.events import BatchDone, DeliveryStalled, Event, SinkPaused, SinkStop
 from k2lib.load import LoadReport
 from k2lib.ops.home import HomeStatus, MaintenanceResult
 from k2lib.ops.services import ServicesStatus
+from k2lib.ops.stack import StackStatus
 from k2lib.venues import file_venue
 from k2lib.venues.base import FileOptions, SourceFile
 
@@ -161,13 +162,30 @@ def print_services(status: ServicesStatus) -> None:
     out().print(table)
 
 
+def print_stack(stack: StackStatus) -> None:
+    """Print the services that a supervisor keeps."""
+    title = None if stack.supervisor_pid else "the supervisor ended: `k2 up` starts it again"
+    table = Table("service", "state", "pid", "port", title=title, title_justify="left")
+    table.add_column("restarts", justify="right")
+    table.add_column("since (UTC)", no_wrap=True)
+    table.add_column("health", overflow="fold")
+    for one in stack.services:
+        numbers = (str(one.pid or ""), str(one.port), str(one.restarts))
+        since = one.since[:19].replace("T", " ").removeprefix(f"{datetime.now(UTC):%Y-%m-%d} ")
+        table.add_row(one.name, one.state, *numbers, since, escape(one.health))
+    out().print(table)
+
+
 def print_status(status: HomeStatus) -> None:
     """Print the home: its writer, the services, and the tables."""
     home = f"home {status.home}, Kafka {status.kafka}"
     out().print(home, highlight=False, markup=False, soft_wrap=True)
     if status.writer_pid is not None:
         out().print(f"an embedded writer runs: process {status.writer_pid}", highlight=False)
-    print_services(status.services)
+    if status.stack is None:
+        print_services(status.services)
+    else:
+        print_stack(status.stack)
     table = Table("table")
     for name in ("rows", "files", "disk", "snapshots"):
         table.add_column(name, justify="right")

@@ -207,7 +207,11 @@ class StreamConnections:
         until = time.monotonic() + self._options.first_connection_s
         while not self._connected.wait(LOOK_S) and not ended.is_set():
             if self._refusals.keys() >= set(self._venue.stream_hosts) or time.monotonic() > until:
-                reasons = "; ".join(f"{host}: {reason}" for host, reason in self._refusals.items())
+                silent = f"no answer within {self._options.first_connection_s:g} s"
+                reasons = "; ".join(
+                    f"{host}: {self._refusals.get(host, silent)}"
+                    for host in self._venue.stream_hosts
+                )
                 raise TransientError(f"{self._venue.exchange} lets us in nowhere: {reasons}")
 
     async def _run(self) -> None:

@@ -28,7 +28,7 @@ class FeedOptions:
     `linger_s` and `enough`: fewer frames than `enough` wait that long for others. `grace_s`: how
     long a hole may come from disorder. `most_ids`: a larger gap is left to the archive.
     `upgrade_s`: how often single trades are asked for where only aggregates were to be had.
-    `first_connection_s`: how long the first connection may take.
+    `first_connection_s`: how long the first connection may take, over all hosts.
     """
 
     quotes: bool = False
@@ -39,7 +39,7 @@ class FeedOptions:
     grace_s: float = 0.5
     most_ids: int = 1_000_000
     upgrade_s: float = 60.0
-    first_connection_s: float = 60.0
+    first_connection_s: float = 10.0
 
     @property
     def kinds(self) -> tuple[str, ...]:

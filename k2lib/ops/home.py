@@ -25,6 +25,7 @@ from k2lib.iceberg.writer import check_appendable
 from k2lib.locks import holder_text, lock_holder, locked_by, try_lock, writer_lock
 from k2lib.ops.services import ServicesStatus, read_running_services, started
 from k2lib.ops.services import status as services_status
+from k2lib.ops.stack import StackStatus, read_stack_status
 from k2lib.reasons import RESTORE, file_errors
 from k2lib.settings import Settings
 
@@ -43,12 +44,18 @@ class TableStatus:
 
 @dataclass(frozen=True)
 class HomeStatus:
-    """A home as it is now; `writer_pid` is the owner of an embedded broker."""
+    """A home as it is now.
+
+    Attributes:
+        writer_pid: the owner of an embedded broker.
+        stack: the services that a supervisor keeps; None where none was started.
+    """
 
     home: str
     kafka: str
     writer_pid: int | None
     services: ServicesStatus
+    stack: StackStatus | None
     tables: tuple[TableStatus, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -64,6 +71,7 @@ def read_home_status(settings: Settings) -> HomeStatus:
         kafka=settings.kafka_bootstrap or services.kafka.address or "embedded",
         writer_pid=writer_pid(settings.home),
         services=services,
+        stack=read_stack_status(settings.home),
         tables=_tables(settings),
     )
 

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,9 @@ LOG_TAIL_LINES = 8
 STOP_GRACE_S = 20.0
 KILL_GRACE_S = 10.0
 POLL_S = 0.05
-# The shell ends at once, so that init reaps the child and no parent has to.
-_LAUNCH = '"$@" </dev/null >log 2>&1 & echo $!'
+# The shell ends at once, so that init reaps the child and no parent has to. The file has the pid
+# even if whoever started the shell is killed before it reads it.
+_LAUNCH = '"$@" </dev/null >log 2>&1 & echo $! >pid; cat pid'
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,43 @@ def alive(process: ChildProcess) -> bool:
     return birth(process.pid) == process.birth
 
 
-def spawn(command: list[str], *, folder: Path) -> ChildProcess:
-    """Start a command in a session of its own; it writes to `log`, the log before to `log.1`."""
+def spawn(
+    command: list[str], *, folder: Path, environment: Mapping[str, str] | None = None
+) -> ChildProcess:
+    """Start a command in a session of its own; it writes to `log`, the log before to `log.1`.
+
+    Args:
+        environment: all variables that it has; those of this process without it.
+    """
     log = folder / "log"
     if log.exists():
         log.replace(folder / "log.1")
     shell = ["/bin/sh", "-c", _LAUNCH, "sh", *command]
     done = subprocess.run(
-        shell, cwd=folder, stdout=subprocess.PIPE, text=True, check=True, start_new_session=True
+        shell,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        start_new_session=True,
     )
     pid = int(done.stdout)
     return ChildProcess(pid, birth(pid) or "gone")
+
+
+def unregistered(folder: Path) -> ChildProcess | None:
+    """Return the process that `spawn` started in a folder, if it runs there still.
+
+    It finds what was started just before its starter was killed; None where there is no /proc.
+    """
+    try:
+        pid = int((folder / "pid").read_text())
+        is_there = Path(f"/proc/{pid}/cwd").resolve(strict=True) == folder.resolve()
+    except (OSError, ValueError):
+        return None
+    born = birth(pid)
+    return ChildProcess(pid, born) if is_there and born is not None else None
 
 
 def stop(process: ChildProcess, *, grace_s: float = STOP_GRACE_S) -> bool:

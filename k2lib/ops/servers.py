@@ -70,11 +70,15 @@ metadata.max.retention.bytes=67108864
 
 
 class LocalServer(Protocol):
-    """A Java program of a home: it keeps its data, its log and its settings in `folder`."""
+    """A program of a home: it keeps its data, its log and its settings in `folder`."""
 
-    key: ClassVar[str]
-    name: ClassVar[str]
-    port_setting: ClassVar[str]
+    @property
+    def key(self) -> str:
+        """Its name in the home's service registry."""
+
+    @property
+    def name(self) -> str:
+        """Its name for people."""
 
     @property
     def folder(self) -> Path:
@@ -201,6 +205,22 @@ class RegistryServer:
             connection.request(method, f"{REGISTRY_PATH}/config", body, headers)
             answer: dict[str, str] = json.loads(connection.getresponse().read())
             return answer
+
+
+def http_status(port: int, path: str, *, within_s: float) -> int | None:
+    """Return the status of a server's whole answer to a GET; None without one."""
+
+    def ask() -> int:
+        connection = http.client.HTTPConnection(HOST, port, timeout=within_s)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+
+    with contextlib.suppress(*NO_ANSWER):
+        return TimeLimit(within_s).call(ask)
+    return None
 
 
 def await_ready(server: LocalServer, process: ChildProcess) -> None:

@@ -1,5 +1,6 @@
 """Run Apache Kafka and a schema registry as local processes of one home: up, status, down.
 
+A supervisor, where one runs, keeps other services in the same service registry; `down` ends all.
 Their data and logs, in `<home>/services/kafka` and `<home>/services/registry`, survive `down`.
 """
 
@@ -13,9 +14,12 @@ from pathlib import Path
 from k2lib.errors import ConfigError, DamagedFileError, OwnerError, TransientError
 from k2lib.locks import Lock, holder_text, locked, make_private, try_lock, writer_lock
 from k2lib.ops.jars import JavaPrograms, OnStep, default_cache, fetch_servers
-from k2lib.ops.processes import ChildProcess, alive, free_port, is_free, stop
+from k2lib.ops.processes import ChildProcess, alive, free_port, is_free, stop, unregistered
 from k2lib.ops.servers import KafkaServer, LocalServer, RegistryServer, await_ready
+from k2lib.ops.service_specs import SPECS
 from k2lib.reasons import file_errors
+
+SUPERVISOR = "supervisor"
 
 
 @dataclass(frozen=True)
@@ -189,8 +193,8 @@ def up(
     home = home.resolve()
     with (
         file_errors(f"the home {home}"),
-        locked(_lock(home)),
-        _without_embedded_owner(home),
+        locked(services_lock(home)),
+        without_embedded_owner(home),
     ):
         read_running_services(home)  # a damaged file stops it before anything is fetched
         programs = fetch_servers(jar_cache or default_cache(), on_step=on_step)
@@ -203,15 +207,22 @@ def up(
 
 
 def down(home: Path) -> list[StoppedService]:
-    """End the services of a home; their data stay. An empty list says that nothing ran."""
+    """End the services of a home, the last one first; their data stay.
+
+    An empty list says that nothing ran.
+    """
     home = home.resolve()
     if not (home / "run").exists():
         return []
-    with locked(_lock(home)):
-        services = read_running_services(home)
-        # The registry first: it is the one that would miss the other.
-        stopped = [_stop(name, services.running(name)) for name in ("registry", "kafka")]
+    # Without the lock, which its threads may wait for.
+    stopped = [_stop(SUPERVISOR, read_running_services(home).running(SUPERVISOR))]
+    with locked(services_lock(home)):
+        entries = read_running_services(home).entries
+        ordered = [*reversed(list(SPECS)), *(name for name in entries if name not in SPECS)]
+        stopped += [_stop(name, entries.get(name)) for name in ordered]
+        stopped += [_stop_unregistered(folder) for folder in (home / "services").glob("*")]
         write_running_services(home, RunningServices())
+        request_file(home).unlink(missing_ok=True)
     return [one for one in stopped if one is not None]
 
 
@@ -230,7 +241,7 @@ def running(home: Path) -> Services | None:
 def started(home: Path) -> tuple[KafkaServer, RegistryServer] | None:
     """Return the services that `up` started in a home and `down` did not end, running or not."""
     services = read_running_services(home)
-    return _started_servers(home, services) if services.entries else None
+    return _started_servers(home, services) if KafkaServer.key in services.entries else None
 
 
 def check_running(home: Path, *, bootstrap: str) -> None:
@@ -332,9 +343,16 @@ def _check_ports(servers: list[KafkaServer | RegistryServer]) -> None:
 
 
 def _stop(service: str, entry: StartedService | None) -> StoppedService | None:
-    if entry is None:
+    if entry is None or not entry.is_running:
         return None
     return StoppedService(service, entry.pid, killed=not stop(entry.process))
+
+
+def _stop_unregistered(folder: Path) -> StoppedService | None:
+    process = unregistered(folder)
+    if process is None:
+        return None
+    return StoppedService(folder.name, process.pid, killed=not stop(process))
 
 
 def _status(server: LocalServer, entry: StartedService | None) -> ServiceStatus:
@@ -362,11 +380,22 @@ def _blocks(file: Path) -> int:
         return 0
 
 
-def _lock(home: Path) -> Path:
+def request_file(home: Path) -> Path:
+    """Return the file that says which services a supervisor keeps, from `up` to `down`."""
+    return home / "run" / "stack.json"
+
+
+def services_lock(home: Path) -> Path:
+    """Return the lock of whoever starts or ends services of a home."""
     return home / "run" / "services.lock"
 
 
-def _without_embedded_owner(home: Path) -> Lock:
+def without_embedded_owner(home: Path) -> Lock:
+    """Lock out the embedded broker of a home, to start services there.
+
+    Raises:
+        OwnerError: one runs.
+    """
     path = writer_lock(home)
     lock = try_lock(path)
     if lock is None:

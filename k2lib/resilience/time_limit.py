@@ -23,6 +23,12 @@ class TimeLimit:
         self.seconds = seconds
         self._turns = threading.Semaphore(most)
 
+    def part(self, seconds: float) -> "TimeLimit":
+        """Return a limit of so many seconds of its own, whose calls take turns with these."""
+        part = TimeLimit(seconds)
+        part._turns = self._turns
+        return part
+
     def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what the call returns, or raise what it raises.
 

@@ -19,7 +19,7 @@ import httpx2
 import pytest
 import trustme
 from support.live import streams
-from support.ports import refusing_port
+from support.ports import refusing_port, silent_port
 from support.redis_server import RedisServer
 from support.waiting import wait_until
 
@@ -195,7 +195,7 @@ def test_an_unknown_symbol_is_told_with_those_near_it(run: Run, exchange: Offlin
     assert only_error(err) == "k2: Binance has no symbol BTCUSDX (near: BTCUSDT, BTCUSDC, BTCTUSD)"
 
 
-def test_a_refused_connection_names_the_host_and_offline_and_simulates_nothing(run: Run) -> None:
+def test_a_refused_connection_names_the_host_and_simulates_nothing(run: Run) -> None:
     with refusing_port() as port:
         urls = {"K2_BINANCE_WS_URLS": f"ws://127.0.0.1:{port}"}
         urls["K2_BINANCE_REST_URLS"] = f"http://127.0.0.1:{port}"
@@ -203,7 +203,19 @@ def test_a_refused_connection_names_the_host_and_offline_and_simulates_nothing(r
     line = only_error(err)
     assert (code, out, said(err)) == (2, "", [])
     assert f"lets us in nowhere: ws://127.0.0.1:{port}: " in line and "Connect call failed" in line
-    assert line.endswith("`--offline` streams invented trades, without a network")
+    assert "--offline" not in line
+
+
+def test_hosts_that_take_connections_and_never_answer_are_named_in_time(
+    run: Run, exchange: OfflineExchange
+) -> None:
+    with silent_port() as port:
+        urls = settings_of(exchange) | {"K2_BINANCE_WS_URLS": f"ws://127.0.0.1:{port}"}
+        code, _, err = run(*STREAM, K2_TIMEOUT_S="1", **urls)
+    assert code == 2
+    assert only_error(err) == (
+        f"k2: BINANCE_SIM lets us in nowhere: ws://127.0.0.1:{port}: no answer within 1 s"
+    )
 
 
 def test_a_symbol_that_only_the_venue_knows_is_told_with_why_it_was_not_asked(run: Run) -> None:

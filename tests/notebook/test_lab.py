@@ -203,7 +203,7 @@ def open_lab(folder: Path) -> Iterator[Lab]:
     with _server(folder) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
         page = browser.new_page(viewport={"width": 1280, "height": 1200})
-        page.set_default_timeout(150_000)
+        page.set_default_timeout(240_000)
         page.on("console", seen.said)
         page.on("pageerror", lambda error: seen.errors.append(str(error)))
         page.on("websocket", seen.opened)

@@ -99,14 +99,14 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watching]:
             return all(watch.query(panel.query) for panel in PANELS)
 
         try:
-            wait_until(request, 30)
+            wait_until(request, 100)
         except AssertionError:
             """The tests name the panels that have no data."""
         yield watch
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(280)
 def test_every_query_returns_data_of_a_running_k2(scraped: Watching) -> None:
     found = {panel.title: scraped.query(panel.query) for panel in PANELS}
     assert [title for title, series in found.items() if not series] == []

@@ -75,7 +75,7 @@ def served(k2: K2, **options: Any) -> Iterator[Edge]:
 def connected(edge: Edge, source: str = "127.0.0.1") -> socket.socket:
     """Open a connection to a served application, from an address of this machine."""
     host, port = edge.app.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=20, source_address=(source, 0))
+    return socket.create_connection((host, int(port)), timeout=60, source_address=(source, 0))
 
 
 def made_key(name: str) -> tuple[str, tuple[ApiKey, ...]]:

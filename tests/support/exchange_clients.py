@@ -15,7 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 from k2lib.simulator import OfflineExchange
 
 START = 1_767_225_600.0
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 # Made once: reading the system's authorities takes longer than a request.
 _PUBLIC = ssl.create_default_context()
 

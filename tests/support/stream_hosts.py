@@ -189,7 +189,7 @@ async def is_reset(host: StreamHost, ws: ServerConnection) -> None:
     ws.transport.abort()
 
 
-async def until(fact: Callable[[], object], seconds: float = 20.0) -> None:
+async def until(fact: Callable[[], object], seconds: float = 60.0) -> None:
     """Return once the fact holds; fail if it does not in time."""
     async with asyncio.timeout(seconds):
         while not fact():

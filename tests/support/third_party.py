@@ -46,7 +46,7 @@ async def python_binance(exchange: OfflineExchange) -> AsyncIterator[Any]:
     class Client(binance.AsyncClient):
         API_URL = exchange.rest_urls[0] + "/api"
 
-    client = await Client.create()
+    client = await Client.create(requests_params={"timeout": PATIENCE_S})
     try:
         yield client
     finally:
@@ -63,6 +63,7 @@ async def ccxt_pro(exchange: OfflineExchange) -> AsyncIterator[Any]:
             "urls": {"api": {"public": f"{rest}/api/v3", **futures, "ws": {"spot": ws}}},
             "options": {"tradesLimit": WAITING},
             "newUpdates": True,
+            "timeout": PATIENCE_S * 1000,
         }
     )
     try:

@@ -54,7 +54,8 @@ class Rest(Closing):
     """Asks the venue's hosts in turn; may be used by one thread at a time.
 
     A host that answers 404 is not asked for that path again within `offer_again_s`; an answer may
-    take `timeout_s` in all, from the look-up of the host's name to its last byte.
+    take `timeout_s` over all hosts, from the look-up of a host's name to the last byte: a host gets
+    half of what is left, the last one all of it.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Rest(Closing):
         self._offer_again_s = offer_again_s
         self._clock = clock
         self._ask_again_at: dict[tuple[str, str], float] = {}
+        self._timeout_s = timeout_s
         self._limit = TimeLimit(timeout_s)
         self._client = httpx2.Client(
             timeout=timeout_s,
@@ -96,10 +98,14 @@ class Rest(Closing):
             VenueRefusedError: a host says no to the question; the error has its code and message.
         """
         tried: set[str] = set()
+        until = time.monotonic() + self._timeout_s
         while (host := self.hosts.pick(without=self._unable(path) | tried)) is not None:
             try:
-                self._spend(weight)
-                return self._ask(host, path, params)
+                until += self._spend(weight)
+                left_s = max(self._timeout_s / 10, until - time.monotonic())
+                others = self.hosts.breakers.keys() - self.hosts.banned.keys() - tried - {host}
+                limit = self._limit.part(round(left_s / 2 if others else left_s, 2))
+                return self._ask(host, path, params, limit)
             except _NextHost as exc:
                 self._reasons[host] = str(exc)
                 tried.add(host)
@@ -127,17 +133,15 @@ class Rest(Closing):
             if missing == path and now < until
         }
 
-    def _ask(self, host: str, path: str, params: Mapping[str, Any]) -> Reply:
+    def _ask(self, host: str, path: str, params: Mapping[str, Any], limit: TimeLimit) -> Reply:
         try:
             for attempt in stamina.retry_context(
                 on=self._may_retry, attempts=2, wait_initial=0.1, wait_max=0.5, timeout=None
             ):
                 with attempt:
-                    answer = self._limit.call(
-                        self._client.get, f"{host}{path}", params=dict(params)
-                    )
+                    answer = limit.call(self._client.get, f"{host}{path}", params=dict(params))
         except (httpx2.RequestError, ssl.SSLError, TimeoutError) as exc:
-            reason = _reason(exc, self._limit)
+            reason = _reason(exc, limit)
             self._failed(host, reason)
             raise _NextHost(reason) from exc
         self._weight.raise_to(_number(answer.headers.get(USED_WEIGHT), 0.0))
@@ -183,12 +187,15 @@ class Rest(Closing):
         self.hosts.failed(host)
         self._on_event(RestFailed(self._name or self._exchange, host, reason))
 
-    def _spend(self, weight: int) -> None:
+    def _spend(self, weight: int) -> float:
+        """Wait until the limit has room, and return how long that took."""
+        began = time.monotonic()
         while (wait_s := self._weight.wait_s(weight)) and not self._stop.wait(wait_s):
             pass
         if self._stop.is_set():
             raise VenueUnavailableError("stopped", wait_s=0.0)
         self._weight.take(weight)
+        return time.monotonic() - began
 
 
 class TimeReply(msgspec.Struct):
