@@ -126,7 +126,7 @@ $(CLIENT): | $(STAMP)-dev
 
 # command:package, what the tests run beside Python
 DEBIAN := java:default-jre-headless mvn:maven kcat:kcat chromium:chromium \
-          redis-server:redis-server promtool:prometheus \
+          redis-server:redis-server pg_ctlcluster:postgresql promtool:prometheus \
           prometheus-alertmanager:prometheus-alertmanager
 
 debian:

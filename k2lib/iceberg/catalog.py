@@ -207,7 +207,7 @@ def connect(
             _check_sqlite_options(uri, part)
             return SqliteCatalog(name, home=home, home_warehouse=home_warehouse, **properties)
         if not uri.startswith("http"):
-            return _load(name, properties)
+            return _load(name, _with_time_limits(properties, timeout_s))
         if not is_http_url(uri):
             raise ConfigError(f"{part}: that is no address: give http://host:port in {CATALOG_URI}")
         return _load_in_time(name, properties, TimeLimit(timeout_s))
@@ -221,6 +221,23 @@ def connect(
         raise ConfigError(redact(f"{part}: {reason}", secrets=secrets)) from without_secrets(
             exc, secrets=secrets
         )
+
+
+def _with_time_limits(properties: Mapping[str, str], timeout_s: float) -> Mapping[str, str]:
+    """Let no answer of PostgreSQL, nor a lock in it, be waited for without an end."""
+    url = make_url(properties["uri"])
+    if url.get_backend_name() != "postgresql":
+        return properties
+    limit_ms = round(timeout_s * 1000)
+    limits = {
+        "connect_timeout": f"{max(timeout_s, 2):.0f}",
+        "tcp_user_timeout": f"{limit_ms}",
+        # The one for locks ends first, because it says why.
+        "options": f"-c lock_timeout={limit_ms * 9 // 10} -c statement_timeout={limit_ms}",
+    }
+    url = url.update_query_dict({k: v for k, v in limits.items() if k not in url.query})
+    uri = url.render_as_string(hide_password=False)
+    return {"pool_pre_ping": "true", **properties, "uri": uri}
 
 
 def _load_in_time(name: str, properties: Mapping[str, str], limit: TimeLimit) -> Catalog:

@@ -143,9 +143,10 @@ def running_sink(
 ) -> Iterator[RunningSink]:
     """Run a sink beside the test."""
     events: list[Event] = []
+    catalog = open_catalog(settings)
     sink = Sink(
         TABLES[table],
-        catalog=open_catalog(settings),
+        catalog=catalog,
         cluster=kafka.cluster,
         registry=kafka.registry,
         run_folder=settings.home / "run",
@@ -160,6 +161,7 @@ def running_sink(
     finally:
         running.stop.set()
         thread.join()
+        catalog.close()
 
 
 def settings_in(folder: Path, **changed: Any) -> Settings:
