@@ -23,10 +23,11 @@ from support.ports import refusing_port, silent_port
 from support.redis_server import RedisServer
 from support.waiting import wait_until
 
-from k2lib.cli.simulate import rate_of_home, read_script
+from k2lib.cli.simulate import read_script
 from k2lib.errors import ConfigError
 from k2lib.feed.check import check_venue
 from k2lib.feed.status_file import read_status, status_path
+from k2lib.ops.offline_rate import rate_of_home
 from k2lib.simulator import OfflineExchange, write_archive
 from k2lib.venues.binance.venue import binance
 
