@@ -19,6 +19,7 @@ from k2lib.kafka.registry import check_registry_url
 from k2lib.lifecycle import Closing, interrupts_deferred
 from k2lib.load import LoadReport, load_files
 from k2lib.ops import services
+from k2lib.ops.home_lake import with_home_lake
 from k2lib.pipeline import Pipeline, Target
 from k2lib.query.dead_letters import letter_rows
 from k2lib.query.engine import Engine
@@ -99,6 +100,7 @@ class K2(Reads, Closing):
         on_event: OnEvent = log_event,
     ) -> None:
         self.kafka = choose_kafka(settings)
+        settings = with_home_lake(settings)
         catalog = open_catalog(settings)
         engine = Engine(catalog, find_log=self.find_log)
         super().__init__(settings, catalog=catalog, engine=engine)

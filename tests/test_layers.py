@@ -63,6 +63,7 @@ AUDIT_MAY_IMPORT = {
     "k2lib.kafka.registry.SchemaRegistry",
     "k2lib.ops.home.check_catalog",
     "k2lib.ops.home.check_home",
+    "k2lib.ops.home_lake.with_home_lake",
 }
 QUIET = """
 import os, pathlib, signal, sys, threading

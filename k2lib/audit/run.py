@@ -29,6 +29,7 @@ from k2lib.iceberg.duckdb_files import open_duckdb
 from k2lib.iceberg.tables import load_table, open_catalog
 from k2lib.kafka.cluster import KafkaSource
 from k2lib.ops.home import check_catalog, check_home
+from k2lib.ops.home_lake import with_home_lake
 from k2lib.settings import Settings, read_settings
 
 GRACE_S: Final = 600.0
@@ -71,6 +72,7 @@ def audit(
     settings = home if isinstance(home, Settings) else read_settings({"home": Path(home)})
     began, start = datetime.now(UTC), time.monotonic()
     check_home(settings)
+    settings = with_home_lake(settings)
     named = source_files.find_files(map(Path, files), reference=reference, exchange=exchange)
     with find_log(settings) as log, _scratch() as connection:
         catalog = open_catalog(settings)

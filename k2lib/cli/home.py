@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from k2lib.client import K2
     from k2lib.query.answer import ReadResult
 
-SERVICES: Final = "redis, exchange, sink, stream, api, alertmanager, prometheus"
+SERVICES: Final = "s3, redis, exchange, sink, stream, api, alertmanager, prometheus"
 
 
 def sql(
@@ -161,18 +161,22 @@ def status(as_json: AsJson = False) -> None:
         print_json(found.to_json())
     else:
         print_status(found)
+    if found.problem is not None:
+        raise TransientError(found.problem)
     _raise_first([one.problem for one in found.tables if one.problem is not None])
 
 
 def down(as_json: AsJson = False) -> None:
     """Stop what `k2 up` started; the data stay."""
+    from k2lib.cli.terminal import working
     from k2lib.ops.home import check_home
     from k2lib.ops.services import down as services_down
     from k2lib.settings import read_settings
 
     settings = read_settings()
     check_home(settings)
-    stopped = services_down(settings.home)
+    with working("stopping"):
+        stopped = services_down(settings.home)
     if as_json:
         print_json([{"name": one.name, "pid": one.pid, "killed": one.killed} for one in stopped])
         return

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 
 from k2lib.events import BatchDone, DeliveryStalled, Event, SinkPaused, SinkStopped
 from k2lib.load import LoadReport
-from k2lib.ops.home import HomeStatus, MaintenanceResult
+from k2lib.ops.home import HomeStatus, MaintenanceResult, TableStatus
 from k2lib.ops.services import ServicesStatus
 from k2lib.ops.stack import StackStatus
 from k2lib.venues import file_venue
@@ -186,15 +186,20 @@ def print_status(status: HomeStatus) -> None:
         print_services(status.services)
     else:
         print_stack(status.stack)
+    if status.problem is None:
+        _print_tables(status.tables)
+
+
+def _print_tables(tables: Sequence[TableStatus]) -> None:
     table = Table("table")
     for name in ("rows", "files", "disk", "snapshots"):
         table.add_column(name, justify="right")
-    for one in status.tables:
+    for one in tables:
         numbers = (f"{one.rows:,}", f"{one.files:,}", size_text(one.disk_bytes))
         cells = (*numbers, f"{one.snapshots:,}")
         table.add_row(one.name, *(cells if one.snapshots or not one.problem else "????"))
     out().print(table)
-    for one in status.tables:
+    for one in tables:
         if one.problem is not None:
             out().print(one.problem, highlight=False, soft_wrap=True)
 

@@ -23,6 +23,7 @@ from k2lib.iceberg.sink import lock_path
 from k2lib.iceberg.tables import TABLES, TableSpec, load_table, open_catalog
 from k2lib.iceberg.writer import check_appendable
 from k2lib.locks import holder_text, lock_holder, locked_by, try_lock, writer_lock
+from k2lib.ops.home_lake import with_home_lake
 from k2lib.ops.services import ServicesStatus, read_running_services, started
 from k2lib.ops.services import status as services_status
 from k2lib.ops.stack import StackStatus, read_stack_status
@@ -49,6 +50,7 @@ class HomeStatus:
     Attributes:
         writer_pid: the owner of an embedded broker.
         stack: the services that a supervisor keeps; None where none was started.
+        problem: why the tables cannot be read; None where they can.
     """
 
     home: str
@@ -57,6 +59,7 @@ class HomeStatus:
     services: ServicesStatus
     stack: StackStatus | None
     tables: tuple[TableStatus, ...]
+    problem: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -66,13 +69,18 @@ class HomeStatus:
 def read_home_status(settings: Settings) -> HomeStatus:
     """Return the status of a home; changes nothing in it."""
     services = services_status(settings.home)
+    try:
+        tables, problem = _tables(settings), None
+    except TransientError as exc:
+        tables, problem = (), str(exc)
     return HomeStatus(
         home=str(settings.home),
         kafka=settings.kafka_bootstrap or services.kafka.address or "embedded",
         writer_pid=writer_pid(settings.home),
         services=services,
         stack=read_stack_status(settings.home),
-        tables=_tables(settings),
+        tables=tables,
+        problem=problem,
     )
 
 
@@ -82,7 +90,7 @@ def writer_pid(home: Path) -> int | None:
 
 
 def _tables(settings: Settings) -> tuple[TableStatus, ...]:
-    with closing(open_catalog(settings)) as catalog:
+    with closing(open_catalog(with_home_lake(settings))) as catalog:
         check_catalog(catalog, settings)
         tables = [_table(catalog, name) for name in TABLES]
     return tuple(table for table in tables if table is not None)

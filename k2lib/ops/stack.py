@@ -12,6 +12,7 @@ from typing import Any, Final
 from k2lib.addresses import lower_scheme
 from k2lib.errors import ConfigError, DamagedFileError
 from k2lib.locks import locked, make_private
+from k2lib.ops.home_lake import check_lake
 from k2lib.ops.jars import OnStep, default_cache, fetch_servers
 from k2lib.ops.processes import POLL_S, free_port, is_free, spawn, tail
 from k2lib.ops.service_specs import BOTH, SPECS, check_names, check_programs
@@ -44,6 +45,11 @@ class StackRequest:
 
     ports: Mapping[str, int]
     number: int = 0
+
+    @property
+    def services(self) -> dict[str, int]:
+        """The port of each service, without those of its parts."""
+        return {name: port for name, port in self.ports.items() if name in SPECS}
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,9 @@ def start_stack(
     """
     home = settings.home.resolve()
     wanted = set(names)
-    check_names([*wanted, *ports])
+    check_names(wanted, ports)
+    if "s3" in wanted:
+        check_lake(settings)
     cache = (jar_cache or default_cache()).resolve()
     with (
         file_errors(f"the home {home}"),
@@ -131,7 +139,7 @@ def read_stack_status(home: Path) -> StackStatus | None:
     states = _read_states(home, number=request.number)
     found = (
         states.get(name, ServiceState(name, "waiting", port))
-        for name, port in request.ports.items()
+        for name, port in request.services.items()
     )
     if supervisor is not None:
         return StackStatus(supervisor.pid, tuple(found))
@@ -204,11 +212,15 @@ def _choose_ports(
         if known is not None and given.get(name, known) not in (0, known):
             raise ConfigError(f"--port {name}={given[name]}: it has port {known}: `k2 down` first")
         chosen[name] = wanted or _free_port_besides(chosen)
-        if entry is None and not is_free(chosen[name]):
-            raise ConfigError(
-                f"port {chosen[name]} for {SPECS[name].title} is in use by another program: end "
-                f"that, or name another one: --port {name}=0 takes a free one"
-            )
+        for more, other in SPECS[name].more_ports.items():
+            port = before.ports.get(more) or given.get(more, other)
+            chosen[more] = port or _free_port_besides(chosen)
+        for one in (name, *SPECS[name].more_ports):
+            if entry is None and not is_free(chosen[one]):
+                raise ConfigError(
+                    f"port {chosen[one]} for {SPECS[name].title} is in use by another program: "
+                    f"end that, or name another one: --port {one}=0 takes a free one"
+                )
     return chosen
 
 
@@ -251,8 +263,8 @@ def _await_healthy(home: Path, request: StackRequest, *, on_step: OnStep) -> Sta
                 on_step(f"{SPECS[one.name].title} at port {one.port}: {one.state}")
         if supervisor is None:
             raise ConfigError(f"the supervisor ended; the end of its log: {_log(home, SUPERVISOR)}")
-        if all(name in states and states[name].state == HEALTHY for name in request.ports):
-            return StackStatus(supervisor.pid, tuple(states[name] for name in request.ports))
+        if all(name in states and states[name].state == HEALTHY for name in request.services):
+            return StackStatus(supervisor.pid, tuple(states[name] for name in request.services))
         failed = [one for one in states.values() if one.state == FAILED]
         if failed or time.monotonic() > end:
             raise ConfigError(_not_healthy(home, request, failed or list(states.values())))

@@ -128,8 +128,8 @@ class Supervisor:
             self.stack = Stack(self.home, request.ports, settings.alert_webhook_url)
             self.request = request
             write_states(self.home, request.number, self._states.values())
-        for name in request.ports:
-            if name not in before:
+        for name in self.specs:
+            if name in self.stack and name not in before:
                 self.set_state(name, state="waiting")
                 keeper = ServiceKeeper(self, self.specs[name])
                 self._keepers.append(keeper)
@@ -196,7 +196,7 @@ class ServiceKeeper:
             if not alive(process):
                 return "ended"
             if self._has_new_command():
-                stop(process)
+                stop(process, grace_s=self._spec.stop_s)
                 return ""
             if time.monotonic() < ask_at:
                 continue

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,14 +14,16 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import yaml
 from support.documents import OPERATIONS_DOC, rows, section
 from support.lake_audit import audit as lake_audit
-from support.paths import CACHE
+from support.paths import CACHE, ROOT
 from support.waiting import wait_until
 
+from k2lib import K2
 from k2lib.audit import audit
 from k2lib.cli.home import SERVICES
-from k2lib.errors import ConfigError
+from k2lib.errors import ConfigError, K2Error
 from k2lib.ops import processes, services
 from k2lib.ops.jars import JavaPrograms
 from k2lib.ops.logs import find_log, follow, last_lines
@@ -212,7 +215,7 @@ def test_a_log_is_followed_over_a_restart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "ports", "message"),
     [
-        (["redis", "nosuch"], {}, "no service nosuch; there are kafka, registry, redis, "),
+        (["redis", "nosuch"], {}, "no service nosuch; there are kafka, registry, s3, "),
         ([], {"nosuch": 1}, "no service nosuch; "),
     ],
 )
@@ -280,6 +283,27 @@ def test_the_services_of_the_documents_are_those_that_are_specified() -> None:
     assert SERVICES.split(", ") == list(CHOICES)
 
 
+def test_the_containers_are_limited_to_what_the_services_may_take() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert {name: megabytes(compose[name]["mem_limit"]) for name in SPECS} == {
+        spec.name: spec.memory_mb for spec in SPECS.values()
+    }
+
+
+def test_the_containers_publish_the_ports_of_the_services() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    published = {name: compose[name].get("ports", []) for name in SPECS}
+    for name, told in published.items():
+        if told:
+            assert any(f"-{SPECS[name].port}}}:" in one for one in told), (name, told)
+    assert sum(map(bool, published.values())) > 5
+
+
+def megabytes(text: str) -> int:
+    """Return a size as Compose writes it, in MB."""
+    return int(text[:-1]) * {"m": 1, "g": 1024}[text[-1]]
+
+
 NAMES = ("redis", "exchange", "sink", "stream", "api", "alertmanager", "prometheus")
 
 
@@ -322,6 +346,75 @@ def test_each_killed_service_comes_back_the_audit_holds_and_down_leaves_nothing(
     assert not [one for one in Path("/proc").glob("[0-9]*") if is_in(one, home)]
 
 
+@pytest.mark.stack
+@pytest.mark.slow
+def test_a_lake_in_the_object_store_outlives_its_kill_and_its_keys_are_in_two_files_alone(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    settings = read_settings({"home": tmp_path / "home"})
+    home, names = settings.home, ("s3", "exchange", "sink", "stream")
+    ports = dict.fromkeys(("kafka", "registry", *names, *SPECS["s3"].more_ports), 0)
+    try:
+        start_stack(settings, names, ports=ports, jar_cache=JAVA)
+        wait_until(lambda: rows_of(home) > 0, 120)
+        killed = state_of(home, "s3")
+        assert killed.pid is not None
+        os.kill(killed.pid, signal.SIGKILL)
+        wait_until(lambda: is_back(home, "s3", killed), 120)
+        before = rows_of(home)
+        wait_until(lambda: rows_of(home) > before, 120)
+        report = audit(home)
+        assert report.first_difference is None, report.first_difference
+        secret = secret_of(home)
+        assert not [one for one in Path("/proc").glob("[0-9]*") if tells(one, secret)]
+        for name in (services.SUPERVISOR, "s3"):  # it takes half a minute to end by itself
+            os.kill(services.read_running_services(home).entries[name].pid, signal.SIGKILL)
+    finally:
+        services.down(home)
+    holding = [one for one in home.rglob("*") if one.is_file() and secret in one.read_bytes()]
+    assert {file.name for file in holding} == {"s3.json", "catalog.yml"}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in holding} == {0o600}
+    code, out, err = run("status")
+    assert code == 1 and "which does not run: start it by `k2 up --with s3`" in err
+    assert "Kafka" in out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "has its tables in catalog.db"),
+        ({"catalog_uri": "http://127.0.0.1:1"}, "K2_CATALOG_URI and --with s3 name two catalogs"),
+    ],
+)
+def test_a_home_has_one_lake(tmp_path: Path, settings: dict[str, str], message: str) -> None:
+    (tmp_path / "catalog.db").touch()
+    with pytest.raises(ConfigError, match=message):
+        start_stack(read_settings({"home": tmp_path, **settings}), ["s3"], ports={})
+
+
+def rows_of(home: Path) -> int:
+    """Return how many trades K2 finds in the lake; -1 while it is out of reach."""
+    try:
+        with K2.open(home=home) as k2:
+            return int(k2.sql("select count(*) from lake.trades_v2").item())
+    except K2Error:
+        return -1
+
+
+def secret_of(home: Path) -> bytes:
+    """Return the secret of a home's object store."""
+    (identity,) = json.loads((home / "services/s3/s3.json").read_text())["identities"]
+    return str(identity["credentials"][0]["secretKey"]).encode()
+
+
+def tells(process: Path, secret: bytes) -> bool:
+    """Say whether a process has a secret in its command line or its variables."""
+    try:
+        return any(secret in (process / name).read_bytes() for name in ("cmdline", "environ"))
+    except OSError:
+        return False
+
+
 def states(home: Path) -> tuple[ServiceState, ...]:
     """Return how each service of a home is."""
     status = read_stack_status(home)
@@ -335,9 +428,9 @@ def state_of(home: Path, name: str) -> ServiceState:
 
 
 def is_back(home: Path, name: str, killed: ServiceState) -> bool:
-    """Say whether a killed service was started again; of the first two, whether it answers."""
+    """Say whether a killed service was started again; of some, whether it answers."""
     now = state_of(home, name)
-    must_answer = name in ("kafka", "registry")
+    must_answer = name in ("kafka", "registry", "s3")
     return now.pid not in (None, killed.pid) and (now.state == "healthy" or not must_answer)
 
 
