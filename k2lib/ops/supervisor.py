@@ -37,7 +37,6 @@ from k2lib.resilience.backoff import delays
 from k2lib.settings import read_settings
 
 LOOK_S: Final = 0.1
-END_GRACE_S: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class SupervisorLimits:
         ask_s: between two questions to a service.
         silent_s: how long a service may answer nothing, then it is ended and started again.
         start_s: the same from its start to its first answer.
+        end_s: how long it then has to end by itself.
         restarts: so many within `within_s`; at the next one it has failed.
         first_s, cap_s: the first and the longest wait before a restart.
     """
@@ -55,6 +55,7 @@ class SupervisorLimits:
     ask_s: float = 1.0
     silent_s: float = 30.0
     start_s: float = 90.0
+    end_s: float = 5.0
     restarts: int = 5
     within_s: float = 600.0
     first_s: float = 0.25
@@ -210,7 +211,7 @@ class ServiceKeeper:
             silent = time.monotonic() - answered
             limit = self._limits.silent_s if was_healthy else self._limits.start_s
             if silent > limit:
-                stop(process, grace_s=END_GRACE_S)
+                stop(process, grace_s=self._limits.end_s)
                 return f"gave no answer for {limit:g} s and was ended"
             if was_healthy and silent > self._limits.ask_s and alive(process):
                 self._set(state="silent", health=f"{self._spec.question}: no answer")

@@ -88,6 +88,7 @@ COMMANDS: Final = {
     # Without Java it has no more to do than to say so.
     "up": Command(("up",), {"PATH": ""}, always_fails=True),
     "status": Command(("status",)),
+    "logs": Command(("logs", "kafka"), always_fails=True),
     "down": Command(("down",)),
     "audit": Command(("audit", "{folder}/trades")),
     "maintain": Command(("maintain",)),

@@ -132,7 +132,7 @@ def test_a_service_that_dies_is_started_again_and_counted(
 def test_a_service_that_hangs_is_ended_and_started_again(watched: Callable[..., Watched]) -> None:
     home = watched(pages("web"))
     home.ask_for("web")
-    with home.running(replace(QUICK, silent_s=0.5)):
+    with home.running(replace(QUICK, silent_s=1.0, end_s=0.1)):
         pid = home.wait_for("web", "healthy").pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)

@@ -28,7 +28,7 @@ WRITES: Final = LOADS | {"stream binance"}
 LETTERS: Final = frozenset({"dead-letters list", "dead-letters show", "dead-letters retry"})
 READS: Final = frozenset({"sql", "maintain", "status", "audit"})
 OPENS: Final = WRITES | LETTERS | {"sql", "maintain", "audit", "api", "sink"}
-OF_HOME: Final = OPENS | {"status", "watch", "down", "reset", "up"}
+OF_HOME: Final = OPENS | {"status", "watch", "logs", "down", "reset", "up"}
 
 
 @dataclass(frozen=True)
