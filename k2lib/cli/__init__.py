@@ -10,6 +10,7 @@ import k2lib
 from k2lib.cli import dead_letters
 from k2lib.cli.api import api
 from k2lib.cli.audit import audit
+from k2lib.cli.backup import backup, restore
 from k2lib.cli.home import down, logs, maintain, reset, sink, sql, status, up
 from k2lib.cli.load import load_asx, load_binance_archive
 from k2lib.cli.notebooks import demo, notebooks
@@ -74,6 +75,8 @@ for command in (
     down,
     audit,
     maintain,
+    backup,
+    restore,
     reset,
     notebooks,
     demo,

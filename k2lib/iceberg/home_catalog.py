@@ -20,6 +20,7 @@ from k2lib.reasons import RESTORE, file_errors, with_remedy
 
 CATALOG_FILE: Final = "catalog.db"
 WAREHOUSE: Final = "warehouse"
+RESTORE_MARKER: Final = "run/restore.json"
 FILE_SCHEMES: Final = ("file://", "file:")
 # SQLite opens files whose paths have at most 504 bytes.
 PATH_BYTES: Final = 504 - len(f"/{CATALOG_FILE}")
@@ -116,6 +117,17 @@ def make_home(home: Path) -> None:
             os.close(os.open(home / CATALOG_FILE, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
+def check_restored(home: Path) -> None:
+    """Refuse a home whose restore did not end.
+
+    Raises:
+        ConfigError: names the home.
+    """
+    with file_errors(f"K2_HOME={home}"):
+        if (home / RESTORE_MARKER).exists():
+            raise ConfigError(f"{home}: `k2 restore` did not end there: run it again")
+
+
 def check_locations(home: Path, *, warehouse: str, namespace: str, timeout_s: float) -> None:
     """Refuse the warehouse of another home, and a home whose tables are in neither of these.
 
@@ -185,7 +197,10 @@ def _moved_error(home: Path, warehouse: Path) -> str:
     where = f"the home {home} has tables in {warehouse}"
     first = warehouse.parent
     if _is_of_other_home(warehouse, home):
-        return f"{where}: it is a copy of the home {first}: use that one, as K2_HOME={first}"
+        return (
+            f"{where}: it is a copy of the home {first}: use that one, as K2_HOME={first}, or make "
+            "a copy with `k2 backup` and `k2 restore`"
+        )
     if warehouse.exists():
         return f"{where}: set K2_WAREHOUSE={warehouse}"
     return f"{where}: it was moved: move it back to {first}, or make {first} a link to it"

@@ -31,6 +31,7 @@ from k2lib.iceberg.columns import AVRO_SCHEMA_PROPERTY, stored_schema
 from k2lib.iceberg.home_catalog import (
     WAREHOUSE,
     check_locations,
+    check_restored,
     checked_warehouse,
     sqlite_uri,
     warehouse_elsewhere,
@@ -113,6 +114,7 @@ def open_catalog(settings: Settings) -> Catalog:
     """
     options = _catalog_file(settings.catalog_config)
     home = settings.home.resolve()
+    check_restored(home)
     uri = lower_scheme(settings.catalog_uri or options.get("uri", ""))
     if settings.catalog_uri:
         options.setdefault("type", "rest" if uri.startswith("http") else "sql")

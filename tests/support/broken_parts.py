@@ -26,8 +26,8 @@ SHORT: Final = {"K2_TIMEOUT_S": "0.3"}
 LOADS: Final = frozenset({"load asx", "load binance-archive"})
 WRITES: Final = LOADS | {"stream binance"}
 LETTERS: Final = frozenset({"dead-letters list", "dead-letters show", "dead-letters retry"})
-READS: Final = frozenset({"sql", "maintain", "status", "audit"})
-OPENS: Final = WRITES | LETTERS | {"sql", "maintain", "audit", "api", "sink"}
+READS: Final = frozenset({"sql", "maintain", "status", "audit", "backup"})
+OPENS: Final = WRITES | LETTERS | {"sql", "maintain", "audit", "api", "sink", "backup"}
 OF_HOME: Final = OPENS | {"status", "watch", "logs", "down", "reset", "up"}
 
 
@@ -246,7 +246,7 @@ BROKEN_PARTS: Final = (
     BrokenPart(
         "no home",
         no_home,
-        LETTERS | READS | {"api", "watch", "down", "reset"},
+        LETTERS | READS | {"api", "watch", "logs", "down", "reset"},
         ("{home}",),
         spares=True,
     ),
