@@ -43,6 +43,7 @@ LONGEST = (
     "test_feed_chaos.py",
     "test_services.py",
     "test_live.py",
+    "test_object_store.py",
     "test_feed_restart.py",
     "test_kill.py",
     "test_queries.py",

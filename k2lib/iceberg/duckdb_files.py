@@ -27,10 +27,15 @@ TAILS_BYTES: Final = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class FileTail:
-    """The size of a file, and its last bytes."""
+    """The size of a file, its last bytes, and how it was read.
+
+    To open a file costs a request, and what pyarrow opens holds no connection.
+    """
 
     size: int
     data: bytes
+    io: FileIO
+    file: Any
 
     @property
     def offset(self) -> int:
@@ -39,17 +44,14 @@ class FileTail:
 
 
 class RemoteFile:
-    """A file that threads read at once, each from a position of its own.
+    """A file that threads read at once, each from a position of its own."""
 
-    It is opened where more than its tail is asked for.
-    """
+    closed = False
 
     def __init__(self, tail: FileTail, open_file: Callable[[], Any]) -> None:
         self._tail = tail
         self._open_file = open_file
-        self._file: Any = None
         self._at = threading.local()
-        self._lock = threading.Lock()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a position."""
@@ -68,21 +70,12 @@ class RemoteFile:
         if offset >= self._tail.offset:
             data = self._tail.data[offset - self._tail.offset : end - self._tail.offset]
         else:
-            data = self._opened().read_at(end - offset, offset)
+            data = self._open_file().read_at(end - offset, offset)
         self._at.offset = offset + len(data)
         return data
 
     def close(self) -> None:
-        """Close it."""
-        with self._lock:
-            if self._file is not None:
-                self._file.close()
-
-    def _opened(self) -> Any:
-        with self._lock:
-            if self._file is None:
-                self._file = self._open_file()
-            return self._file
+        """Do nothing: others read the same file."""
 
 
 class TableFiles(AbstractFileSystem):  # type: ignore[misc]
@@ -103,7 +96,15 @@ class TableFiles(AbstractFileSystem):  # type: ignore[misc]
 
     def add(self, table: Table) -> None:
         """Read the files of this table from now on, with its newest credentials."""
-        self._tables[f"{table.location().rstrip('/')}/"] = table.io
+        location = f"{table.location().rstrip('/')}/"
+        known = self._tables.get(location)
+        # Each table that is loaded has a client of its own, with connections yet to be made.
+        if known is None or known.properties != table.io.properties:
+            self._tables[location] = table.io
+
+    def has(self, path: str) -> bool:
+        """Say whether a file is one of an object store."""
+        return path.partition("://")[0] in SCHEMES
 
     def open(self, path: str, mode: str = "rb", **_: object) -> RemoteFile:
         """Open a file of a table.
@@ -114,7 +115,7 @@ class TableFiles(AbstractFileSystem):  # type: ignore[misc]
         """
         if "w" in mode or "a" in mode:
             raise PermissionError(f"'{path}': files of tables are only read here")
-        return RemoteFile(self._tail(path), lambda: self._open(path))
+        return RemoteFile(self._tail(path), lambda: self._tail(path).file)
 
     def size(self, path: str) -> int:
         """Return the size of a file in bytes."""
@@ -132,35 +133,43 @@ class TableFiles(AbstractFileSystem):  # type: ignore[misc]
     def _strip_protocol(cls, path: str) -> str:
         return path
 
-    def _open(self, path: str) -> Any:
+    def _io(self, path: str) -> FileIO:
         for location, io in self._tables.items():
             if path.startswith(location):
-                try:
-                    return io.new_input(path).open()
-                except FileNotFoundError as exc:
-                    raise FileNotFoundError(f"'{path}': {os.strerror(errno.ENOENT)}") from exc
+                return io
         raise PermissionError(f"'{path}' {NO_TABLE_FILE}")
 
     def _tail(self, path: str) -> FileTail:
+        """Return what is kept of a file, read with the credentials of now."""
+        io = self._io(path)
         with self._lock:
-            if path in self._tails:
+            kept = self._tails.get(path)
+            if kept is not None:
                 self._tails.move_to_end(path)
-                return self._tails[path]
-        with self._open(path) as file:
-            size = file.size()
-            count = min(size, TAIL_BYTES)
-            tail = FileTail(size, file.read_at(count, size - count))
+                if kept.io is io:
+                    return kept
+        tail = _read_tail(path, io)
         self._keep(path, tail)
         return tail
 
     def _keep(self, path: str, tail: FileTail) -> None:
         with self._lock:
-            if path not in self._tails:
-                self._tails[path] = tail
-                self._tails_bytes += len(tail.data)
+            before = self._tails.get(path)
+            self._tails[path] = tail
+            self._tails_bytes += len(tail.data) - (0 if before is None else len(before.data))
             while self._tails_bytes > TAILS_BYTES:
                 _, oldest = self._tails.popitem(last=False)
                 self._tails_bytes -= len(oldest.data)
+
+
+def _read_tail(path: str, io: FileIO) -> FileTail:
+    try:
+        file: Any = io.new_input(path).open()
+    except FileNotFoundError as exc:
+        raise FileNotFoundError(f"'{path}': {os.strerror(errno.ENOENT)}") from exc
+    size = file.size()
+    count = min(size, TAIL_BYTES)
+    return FileTail(size, file.read_at(count, size - count), io, file)
 
 
 # Of all tables that this process reads; DuckDB asks it by location.

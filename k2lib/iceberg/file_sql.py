@@ -8,7 +8,6 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyiceberg.io import load_file_io
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.types import NestedField
@@ -104,16 +103,15 @@ def _split_by_ids(table: Table, files: Sequence[str]) -> tuple[list[str], dict[C
     with_ids: list[str] = []
     without_ids: dict[Columns, list[str]] = {}
     for file in files:
-        columns = _columns_without_ids(file, tuple(sorted(table.io.properties.items())))
+        columns = _columns_without_ids(file)
         (with_ids if columns is None else without_ids.setdefault(columns, [])).append(file)
     return with_ids, without_ids
 
 
 @lru_cache(maxsize=65_536)
-def _columns_without_ids(path: str, properties: tuple[tuple[str, str], ...]) -> Columns | None:
+def _columns_without_ids(path: str) -> Columns | None:
     """A file never changes, so it is looked into once, whatever handle of the table asks."""
-    with load_file_io(dict(properties), path).new_input(path).open() as file:
-        schema = pq.read_schema(file)
+    schema = pq.read_schema(REMOTE.open(path) if REMOTE.has(path) else path)
     if any(FIELD_ID in (field.metadata or {}) for field in schema):
         return None
     return tuple(schema.names)

@@ -121,6 +121,20 @@ def test_what_kafka_refuses_is_one_line_with_its_remedy(
     check_refused(run, command, asx_sample, settings, says)
 
 
+def test_a_reader_who_is_refused_answers_from_the_lake_and_says_so(
+    secured: SecureKafka, registry: str, tmp_path: Path
+) -> None:
+    settings = {**sasl(secured), **BASIC, "schema_registry_url": registry}
+    with K2.open(home=tmp_path / "home", **settings) as k2:
+        k2.pipeline.produce(TRADES, rows_table([trade(1)]), TRADE)
+        k2.pipeline.settle()
+    with K2.open(home=tmp_path / "home", **{**settings, "kafka_sasl_password": "wrong-1"}) as k2:
+        told = k2.complete_to("trades_v2")
+        assert len(k2.trades("BHP", exchange="ASX")) == 1
+    assert "Authentication failed" in str(told.reason)
+    assert "K2_KAFKA_SASL_PASSWORD" in str(told.reason)
+
+
 REGISTRY_FAULTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no user": ({}, ("answers 401", "K2_SCHEMA_REGISTRY_USER")),
     "a wrong password": (
