@@ -90,7 +90,6 @@ COMMANDS: Final = {
     "status": Command(("status",)),
     "logs": Command(("logs", "kafka"), always_fails=True),
     "down": Command(("down",)),
-    "logs": Command(("logs", "none"), always_fails=True),
     "audit": Command(("audit", "{folder}/trades")),
     "maintain": Command(("maintain",)),
     "backup": Command(("backup", "{folder}/backup")),
