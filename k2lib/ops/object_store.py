@@ -15,7 +15,7 @@ import yaml
 
 from k2lib.ops.jars import JavaPrograms
 from k2lib.ops.processes import HOST, ChildProcess, spawn
-from k2lib.ops.servers import http_status
+from k2lib.ops.servers import http_answer
 
 KEY: Final = "s3"
 CATALOG_PORT: Final = "s3-catalog"
@@ -95,7 +95,7 @@ class ObjectStoreServer:
     def answers(self) -> bool:
         """Return whether S3 and the catalog answer."""
         asked = ((self.port, "/healthz"), (self.ports[CATALOG_PORT], "/v1/config"))
-        return all(http_status(port, path, within_s=ANSWER_S) == 200 for port, path in asked)
+        return all(http_answer(port, path, within_s=ANSWER_S)[0] == 200 for port, path in asked)
 
     def ready(self) -> bool:
         """Make the bucket of the tables, the first time; return False until that succeeds."""

@@ -207,20 +207,19 @@ class RegistryServer:
             return answer
 
 
-def http_status(port: int, path: str, *, within_s: float) -> int | None:
-    """Return the status of a server's whole answer to a GET; None without one."""
+def http_answer(port: int, path: str, *, within_s: float) -> tuple[int, bytes]:
+    """Return status and body of a server's whole answer to a GET; status 0 without one."""
 
-    def ask() -> int:
+    def ask() -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(HOST, port, timeout=within_s)
         with contextlib.closing(connection):
             connection.request("GET", path)
             answer = connection.getresponse()
-            answer.read()
-            return answer.status
+            return answer.status, answer.read()
 
     with contextlib.suppress(*NO_ANSWER):
         return TimeLimit(within_s).call(ask)
-    return None
+    return 0, b""
 
 
 def await_ready(server: LocalServer, process: ChildProcess) -> None:

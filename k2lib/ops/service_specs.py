@@ -21,7 +21,7 @@ from k2lib.ops.servers import (
     KafkaServer,
     LocalServer,
     RegistryServer,
-    http_status,
+    http_answer,
 )
 
 ANSWER_S: Final = 5.0
@@ -88,6 +88,7 @@ class ServiceSpec:
         memory_mb: what it may take; a container of it is limited to that.
         more_ports: its other ports by name, as `port`; 0 takes a free one.
         stop_s: how long it may take to end.
+        shows: what the answer has once it has begun to work.
         has_metrics: Prometheus scrapes /metrics at its port.
         command: the command line; `environment`: the variables that it is given besides.
         prepare: writes its files, before it starts and whenever services are added.
@@ -105,6 +106,7 @@ class ServiceSpec:
     has_metrics: bool = False
     more_ports: Mapping[str, int] = field(default_factory=dict)
     stop_s: float = STOP_GRACE_S
+    shows: bytes = b""
     command: Callable[[Stack], list[str]] = field(default=_no_command, repr=False)
     environment: Callable[[Stack], dict[str, str]] = field(default=_no_variables, repr=False)
     prepare: Callable[[Stack], None] = field(default=_nothing, repr=False)
@@ -115,8 +117,8 @@ class ServiceSpec:
         if self.answers is not None:
             return self.answers(stack)
         path = self.question.removeprefix("GET ")
-        statuses = API_ANSWERS if self.name == "api" else (200,)
-        return http_status(stack.ports[self.name], path, within_s=ANSWER_S) in statuses
+        status, body = http_answer(stack.ports[self.name], path, within_s=ANSWER_S)
+        return status in (API_ANSWERS if self.name == "api" else (200,)) and self.shows in body
 
 
 @dataclass(frozen=True)
@@ -329,6 +331,7 @@ SPECS: Final[Mapping[str, ServiceSpec]] = {
             memory_mb=768,
             after=(*LAKE, "redis", "exchange"),
             has_metrics=True,
+            shows=b"k2_feed_messages_received_total{",
             command=_stream,
             environment=_stream_variables,
         ),

@@ -49,6 +49,7 @@ class SupervisorLimits:
         start_s: the same from its start to its first answer.
         end_s: how long it then has to end by itself.
         restarts: so many within `within_s`; at the next one it has failed.
+        first_restarts: the same for one that has not answered since its first start.
         first_s, cap_s: the first and the longest wait before a restart.
     """
 
@@ -57,6 +58,7 @@ class SupervisorLimits:
     start_s: float = 90.0
     end_s: float = 5.0
     restarts: int = 5
+    first_restarts: int = 2
     within_s: float = 600.0
     first_s: float = 0.25
     cap_s: float = 8.0
@@ -146,6 +148,7 @@ class ServiceKeeper:
         self._spec = spec
         self._limits = supervisor.limits
         self._restarts: deque[float] = deque()
+        self._has_answered = False
         self._number = supervisor.request.number
         self._command: list[object] = []
 
@@ -205,6 +208,7 @@ class ServiceKeeper:
             server = make_server(self._spec, self._supervisor.stack)
             if server.answers() if was_healthy else server.ready():
                 answered, was_healthy = time.monotonic(), True
+                self._has_answered = True
                 self._set(state=HEALTHY, health=self._spec.question)
                 self._supervisor.note_healthy()
                 continue
@@ -235,22 +239,26 @@ class ServiceKeeper:
         limits, now = self._limits, time.monotonic()
         while self._restarts and self._restarts[0] < now - limits.within_s:
             self._restarts.popleft()
-        if len(self._restarts) >= limits.restarts:
+        if len(self._restarts) >= self._most_restarts:
             return False
         self._restarts.append(now)
         total = self._supervisor.restarts(self._spec.name) + 1
-        count = f"restart {len(self._restarts)} of {limits.restarts} in {limits.within_s:g} s"
+        count = f"restart {len(self._restarts)} of {self._most_restarts} in {limits.within_s:g} s"
         self._set(state="restarting", health=f"{why}; {count}", pid=None, restarts=total)
         waits = delays(limits.first_s, limits.cap_s)
         wait_s = [next(waits) for _ in self._restarts][-1]
         self._supervisor.end.wait(wait_s)
         return True
 
+    @property
+    def _most_restarts(self) -> int:
+        return self._limits.restarts if self._has_answered else self._limits.first_restarts
+
     def _fail(self, why: str) -> None:
         """Say that it has failed, and wait for the next `k2 up`."""
         limits = self._limits
-        told = f"{why} after {limits.restarts} restarts in {limits.within_s:g} s: k2 up tries again"
-        self._set(state=FAILED, health=told, pid=None)
+        told = f"{why} after {self._most_restarts} restarts in {limits.within_s:g} s"
+        self._set(state=FAILED, health=f"{told}: k2 up tries again", pid=None)
         while not self._supervisor.end.wait(LOOK_S):
             if self._supervisor.request.number != self._number:
                 self._number = self._supervisor.request.number

@@ -27,6 +27,7 @@ from k2lib.errors import ConfigError, K2Error
 from k2lib.ops import processes, services
 from k2lib.ops.jars import JavaPrograms
 from k2lib.ops.logs import find_log, follow, last_lines
+from k2lib.ops.servers import http_answer
 from k2lib.ops.service_specs import CHOICES, SPECS, ServiceSpec, Stack
 from k2lib.ops.stack import (
     ServiceState,
@@ -146,12 +147,36 @@ def test_a_service_that_always_dies_has_failed_until_the_next_up(
 ) -> None:
     home = watched(pages("web", "--no-such-option"))
     home.ask_for("web")
-    with home.running(replace(QUICK, restarts=2)):
+    with home.running():
         failed = home.wait_for("web", "failed", restarts=2)
         assert failed.health == "ended after 2 restarts in 600 s: k2 up tries again"
         home.ask_for("web")
         home.wait_for("web", "failed", restarts=4)
     assert "no-such-option" in "\n".join(last_lines(find_log(home.home, "web"), lines=50))
+
+
+def test_a_service_that_dies_again_and_again_has_failed(watched: Callable[..., Watched]) -> None:
+    home = watched(pages("web"))
+    home.ask_for("web")
+    with home.running(replace(QUICK, restarts=3)):
+        for times in range(4):
+            pid = home.wait_for("web", "healthy", restarts=times).pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+        assert "after 3 restarts" in home.wait_for("web", "failed", restarts=3).health
+
+
+def test_a_service_is_healthy_once_its_answer_shows_that_it_works(
+    watched: Callable[..., Watched],
+) -> None:
+    home = watched(replace(pages("web"), shows=b"ready.txt"))
+    home.ask_for("web")
+    with home.running():
+        home.wait_for("web", "starting")
+        wait_until(lambda: http_answer(home.ports["web"], "/", within_s=60)[0] == 200)
+        assert home.wait_for("web", "starting").health == ""
+        (home.home / "services" / "web" / "ready.txt").touch()
+        home.wait_for("web", "healthy")
 
 
 def test_a_new_supervisor_takes_over_what_runs(watched: Callable[..., Watched]) -> None:
@@ -185,8 +210,8 @@ def test_a_service_that_is_added_starts_and_one_with_new_options_starts_anew(
 def test_a_service_waits_for_those_before_it(watched: Callable[..., Watched]) -> None:
     home = watched(pages("first", "--no-such-option"), replace(pages("next"), after=("first",)))
     home.ask_for("first", "next")
-    with home.running(replace(QUICK, restarts=1)):
-        home.wait_for("first", "failed", restarts=1)
+    with home.running():
+        home.wait_for("first", "failed", restarts=2)
         home.wait_for("next", "waiting")
 
 
@@ -316,7 +341,7 @@ def stored(home: Path) -> int:
 @pytest.mark.stack
 @pytest.mark.slow
 def test_each_killed_service_comes_back_the_audit_holds_and_down_leaves_nothing(
-    tmp_path: Path,
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     settings = read_settings({"home": tmp_path / "home"})
     home, ports = settings.home, dict.fromkeys(("kafka", "registry", *NAMES), 0)
@@ -331,6 +356,9 @@ def test_each_killed_service_comes_back_the_audit_holds_and_down_leaves_nothing(
             wait_until(lambda name=name, killed=killed: is_back(home, name, killed), 120)
         wait_until(lambda: all(one.state == "healthy" for one in states(home)), 120)
         assert all(one.restarts >= 1 for one in states(home))
+        code, out, _ = run("status", "--json")
+        told = json.loads(out)["stack"]["services"]
+        assert (code, {one["name"] for one in told}) == (0, set(ports))
         before = stored(home)
         wait_until(lambda: stored(home) > before, 120)
         scraped = httpx2.get(f"http://127.0.0.1:{state_of(home, 'prometheus').port}/api/v1/targets")
