@@ -327,9 +327,9 @@ BROKEN_PARTS: Final = (
     ),
     BrokenPart(
         "a catalog without its driver",
-        set_to(K2_CATALOG_URI=f"postgresql://user:{SECRET}@127.0.0.1:9/k2"),
+        set_to(K2_CATALOG_URI=f"mysql+pymysql://user:{SECRET}@127.0.0.1:9/k2"),
         OPENS | {"status"},
-        ("the catalog at postgresql://127.0.0.1:9/k2", "psycopg", "install it"),
+        ("the catalog at mysql+pymysql://127.0.0.1:9/k2", "pymysql", "install it"),
     ),
     BrokenPart(
         "a catalog of no kind",
@@ -395,7 +395,7 @@ BROKEN_PARTS: Final = (
         "a Kafka with a password",
         set_to(K2_KAFKA_BOOTSTRAP=f"user:{SECRET}@127.0.0.1:9", K2_SCHEMA_REGISTRY_URL="mock://x"),
         OF_HOME,
-        ("K2_KAFKA_BOOTSTRAP=…", "K2_KAFKA_CONFIG"),
+        ("K2_KAFKA_BOOTSTRAP=…", "K2_KAFKA_SASL_USERNAME"),
     ),
     BrokenPart(
         "a Kafka configuration that is none",
