@@ -8,7 +8,7 @@ import pytest
 from support.kafka_cluster import PASSWORD, USER, SecureKafka, secure_kafka, write_identity
 from support.lake_rows import rows_table, trade
 from support.registry_proxy import TOKEN, registry_proxy
-from support.waiting import first
+from support.waiting import wait_until
 
 from k2lib import K2
 from k2lib.audit import audit
@@ -27,8 +27,9 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
 
 @pytest.fixture(scope="module")
 def registry(secured: SecureKafka) -> Iterator[str]:
-    """Return the address of the registry behind a proxy that asks for a user or a token."""
-    with registry_proxy(secured.registry_url, user=USER, password=PASSWORD) as url:
+    """Return the address of the registry behind TLS and a question for a user or a token."""
+    who = {"user": USER, "password": PASSWORD, "authority": secured.authority}
+    with registry_proxy(secured.registry_url, **who) as url:
         yield url
 
 
@@ -39,6 +40,7 @@ def sasl(secured: SecureKafka, mechanism: str = "SCRAM-SHA-512") -> dict[str, An
         "kafka_sasl_username": USER,
         "kafka_sasl_password": PASSWORD,
         "kafka_ssl_ca": secured.ca,
+        "schema_registry_ca": secured.ca,
     }
 
 
@@ -49,6 +51,7 @@ def mutual(secured: SecureKafka) -> dict[str, Any]:
         "kafka_ssl_ca": secured.ca,
         "kafka_ssl_certificate": secured.folder / "client.pem",
         "kafka_ssl_key": secured.folder / "client.pem",
+        "schema_registry_ca": secured.ca,
     }
 
 
@@ -77,8 +80,7 @@ def test_every_client_gets_in(
         k2.pipeline.produce(topic, rows_table([trade(2, exchange=venue)]), TRADE)
         k2.pipeline.flush()
         with K2.open(**home, **settings) as reader:
-            first(lambda: reader.complete_to("trades_v2"), lambda told: told.behind == 0)
-            assert len(reader.trades("BHP", exchange=venue)) == 2
+            wait_until(lambda: len(reader.trades("BHP", exchange=venue)) == 2)
             assert len(reader.trades("BHP", exchange=venue, tail=False)) == 1
         report = audit(k2.settings)
     states = {(one.name, one.table): one.state for one in report.checks}
@@ -140,6 +142,10 @@ REGISTRY_FAULTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a wrong password": (
         {"schema_registry_user": USER, "schema_registry_password": "wrong-1"},
         ("answers 401", "K2_SCHEMA_REGISTRY_PASSWORD"),
+    ),
+    "an unknown authority": (
+        {**BASIC, "schema_registry_ca": None},
+        ("CERTIFICATE_VERIFY_FAILED", "K2_SCHEMA_REGISTRY_CA"),
     ),
     "a wrong token": ({"schema_registry_token": "wrong-1"}, ("K2_SCHEMA_REGISTRY_TOKEN",)),
 }
