@@ -28,8 +28,8 @@ def find_log(home: Path, name: str) -> Path:
     """
     files = log_files(home)
     if name not in files:
-        known = ", ".join(files) or f"none; `k2 up` starts services, among them the {SUPERVISOR}"
-        raise ConfigError(f"no log of {name} in the home {home}; there are {known}")
+        names = ", ".join(files) or f"none; `k2 up` starts services, among them the {SUPERVISOR}"
+        raise ConfigError(f"no log of {name} in the home {home}; there are {names}")
     return files[name]
 
 

@@ -28,6 +28,7 @@ from k2lib.ops.backup import (
     ignore_files,
     read_backup,
 )
+from k2lib.ops.home_lake import with_home_lake
 from k2lib.reasons import file_errors
 from k2lib.settings import Settings
 
@@ -75,6 +76,7 @@ def restore(path: Path, settings: Settings, *, on_file: OnFile = ignore_files) -
     for table in backup.tables:
         _check_sizes(path, table)
     home = settings.home.absolute()
+    settings = with_home_lake(settings)
     with ExitStack() as stack:
         lock = try_lock(writer_lock(home))
         if lock is None:

@@ -378,15 +378,14 @@ CHOICES: Final = tuple(name for name in SPECS if name not in BOTH)
 
 
 def check_names(names: Iterable[str], ports: Iterable[str]) -> None:
-    """Refuse services, and names of ports, that are not known.
+    """Refuse services, and names of ports, that do not exist.
 
     Raises:
-        ConfigError: names them, and those that are.
+        ConfigError: names them, and those that exist.
     """
     more = [name for spec in SPECS.values() for name in spec.more_ports]
-    known = {*SPECS, *more}
     unknown = [name for name in names if name not in SPECS]
-    unknown += [name for name in ports if name not in known]
+    unknown += [name for name in ports if name not in (*SPECS, *more)]
     if unknown:
         raise ConfigError(f"no service {', '.join(unknown)}; there are {', '.join(SPECS)}")
 

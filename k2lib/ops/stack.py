@@ -104,9 +104,9 @@ def start_stack(
         OwnerError: an embedded broker serves this home.
     """
     home = settings.home.resolve()
-    wanted = set(names)
-    check_names(wanted, ports)
-    if "s3" in wanted:
+    requested = set(names)
+    check_names(requested, ports)
+    if "s3" in requested:
         check_lake(settings)
     cache = (jar_cache or default_cache()).resolve()
     with (
@@ -116,8 +116,8 @@ def start_stack(
     ):
         running = read_running_services(home)
         before = read_request(home)
-        known = {*BOTH, *wanted, *before.ports}
-        ordered = [name for name in SPECS if name in known]
+        requested |= {*BOTH, *before.ports}
+        ordered = [name for name in SPECS if name in requested]
         check_programs(ordered)
         fetch_servers(cache, on_step=on_step)
         chosen = _choose_ports(settings, ordered, ports, before=before, running=running)
@@ -194,7 +194,7 @@ def _read_states(home: Path, *, number: int) -> dict[str, ServiceState]:
 def _choose_ports(
     settings: Settings,
     names: Iterable[str],
-    given: Mapping[str, int],
+    ports: Mapping[str, int],
     *,
     before: StackRequest,
     running: RunningServices,
@@ -207,15 +207,14 @@ def _choose_ports(
     chosen: dict[str, int] = {}
     for name in names:
         entry = running.running(name)
-        known = before.ports.get(name) if entry is None else entry.port
-        wanted = given.get(name, usual.get(name, SPECS[name].port)) if known is None else known
-        if known is not None and given.get(name, known) not in (0, known):
-            raise ConfigError(f"--port {name}={given[name]}: it has port {known}: `k2 down` first")
-        chosen[name] = wanted or _free_port_besides(chosen)
-        for more, other in SPECS[name].more_ports.items():
-            port = before.ports.get(more) or given.get(more, other)
-            chosen[more] = port or _free_port_besides(chosen)
-        for one in (name, *SPECS[name].more_ports):
+        current = {} if entry is None else {**before.ports, name: entry.port}
+        defaults = {name: usual.get(name, SPECS[name].port), **SPECS[name].more_ports}
+        for one in defaults:
+            port = current.get(one)
+            if port and ports.get(one, port) not in (0, port):
+                raise ConfigError(f"--port {one}={ports[one]}: it has port {port}: `k2 down` first")
+            default = ports.get(one, before.ports.get(one, defaults[one]))
+            chosen[one] = port or default or _free_port_besides(chosen)
             if entry is None and not is_free(chosen[one]):
                 raise ConfigError(
                     f"port {chosen[one]} for {SPECS[name].title} is in use by another program: "

@@ -257,8 +257,8 @@ class ServiceKeeper:
     def _fail(self, why: str) -> None:
         """Say that it has failed, and wait for the next `k2 up`."""
         limits = self._limits
-        told = f"{why} after {self._most_restarts} restarts in {limits.within_s:g} s"
-        self._set(state=FAILED, health=f"{told}: k2 up tries again", pid=None)
+        reason = f"{why} after {self._most_restarts} restarts in {limits.within_s:g} s"
+        self._set(state=FAILED, health=f"{reason}: k2 up tries again", pid=None)
         while not self._supervisor.end.wait(LOOK_S):
             if self._supervisor.request.number != self._number:
                 self._number = self._supervisor.request.number

@@ -272,6 +272,16 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
             start_stack(settings, ["redis"], ports=ports, jar_cache=JAVA)
 
 
+def test_a_running_service_keeps_its_port(watched: Callable[..., Watched]) -> None:
+    home = watched(pages("web")).home
+    process = processes.spawn(["sleep", "60"], folder=home / "services")
+    entry = services.StartedService(20001, process.pid, process.birth)
+    services.write_running_services(home, services.RunningServices({"redis": entry}))
+    ports = {"kafka": 0, "registry": 0, "redis": 20002}
+    with pytest.raises(ConfigError, match="--port redis=20002: it has port 20001: `k2 down` first"):
+        start_stack(read_settings({"home": home}), ["redis"], ports=ports, jar_cache=JAVA)
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [("redis", "--port redis: write NAME=PORT"), ("redis=99999", "--port redis=99999: write NAME")],
