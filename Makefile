@@ -48,13 +48,14 @@ demo: $(STAMP)-notebooks
 test: $(STAMP)-dev $(CLIENT) debian
 	PYTEST_DEBUG_TEMPROOT=$(TEMPROOT) $(BIN)/python -m pytest $(SPREAD) $(PYTEST)
 
-# Not among those of `make test`: starting an engine disturbs whoever connects to 127.0.0.1. With
+# Each goes on where the one before it ended. Not among those of `make test`: starting an engine
+# disturbs whoever connects to 127.0.0.1. With
 # TEST_DOCKER_HOST=unix:///… they use the engine that is there.
 test-compose docker-images: DEBIAN := dockerd:docker.io debootstrap:debootstrap \
     java:default-jre-headless mvn:maven
 
 test-compose: docker-images
-	$(BIN)/python -m pytest tests/compose $(PYTEST)
+	$(BIN)/python -m pytest -x tests/compose $(PYTEST)
 
 # The images that those tests run; says in one line why an engine or an image is not to be had here.
 docker-images: $(STAMP)-dev debian

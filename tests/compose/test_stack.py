@@ -123,6 +123,18 @@ def test_every_trade_since_the_last_start_of_the_exchange_is_in_the_lake_once(
         told.append(f"{symbol}: {count:,} trades made, {found['rows']:,} rows in the lake")
 
 
+def test_jupyterlab_reads_the_lake_and_serves_the_notebooks(stack: ComposeStack) -> None:
+    count = "from k2lib import K2; print(K2.open().sql('SELECT count(*) FROM trades_v2').item())"
+    assert int(stack.run("lab", "python3", "-c", count).split()[-1]) > 0
+    assert "01_schema_v2.ipynb" in stack.run("lab", "ls", "/srv/notebooks")
+
+
+def test_no_service_was_ended_for_its_memory(stack: ComposeStack, told: list[str]) -> None:
+    used = stack.memory()
+    told.append(", ".join(f"{name} {amount}" for name, amount in sorted(used.items())))
+    assert not [name for name, state in stack.states().items() if state["OOMKilled"]]
+
+
 def test_the_audit_is_exact(stack: ComposeStack, told: list[str]) -> None:
     report = json.loads(stack.run("sink", "k2", "audit", "--json"))
     told.append(f"audit: {report['summary']}")

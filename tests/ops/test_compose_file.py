@@ -9,6 +9,8 @@ import yaml
 from support.documents import OPERATIONS_DOC, rows, section
 from support.paths import ROOT
 
+from k2lib.ops.service_specs import SPECS, ServiceSpec
+
 FILE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]
 DOC = section(OPERATIONS_DOC, "With Docker")
@@ -73,9 +75,22 @@ def test_prometheus_in_a_container_has_the_intervals_and_rules_of_the_other() ->
     ]
 
 
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_a_service_of_k2_up_has_the_same_ports_memory_and_order_here(spec: ServiceSpec) -> None:
+    service = SERVICES[spec.name]
+    metrics = service.get("environment", {}).get("K2_METRICS_PORT")
+    ports = set(re.findall(r":-(\d+)\}", " ".join(service.get("ports", ()))))
+    # Redis is published nowhere.
+    if spec.name != "redis":
+        wanted = {spec.port, *filter(None, spec.more_ports.values())}
+        assert ports | ({str(metrics)} if metrics else set()) == set(map(str, wanted))
+    assert megabytes(service["mem_limit"]) == spec.memory_mb
+    assert set(spec.after) <= service.get("depends_on", {}).keys()
+
+
 def test_the_document_has_every_service_with_its_port_volumes_and_memory() -> None:
     told = {}
-    for name, ports, variables, volumes, memory in rows(DOC)[: len(SERVICES) - 1]:
+    for name, ports, variables, volumes, memory, _ in rows(DOC)[: len(SERVICES) - 1]:
         amount, unit = memory.split()
         told[name.strip("`")] = (
             set(re.findall(r"\d+", ports)),

@@ -91,7 +91,7 @@ class ComposeStack:
     @cached_property
     def containers(self) -> dict[str, str]:
         """The containers of the services; one that is started again stays the same."""
-        lines = self.compose("ps", "--all", "--format", "json").splitlines()
+        lines = self.compose("ps", "--all", "--no-trunc", "--format", "json").splitlines()
         listed = [json.loads(line) for line in lines if line]
         return {one["Service"]: one["ID"] for one in listed}
 
@@ -115,6 +115,13 @@ class ComposeStack:
             return bool(now["Running"]) and now["StartedAt"] != before["StartedAt"]
 
         wait_until(is_another, STARTED_S)
+
+    def memory(self) -> dict[str, str]:
+        """Return the memory that each running service takes."""
+        form = "{{.ID}} {{.MemUsage}}"
+        lines = self.engine.docker("stats", "--no-stream", "--no-trunc", f"--format={form}")
+        used = {one.split()[0]: one.split()[1] for one in lines.splitlines()}
+        return {name: used[id_] for name, id_ in self.containers.items() if id_ in used}
 
     def run(self, service: str, *command: str, seconds: float = STARTED_S) -> str:
         """Return what a command prints that is run beside a service's process."""

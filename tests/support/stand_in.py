@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from support.compose_program import compose_program
@@ -112,11 +113,14 @@ def main() -> int:
     """Make all images; return 1 and say why where that cannot be done."""
     try:
         with (
+            ThreadPoolExecutor(1) as pool,
             tempfile.TemporaryDirectory(prefix="k2-docker-") as folder,
             open_engine(Path(folder)) as engine,
         ):
+            # It takes as long as all images do.
+            program = pool.submit(compose_program)
             make_images(engine, on_step=print)
-        print(f"Compose: {' '.join(compose_program())}")
+            print(f"Compose: {' '.join(program.result())}")
     except (NoEngine, K2Error, AssertionError, OSError, subprocess.SubprocessError) as error:
         print(f"No images for containers: {' '.join(str(error).split())[-400:]}", file=sys.stderr)
         return 1
