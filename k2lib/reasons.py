@@ -54,6 +54,7 @@ REMEDIES: Final = (
     ("INVALID_ACCESS_KEY_ID", S3_KEY),
     ("INVALID_CLIENT_TOKEN_ID", S3_KEY),
     ("ACCESS_DENIED", S3_KEY),
+    ("Unable to load lib", "install it"),
 )
 QUOTED_PATH: Final = re.compile(r"['\"]([^'\"]*/[^'\"]*)['\"]")
 

@@ -297,7 +297,8 @@ def _json(table: Table, path: str) -> dict[str, Any]:
 def file_system(table: Table) -> tuple[FileSystem, str]:
     """Return the file system of a table, and its folder there."""
     scheme, netloc, path = PyArrowFileIO.parse_location(table.location())
-    return PyArrowFileIO(table.io.properties).fs_by_scheme(scheme, netloc), path
+    io = table.io if isinstance(table.io, PyArrowFileIO) else PyArrowFileIO(table.io.properties)
+    return io.fs_by_scheme(scheme, netloc), path
 
 
 def files_on_disk(table: Table) -> dict[str, float]:

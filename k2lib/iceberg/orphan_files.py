@@ -20,13 +20,13 @@ import fastavro
 import pyarrow as pa
 from pyarrow import parquet
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
-from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.manifest import DataFile, ManifestEntryStatus
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
 from k2lib.errors import DamagedFileError
 from k2lib.iceberg.catalog import read_errors
+from k2lib.iceberg.file_io import StorageFileIO
 from k2lib.iceberg.manifests import plan_tasks
 from k2lib.iceberg.writer import FILE_PREFIX
 from k2lib.locks import make_private
@@ -167,8 +167,8 @@ def _live_path(record: Any) -> str | None:
 
 def _folder(table: Table) -> tuple[FileSystem, str]:
     """Return the file system of the table and its folder in it."""
-    io = PyArrowFileIO(table.io.properties)
-    scheme, netloc, path = PyArrowFileIO.parse_location(table.location())
+    io = StorageFileIO(table.io.properties)
+    scheme, netloc, path = StorageFileIO.parse_location(table.location())
     return io.fs_by_scheme(scheme, netloc), path.rstrip("/") + "/"
 
 
@@ -209,7 +209,7 @@ def _keys(locations: Iterable[str]) -> set[str]:
 
 def _key(location: str) -> str:
     """Return the form in which a listing names the file."""
-    return PyArrowFileIO.parse_location(location)[2]
+    return StorageFileIO.parse_location(location)[2]
 
 
 def _read(state: Path) -> dict[str, datetime]:

@@ -28,6 +28,7 @@ from k2lib.addresses import lower_scheme, public_url
 from k2lib.errors import ConfigError, SchemaError, TableError, TransientError, reason_of
 from k2lib.iceberg.catalog import cause_text, connect, lake_errors, read_errors
 from k2lib.iceberg.columns import AVRO_SCHEMA_PROPERTY, stored_schema
+from k2lib.iceberg.file_io import file_io_properties
 from k2lib.iceberg.home_catalog import (
     WAREHOUSE,
     check_locations,
@@ -137,6 +138,7 @@ def open_catalog(settings: Settings) -> Catalog:
         options.setdefault("oauth2-server-uri", f"{uri.rstrip('/')}/v1/oauth/tokens")
     if "s3.endpoint" in options:  # without a region the bucket's would be asked of AWS
         options.setdefault("s3.region", DEFAULT_REGION)
+    options = {**file_io_properties(settings.timeout_s), **options}
     _check_storage(options, TimeLimit(settings.timeout_s))
     return connect(
         CATALOG,
