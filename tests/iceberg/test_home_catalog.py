@@ -125,7 +125,7 @@ def test_a_copied_home_is_refused_and_the_first_one_named(tmp_path: Path) -> Non
     copy = Path(shutil.copytree(first, tmp_path / "copy"))
     assert error_of(copy) == (
         f"the home {copy} has tables in {first}/warehouse: it is a copy of the home {first}: "
-        f"use that one, as K2_HOME={first}"
+        f"use that one, as K2_HOME={first}, or make a copy with `k2 backup` and `k2 restore`"
     )
     assert load_table(catalog_in(first), "trades_v2") is not None
 
