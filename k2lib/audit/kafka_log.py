@@ -127,8 +127,8 @@ def read_log(
     try:
         with closing(Consumer(source.cluster.client() | OPTIONS)) as consumer:
             ranges = _find_ranges(source, consumer, offsets)
-            places = {(one.topic, one.partition): one for one in ranges}
-            return _read_all(source, consumer, connection, places)
+            partitions = {(one.topic, one.partition): one for one in ranges}
+            return _read_all(source, consumer, connection, partitions)
     except KafkaException as exc:
         raise source.cluster.error(exc.args[0].str()) from exc
 
@@ -173,24 +173,24 @@ def _read_all(
 ) -> list[LogRange]:
     """Read all partitions; return them as they turned out: retention may have taken more."""
     limits = {
-        place: part.high if part.table in TO_THE_END else min(part.end, part.high)
-        for place, part in ranges.items()
+        partition: part.high if part.table in TO_THE_END else min(part.end, part.high)
+        for partition, part in ranges.items()
     }
     firsts: dict[Place, int] = {}
     for messages in _messages(source, consumer, ranges, limits):
         rows: dict[str, list[dict[str, Any]]] = {}
         for one in messages:
-            place, offset = _place(one)
-            firsts.setdefault(place, offset)
-            table = ranges[place].table
+            partition, offset = _partition_of(one)
+            firsts.setdefault(partition, offset)
+            table = ranges[partition].table
             rows.setdefault(table, []).append(_row(source, table, one))
         for table, some in rows.items():
             connection.register("batch", _arrow_table(some, _arrow_schema(table)))
             connection.execute(f"INSERT INTO {table}.records SELECT * FROM batch")
             connection.unregister("batch")
     return [
-        replace(part, first=firsts.get(place, max(part.first, limits[place])))
-        for place, part in ranges.items()
+        replace(part, first=firsts.get(partition, max(part.first, limits[partition])))
+        for partition, part in ranges.items()
     ]
 
 
@@ -201,8 +201,8 @@ def _messages(
     limits: Mapping[Place, int],
 ) -> Iterator[list[Message]]:
     """Yield the records below the limits, each partition's in order."""
-    pending = {place for place, part in ranges.items() if part.first < limits[place]}
-    consumer.assign([TopicPartition(*place, ranges[place].first) for place in pending])
+    pending = {partition for partition, part in ranges.items() if part.first < limits[partition]}
+    consumer.assign([TopicPartition(*partition, ranges[partition].first) for partition in pending])
     last = time.monotonic()
     while pending:
         messages = consumer.consume(BATCH, POLL_S)
@@ -211,19 +211,19 @@ def _messages(
             raise source.cluster.error(f"no records of {sorted(pending)} for {STALLED_S:g} s")
         records = []
         for one in messages:
-            (place, offset), error = _place(one), one.error()
+            (partition, offset), error = _partition_of(one), one.error()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 raise KafkaException(error)
-            if error is None and offset < limits[place]:
+            if error is None and offset < limits[partition]:
                 records.append(one)
-            if place in pending and offset + (error is None) >= limits[place]:
-                pending.remove(place)
-                consumer.incremental_unassign([TopicPartition(*place)])
+            if partition in pending and offset + (error is None) >= limits[partition]:
+                pending.remove(partition)
+                consumer.incremental_unassign([TopicPartition(*partition)])
         if records:
             yield records
 
 
-def _place(message: Message) -> tuple[Place, int]:
+def _partition_of(message: Message) -> tuple[Place, int]:
     return (str(message.topic()), message.partition() or 0), message.offset() or 0
 
 
@@ -238,29 +238,29 @@ def create_records(connection: DuckDBPyConnection, table: str) -> None:
 
 @cache
 def _arrow_schema(table: str) -> pa.Schema:
-    place = [("topic", pa.string()), ("part", pa.int32()), ("pos", pa.int64())]
-    return pa.schema([*place, *((name, ARROW[kind]) for name, kind in compared(table).items())])
+    position = [("topic", pa.string()), ("part", pa.int32()), ("pos", pa.int64())]
+    return pa.schema([*position, *((name, ARROW[kind]) for name, kind in compared(table).items())])
 
 
 def _arrow_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Return rows as a table; of one that does not fit only its place."""
+    """Return rows as a table; of one that does not fit only its position."""
     try:
         return pa.Table.from_pylist(rows, schema=schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         if len(rows) > 1:
             return pa.concat_tables(_arrow_table([row], schema) for row in rows)
-    place = {name: rows[0][name] for name in ("topic", "part", "pos")}
-    return pa.Table.from_pylist([place], schema=schema)
+    position = {name: rows[0][name] for name in ("topic", "part", "pos")}
+    return pa.Table.from_pylist([position], schema=schema)
 
 
 def _row(source: KafkaSource, table: str, message: Message) -> dict[str, Any]:
     """Return a record's columns; those of one that cannot be decoded are null."""
-    place = {"topic": message.topic(), "part": message.partition(), "pos": message.offset()}
+    position = {"topic": message.topic(), "part": message.partition(), "pos": message.offset()}
     try:
         record = _decode(source, message)
     except (*BROKEN, RecordError):
-        return place
-    return {**{name: record.get(name) for name in compared(table)}, **place}
+        return position
+    return {**{name: record.get(name) for name in compared(table)}, **position}
 
 
 def _decode(source: KafkaSource, message: Message) -> Mapping[str, Any]:

@@ -187,7 +187,7 @@ class _Copy(Closing):
     def __init__(self, path: Path, on_file: OnFile) -> None:
         self._path = path
         self._on_file = on_file
-        self._known = {one.path: one for one in _known_files(path)}
+        self._earlier = {one.path: one for one in _earlier_files(path)}
         self._journal = (path / JOURNAL).open("a", encoding="utf-8")
         self.copied, self.copied_bytes, self.kept = 0, 0, 0
 
@@ -241,11 +241,11 @@ class _Copy(Closing):
 
     def _find(self, name: str, table: Table, one: _Planned) -> BackupFile | None:
         """Return a file that the folder has whole."""
-        known = self._known.get(_path_in_backup(name, table, one))
-        if known is None or known.source != one.source or one.size not in (None, known.size):
+        earlier = self._earlier.get(_path_in_backup(name, table, one))
+        if earlier is None or earlier.source != one.source or one.size not in (None, earlier.size):
             return None
-        file = self._path / known.path
-        return known if file.exists() and file.stat().st_size == known.size else None
+        file = self._path / earlier.path
+        return earlier if file.exists() and file.stat().st_size == earlier.size else None
 
     def _copy(
         self, io: FileIO, name: str, table: Table, one: _Planned, number: int, files: int
@@ -257,7 +257,7 @@ class _Copy(Closing):
             found = self._copy_file(io, one, _path_in_backup(name, table, one))
             self._journal.write(json.dumps(asdict(found)) + "\n")
             self._journal.flush()
-            self._known[found.path] = found
+            self._earlier[found.path] = found
             self.copied += 1
             self.copied_bytes += found.size
         self._on_file(name, number, files)
@@ -292,13 +292,13 @@ def _plan(table: Table) -> Iterator[_Planned]:
         yield _Planned(snapshot.manifest_list, FileKind.MANIFEST_LIST, None)
         for manifest in list_manifests(table, snapshot.snapshot_id):
             manifests[manifest.manifest_path] = manifest
-    seen: set[str] = set()
+    data_paths: set[str] = set()
     for manifest in manifests.values():
         yield _Planned(manifest.manifest_path, FileKind.MANIFEST, manifest.manifest_length)
         for entry in read_manifest(table, manifest):
             file = entry.data_file
-            if file.file_path not in seen:
-                seen.add(file.file_path)
+            if file.file_path not in data_paths:
+                data_paths.add(file.file_path)
                 is_position = file.content == DataFileContent.POSITION_DELETES
                 kind = FileKind.POSITION_DELETES if is_position else FileKind.DATA
                 yield _Planned(file.file_path, kind, file.file_size_in_bytes)
@@ -325,7 +325,7 @@ def _check_folder(path: Path, home: Path) -> None:
         )
 
 
-def _known_files(path: Path) -> Iterator[BackupFile]:
+def _earlier_files(path: Path) -> Iterator[BackupFile]:
     """Yield the files of the last backup, and those that one that was killed has copied."""
     if (path / MANIFEST).exists():
         for table in read_backup(path).tables:

@@ -19,7 +19,7 @@ from support.paths import SUPPORT
 from support.waiting import wait_until
 
 from k2lib.errors import StaleWriterError
-from k2lib.iceberg.sink import SinkSession
+from k2lib.iceberg.sink_session import SinkSession
 from k2lib.kafka.cluster import Cluster
 from k2lib.kafka.connect import RemoteKafka
 from k2lib.ops.services import Services

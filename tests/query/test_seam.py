@@ -19,7 +19,7 @@ from support.waiting import first
 from k2lib.errors import TransientError
 from k2lib.events import CommitDone
 from k2lib.iceberg.maintenance import Maintenance
-from k2lib.iceberg.sink import SinkSession
+from k2lib.iceberg.sink_session import SinkSession
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.iceberg.writer import TableWriter
 from k2lib.kafka.cluster import KafkaSource

@@ -14,7 +14,8 @@ from support.recorded_events import AnEvent, events_of
 from support.waiting import wait_until
 
 from k2lib.events import BatchDone, Event, OnEvent
-from k2lib.iceberg.sink import Sink, SinkSession
+from k2lib.iceberg.sink import Sink
+from k2lib.iceberg.sink_session import SinkSession
 from k2lib.iceberg.tables import TABLES, ensure_table, open_catalog
 from k2lib.iceberg.writer import TableWriter
 from k2lib.kafka.connect import Kafka
