@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from k2lib.errors import ConfigError
 from k2lib.lifecycle import Closing
 from k2lib.reasons import file_errors
 
@@ -47,6 +48,8 @@ def try_lock(path: Path) -> Lock | None:
     """
     with file_errors(f"the lock {path}"):
         make_private(path.parent)
+        if path.is_dir():
+            raise ConfigError(f"the lock {path}: Is a directory: delete the folder")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -233,6 +233,14 @@ def _garbled_broker(home: Path) -> Iterator[Variables]:
 
 
 @contextmanager
+def _folder_for_a_lock(home: Path) -> Iterator[Variables]:
+    lock = home / "run" / "writer.lock"
+    lock.unlink()
+    lock.mkdir()
+    yield {"lock": str(lock)}
+
+
+@contextmanager
 def _killed_services(home: Path) -> Iterator[Variables]:
     """Leave the note of services whose processes are gone, and let another program have a port."""
     with silent_port() as port:
@@ -451,6 +459,12 @@ BROKEN_PARTS: Final = (
         WRITES | {"sink", "audit"},
         ("the Kafka broker of the home {home} at {address} does not answer", "`k2 up`"),
         spares=True,
+    ),
+    BrokenPart(
+        "a folder for a lock",
+        _folder_for_a_lock,
+        WRITES,
+        ("the lock {lock}", "Is a directory", "delete the folder"),
     ),
     BrokenPart("a garbled note of the broker", _garbled_broker, frozenset(), (), spares=True),
 )
