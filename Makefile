@@ -5,6 +5,7 @@
 #   make test-compose      the tests with containers, on a Docker engine of their own (as root)
 #   make check             format, lint, types and the quick tests
 #   make notebooks         run the notebooks and rewrite their committed outputs
+#   make pictures          draw the pictures of k2 top in docs/img
 #   make lab               JupyterLab on the notebooks
 #   make bench             the benchmarks
 #   make clean             remove build/
@@ -37,7 +38,7 @@ export POLARS_ICEBERG_PLANNER        := pyiceberg
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-compose docker-images check static quick notebooks lab bench clean debian
+.PHONY: help demo test test-compose docker-images check static quick notebooks pictures lab bench clean debian
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -75,6 +76,9 @@ quick:
 
 notebooks: $(STAMP)-dev
 	$(BIN)/k2 notebooks --in-place
+
+pictures: $(STAMP)-dev
+	PYTHONPATH=tests $(BIN)/python tests/support/draw_top.py
 
 lab: $(STAMP)-notebooks
 	$(BIN)/jupyter lab notebooks

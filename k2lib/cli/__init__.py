@@ -17,6 +17,7 @@ from k2lib.cli.notebooks import demo, notebooks
 from k2lib.cli.shared import one_line, sigterm_ends_it
 from k2lib.cli.simulate import simulate_asx, simulate_binance
 from k2lib.cli.stream import stream_binance, watch
+from k2lib.cli.top import top
 from k2lib.errors import K2Error
 
 # What a library warns of K2 says in its own line, if it matters.
@@ -65,6 +66,7 @@ streams.command("binance")(stream_binance)
 simulations.command("asx")(simulate_asx)
 simulations.command("binance")(simulate_binance)
 for command in (
+    top,
     watch,
     sql,
     api,

@@ -69,6 +69,7 @@ def watch(seconds: Seconds = None, as_json: AsJson = False) -> None:
     """Watch the stream that runs in this home until Ctrl-C; --json looks once."""
     from k2lib.cli.stream_view import poll_status_file, refresh_s, show_statuses, why_ended
     from k2lib.cli.terminal import out
+    from k2lib.cli.top import show_top
     from k2lib.feed.status_file import read_status, status_path
     from k2lib.settings import read_settings
 
@@ -83,7 +84,14 @@ def watch(seconds: Seconds = None, as_json: AsJson = False) -> None:
         print_json(next(statuses).to_json())
         return
     with contextlib.suppress(KeyboardInterrupt):
-        show_statuses(statuses, console=out(), now=_now)
+        if out().is_terminal:
+            show_top(
+                seconds=seconds,
+                only_feed=True,
+                goes_on=lambda: why_ended(read_status(path)) is None,
+            )
+        else:
+            show_statuses(statuses, console=out(), now=_now)
         if (reason := why_ended(read_status(path))) is not None:
             typer.echo(f"the stream is over: {reason}")
 

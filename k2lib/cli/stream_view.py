@@ -167,8 +167,9 @@ def _head(status: FeedStatus, now: datetime) -> str:
 def _symbol_line(one: SymbolStatus) -> str:
     stale = " stale" if one.is_stale else ""
     return (
-        f"{one.symbol}{stale} {_price(one)}, {one.trades_per_s:,.1f} trades/s, lag {_lag(one)}, "
-        f"{one.trades:,} trades, gaps {one.gaps_open} open {one.gaps_closed} closed"
+        f"{one.symbol}{stale} {price_text(one)}, {one.trades_per_s:,.1f} trades/s, "
+        f"lag {lag_text(one)}, {one.trades:,} trades, "
+        f"gaps {one.gaps_open} open {one.gaps_closed} closed"
     )
 
 
@@ -182,9 +183,9 @@ def _symbols(symbols: Sequence[SymbolStatus]) -> Table:
         counts = (one.trades, *[one.quotes for _ in quotes], one.backfilled)
         table.add_row(
             Text(f"{one.symbol} stale" if one.is_stale else one.symbol),
-            Text(_price(one), {"BUY": "green", "SELL": "red"}.get(one.last_side or "", "")),
+            Text(price_text(one), {"BUY": "green", "SELL": "red"}.get(one.last_side or "", "")),
             f"{one.trades_per_s:,.1f}",
-            _lag(one),
+            lag_text(one),
             *(f"{count:,}" for count in counts),
             Text(f"{one.gaps_open:,}", "red" if one.gaps_open else ""),
             f"{one.gaps_closed:,}",
@@ -219,11 +220,13 @@ def _table(first: str) -> Table:
     return table
 
 
-def _price(one: SymbolStatus) -> str:
+def price_text(one: SymbolStatus) -> str:
+    """Return the last price of a symbol with all its digits."""
     return "no price yet" if one.last_price is None else f"{one.last_price.normalize():,f}"
 
 
-def _lag(one: SymbolStatus) -> str:
+def lag_text(one: SymbolStatus) -> str:
+    """Return the lag of a symbol."""
     return "?" if one.lag_s is None else f"{one.lag_s:.3f} s"
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from k2lib.events import (
     BreakerChanged,
+    ClockMeasured,
     ConnectionLost,
     ConnectionOpened,
     ConnectionOpening,
@@ -89,7 +90,8 @@ class FeedStatus:
     """One look at a feed.
 
     `reason` says why it waits, stopped or failed; `delay_s` is how long it waits. `alerts` says
-    what is wrong in its process.
+    what is wrong in its process. `clock_behind_s` is how far this machine's clock is behind the
+    venue's, None before that is known.
     """
 
     at: datetime
@@ -106,6 +108,7 @@ class FeedStatus:
     symbols: tuple[SymbolStatus, ...]
     hosts: tuple[HostStatus, ...]
     alerts: tuple[str, ...] = ()
+    clock_behind_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values; times and prices become text where JSON is written."""
@@ -143,6 +146,7 @@ class StatusBoard:
         self._queue = QueueMeasured(exchange, depth=0, limit=0, waited_s=0.0)
         self._reconnects = 0
         self._dead_letters = 0
+        self._behind_s: float | None = None
         self._alerts = alerts
         self._lock = threading.Lock()
 
@@ -158,6 +162,8 @@ class StatusBoard:
                     self._queue = event
                 case FramesRefused(count=count):
                     self._dead_letters += count
+                case ClockMeasured(behind_s=behind_s):
+                    self._behind_s = behind_s
                 case BreakerChanged(host=host, state=state):
                     self._host(host, breaker=state)
                 case HostBanned(host=host, reason=reason):
@@ -190,6 +196,7 @@ class StatusBoard:
                 symbols=tuple(_symbol_status(name, one) for name, one in self._symbols.items()),
                 hosts=tuple(self._hosts.values()),
                 alerts=alerts,
+                clock_behind_s=self._behind_s,
                 **self._facts,
             )
 
