@@ -11,7 +11,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,18 @@ WITHOUT_IMPORT = {
     "types-pyyaml": "mypy reads it",
     "uvloop": "uvicorn runs on it",
 }
+BUILT_ON = (
+    "jupyterlab",
+    "papermill",
+    "pyiceberg",
+    "duckdb",
+    "polars",
+    "confluent-kafka",
+    "websockets",
+    "fastavro",
+    "plotly",
+    "ipywidgets",
+)
 OF_ONE_MACHINE = re.compile(rb"(?<![\w.~-])/(?:home|root|work|Users)/")
 OF_A_REGISTRY = re.compile(rb"index[-_]url|pypi\.org|pythonhosted\.org|repo1?\.maven")
 
@@ -125,9 +137,11 @@ def test_conda_environment_has_the_pins_of_the_project() -> None:
     assert wanted <= {line for line in _environment()["dependencies"] if isinstance(line, str)}
 
 
-def test_conda_environment_installs_this_project_with_every_extra() -> None:
-    pip = next(line for line in _environment()["dependencies"] if isinstance(line, dict))
-    assert pip["pip"] == [f"-e .[{','.join(EXTRAS)}]"]
+def test_conda_environment_names_what_the_project_is_built_on_and_installs_every_extra() -> None:
+    pip = next(line for line in _environment()["dependencies"] if isinstance(line, dict))["pip"]
+    assert pip[-1] == f"-e .[{','.join(EXTRAS)}]"
+    assert [re.split(r"[\[=~]", line)[0] for line in pip[:-1]] == list(BUILT_ON)
+    assert set(pip[:-1]) <= {*PROJECT["dependencies"], *chain.from_iterable(EXTRAS.values())}
 
 
 def _commands_of_ci() -> list[str]:

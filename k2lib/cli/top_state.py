@@ -188,7 +188,7 @@ class TopReader:
         )
 
     def _commits_of(self, name: str, table: Table, now: datetime) -> Commits:
-        known = self._commits.get(name, {}) | {
+        commits = self._commits.get(name, {}) | {
             one.snapshot_id: (
                 one.timestamp_ms / 1000,
                 int(snapshot_properties(one).get("added-records", 0)),
@@ -196,10 +196,12 @@ class TopReader:
             for one in table.snapshots()
             if snapshot_cause(one) is None
         }
-        newest = max(known.values(), default=(0.0, 0))
+        newest = max(commits.values(), default=(0.0, 0))
         oldest_s = now.timestamp() - BARS * BAR_S
         self._commits[name] = {
-            snapshot: one for snapshot, one in known.items() if one[0] >= oldest_s or one == newest
+            snapshot: one
+            for snapshot, one in commits.items()
+            if one[0] >= oldest_s or one == newest
         }
         return self._commits[name]
 
@@ -237,8 +239,8 @@ def _rates(tables: Iterable[Commits], now: datetime) -> tuple[float, ...]:
         for at_s, rows in commits.values():
             bar = max(0, int((now.timestamp() - at_s) // BAR_S))
             sums[bar] = sums.get(bar, 0.0) + rows / BAR_S
-    known = range(max((bar for bar in sums if bar < BARS), default=-1), -1, -1)
-    return tuple(sums.get(bar, 0.0) for bar in known)
+    bars = range(max((bar for bar in sums if bar < BARS), default=-1), -1, -1)
+    return tuple(sums.get(bar, 0.0) for bar in bars)
 
 
 def _bars(samples: Sequence[tuple[float, float]]) -> tuple[float, ...]:
