@@ -48,7 +48,7 @@ MAY_IMPORT = {
     | DATA
     | {"api", "audit", "client", "feed", "k2lib", "load", "notebook", "ops", "simulator"}
     | {"retry"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "resilience"},
 }
 # An audit may find a home and its services by the ways of K2; what it counts, it reads itself.
 AUDIT_MAY_IMPORT = {

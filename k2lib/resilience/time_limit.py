@@ -9,6 +9,12 @@ from typing import Final, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 MOST_CALLS: Final = 16
+_ABANDONED: Final[set[threading.Thread]] = set()
+
+
+def runs_abandoned_call() -> bool:
+    """Say whether an abandoned call still runs; its library may hold up the end of Python."""
+    return any(thread.is_alive() for thread in _ABANDONED.copy())
 
 
 class TimeLimit:
@@ -45,11 +51,15 @@ class TimeLimit:
                 outcome.set_exception(exc)
             finally:
                 self._turns.release()
+                _ABANDONED.discard(thread)
 
+        thread = threading.Thread(target=run, name="call-in-time", daemon=True)
         if self._turns.acquire(timeout=self.seconds):
-            threading.Thread(target=run, name="call-in-time", daemon=True).start()
+            thread.start()
             wait([outcome], timeout=max(0.0, until - time.monotonic()))
         if not outcome.done():
+            if thread.is_alive():
+                _ABANDONED.add(thread)
             raise TimeoutError(self.reason)
         return outcome.result()
 

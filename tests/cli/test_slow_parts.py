@@ -195,3 +195,31 @@ def test_an_address_that_is_none_is_refused_with_its_remedy(
     assert says in last_line(err)
     made = {path.name for path in trades.parent.iterdir()} - {path.name for path in before}
     assert made <= {"home"}
+
+
+ABANDONS = """
+import atexit, sys, threading
+from k2lib.__main__ import run
+from k2lib.resilience.time_limit import TimeLimit
+
+never = threading.Event()
+atexit.register(never.wait)
+try:
+    TimeLimit(0.1).call(never.wait)
+except TimeoutError:
+    sys.argv = ["k2", "status"]
+    run()
+"""
+
+
+def test_a_library_that_tries_on_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ABANDONS],
+        env=os.environ | {"K2_HOME": str(tmp_path / "none")},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "no home at" in last_line(ended.stderr)
