@@ -88,6 +88,8 @@ COMMANDS: Final = {
     # Without Java it has no more to do than to say so.
     "up": Command(("up",), {"PATH": ""}, always_fails=True),
     "status": Command(("status",)),
+    # It has a line on its screen for what it cannot read: tests/cli/test_top.py.
+    "top": Command(("top", "--once"), apart=True),
     "logs": Command(("logs", "kafka"), always_fails=True),
     "down": Command(("down",)),
     "audit": Command(("audit", "{folder}/trades")),

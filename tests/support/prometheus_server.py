@@ -52,7 +52,7 @@ class Watching:
     def wait_for(self, *names: str, status: str) -> None:
         """Wait until the receiver was told last that these alerts are so."""
         for name in names:
-            wait_until(lambda name=name: self.statuses(name)[-1:] == [status])
+            wait_until(lambda name=name: self.statuses(name)[-1:] == [status], 150)
 
 
 @contextmanager
