@@ -4,13 +4,13 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 from pyiceberg.catalog import Catalog, MetastoreCatalog
-from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError
+from pyiceberg.exceptions import NamespaceAlreadyExistsError
 from pyiceberg.io import FileIO, load_file_io
 
 from k2lib.errors import ConfigError, DamagedFileError, K2Error, OwnerError
@@ -89,10 +89,10 @@ def restore(path: Path, settings: Settings, *, on_file: OnFile = ignore_files) -
         _check_empty(catalog)
         with suppress(NamespaceAlreadyExistsError):
             catalog.create_namespace(NAMESPACE)
-        with _marked(catalog, settings, [table.name for table in backup.tables]):
+        with _marked(catalog, settings) as marker:
             copies = [_Restoring(path, table, catalog, on_file) for table in backup.tables]
             for copy in copies:
-                copy.run()
+                copy.run(marker)
     return RestoreReport(
         home=str(home),
         warehouse=catalog.properties.get("warehouse", ""),
@@ -113,7 +113,7 @@ class _Restoring:
         self._sizes: dict[str, int] = {}
         self._done = 0
 
-    def run(self) -> None:
+    def run(self, marker: "_Marker") -> None:
         """Write all files, then let the catalog have the table."""
         location = _location(self._catalog, self._table.name)
         way = Relocation(self._table.location, location, self._sizes)
@@ -138,6 +138,7 @@ class _Restoring:
         target = f"{location}/metadata/{name}"
         _write(io, target, content)
         identifier = (NAMESPACE, self._table.name)
+        marker.add(self._table.name, target)
         registered = self._catalog.register_table(identifier, target)
         if registered.metadata.current_snapshot_id != self._table.snapshot_id:
             self._catalog.drop_table(identifier)
@@ -175,13 +176,17 @@ def _check_sizes(path: Path, table: BackupTable) -> None:
     for file in table.files:
         found = path / file.path
         if not found.exists():
-            raise DamagedFileError(f"the backup {path}: {file.path} is missing: make it again")
+            raise DamagedFileError(
+                f"the backup {path}: {file.path} is missing: run `k2 backup` again"
+            )
         if found.stat().st_size != file.size:
             raise _damaged(path, file)
 
 
 def _damaged(path: Path, file: BackupFile) -> DamagedFileError:
-    return DamagedFileError(f"the backup {path}: {file.path} is damaged: make it again")
+    return DamagedFileError(
+        f"the backup {path}: {file.path} is damaged: delete that file, and run `k2 backup` again"
+    )
 
 
 def _chunks(path: Path, file: BackupFile) -> Iterator[bytes]:
@@ -209,51 +214,72 @@ def _write_data(io: FileIO, target: str, path: Path, file: BackupFile) -> None:
             written.write(chunk)
 
 
+@dataclass
+class _Marker:
+    """The file that marks a home while it is restored: the metadata file of each table made."""
+
+    path: Path
+    tables: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, metadata_location: str) -> None:
+        """Note a table before the catalog has it."""
+        self.tables[name] = metadata_location
+        self.write()
+
+    def write(self) -> None:
+        """Replace the file as a whole, because a process may be killed at any time."""
+        part = self.path.with_name(f"{self.path.name}.part")
+        part.write_text(json.dumps(self.tables), encoding="utf-8")
+        part.replace(self.path)
+
+
 @contextmanager
-def _marked(catalog: Catalog, settings: Settings, tables: list[str]) -> Iterator[None]:
+def _marked(catalog: Catalog, settings: Settings) -> Iterator[_Marker]:
     """Mark the home while its tables are made; one that fails leaves none of them.
 
     A killed process leaves the mark.
     """
     home = settings.home.absolute()
-    marker = home / RESTORE_MARKER
+    marker = _Marker(home / RESTORE_MARKER)
     with file_errors(f"K2_HOME={home}"):
-        make_private(marker.parent)
-        marker.write_text(json.dumps(tables), encoding="utf-8")
+        make_private(marker.path.parent)
+        marker.write()
     try:
-        yield
+        yield marker
     except K2Error:
-        _drop(catalog, tables)
+        _drop(catalog, marker.tables)
         if _has_own_catalog(settings):
             shutil.rmtree(home / WAREHOUSE / NAMESPACE, ignore_errors=True)
-        marker.unlink()
+        marker.path.unlink()
         raise
-    marker.unlink()
+    marker.path.unlink()
 
 
 def _has_own_catalog(settings: Settings) -> bool:
     return settings.catalog_uri is None and settings.catalog_config is None
 
 
-def _leave_unfinished(settings: Settings) -> list[str]:
+def _leave_unfinished(settings: Settings) -> dict[str, str]:
     """Delete what a killed restore made in the home; return its tables, if it left any."""
     home = settings.home.absolute()
     marker = home / RESTORE_MARKER
     if not marker.exists():
-        return []
+        return {}
     with file_errors(f"K2_HOME={home}"):
-        tables = [name for name in json.loads(marker.read_text()) if name in TABLES]
+        tables: dict[str, str] = json.loads(marker.read_text())
         if _has_own_catalog(settings):
             # Nothing else has been in this home: a restore refuses one that has tables.
             for name in (CATALOG_FILE, f"{CATALOG_FILE}-wal", f"{CATALOG_FILE}-shm"):
                 (home / name).unlink(missing_ok=True)
             shutil.rmtree(home / WAREHOUSE, ignore_errors=True)
-            tables = []
+            tables = {}
         marker.unlink()
     return tables
 
 
-def _drop(catalog: Catalog, tables: list[str]) -> None:
-    for name in tables:
-        with suppress(NoSuchTableError):
+def _drop(catalog: Catalog, tables: Mapping[str, str]) -> None:
+    """Drop tables that are still those of these metadata files: others may be of another home."""
+    for name, metadata_location in tables.items():
+        table = load_table(catalog, name)
+        if table is not None and table.metadata_location == metadata_location:
             catalog.drop_table((NAMESPACE, name))

@@ -201,16 +201,16 @@ def flip(file: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (Path.unlink, "is missing"),
-        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "is damaged"),
-        (flip, "is damaged"),
+        (Path.unlink, "is missing: run `k2 backup` again"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "is damaged: delete that file"),
+        (flip, "is damaged: delete that file"),
     ],
 )
 def test_a_damaged_backup_names_the_file(
     path: Path, tmp_path: Path, change: Callable[[Path], object], says: str
 ) -> None:
     name = damage(path, change)
-    with pytest.raises(DamagedFileError, match=f"{name} {says}: make it again"):
+    with pytest.raises(DamagedFileError, match=f"{name} {says}"):
         restore(path, Settings(home=tmp_path / "other"))
 
 
@@ -284,6 +284,22 @@ def test_another_catalog_and_warehouse_take_the_tables(path: Path, tmp_path: Pat
     with K2.open(home=tmp_path / "other", **elsewhere) as k2:
         assert k2.sql("select count(*) as n from trades_v2")["n"].to_list() == [5]
     assert list((tmp_path / "lake").rglob("*.parquet"))
+
+
+def test_a_table_that_another_home_made_meanwhile_stays(path: Path, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {
+        "catalog_uri": f"sqlite:///{tmp_path}/k2.db",
+        "warehouse": str(tmp_path / "lake"),
+    }
+    settings = Settings(home=tmp_path / "other", **shared)
+    with pytest.raises(Killed):
+        restore(path, settings, on_file=killed_at(5))
+    append(open_catalog(Settings(home=tmp_path / "third", **shared)), [trade(1), trade(2)])
+    with pytest.raises(ConfigError, match="there is a table trades_v2 already"):
+        restore(path, settings)
+    assert (
+        len(message_ids(table_of(open_catalog(Settings(home=tmp_path / "third", **shared))))) == 2
+    )
 
 
 def test_the_commands_say_what_they_did(run: Run, home: Path, tmp_path: Path) -> None:
