@@ -371,8 +371,9 @@ def test_each_killed_service_comes_back_the_audit_holds_and_down_leaves_nothing(
         assert (code, {one["name"] for one in told}) == (0, set(ports))
         before = stored(home)
         wait_until(lambda: stored(home) > before, 120)
-        scraped = httpx2.get(f"http://127.0.0.1:{state_of(home, 'prometheus').port}/api/v1/targets")
-        assert len(scraped.json()["data"]["activeTargets"]) == 3
+        # It reads the file of its targets some seconds after it answers.
+        url = f"http://127.0.0.1:{state_of(home, 'prometheus').port}/api/v1/targets"
+        wait_until(lambda: len(httpx2.get(url).json()["data"]["activeTargets"]) == 3)
         report = audit(home)
         assert report.first_difference is None, report.first_difference
         found = services.read_running_services(home).entries
