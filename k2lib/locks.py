@@ -1,4 +1,4 @@
-"""File locks between processes, in a home's folder; the system frees them when theirs dies."""
+"""Files of a home that processes share: locks, which the system frees when theirs dies."""
 
 import fcntl
 import os
@@ -33,6 +33,13 @@ def make_private(folder: Path) -> None:
     folder.parent.parent.mkdir(parents=True, exist_ok=True)
     for one in (folder.parent, folder):
         one.mkdir(mode=0o700, exist_ok=True)
+
+
+def replace_file(file: Path, text: str) -> None:
+    """Write a file of a home as a whole, because a process may be killed at any time."""
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
 
 
 def writer_lock(home: Path) -> Path:

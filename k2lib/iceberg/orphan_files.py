@@ -29,7 +29,7 @@ from k2lib.iceberg.catalog import read_errors
 from k2lib.iceberg.file_io import StorageFileIO
 from k2lib.iceberg.manifests import plan_tasks
 from k2lib.iceberg.writer import FILE_PREFIX
-from k2lib.locks import make_private
+from k2lib.locks import make_private, replace_file
 
 GRACE: Final = timedelta(minutes=10)
 # As Iceberg's own remove_orphan_files.
@@ -221,9 +221,6 @@ def _read(state: Path) -> dict[str, datetime]:
 
 
 def _write(state: Path, since: Mapping[str, datetime]) -> None:
-    """Replace the file as a whole, because a writer may be killed at any time."""
     make_private(state.parent)
-    text = {path: at.astimezone(UTC).isoformat() for path, at in sorted(since.items())}
-    part = state.with_name(f"{state.name}.part")
-    part.write_text(json.dumps(text), encoding="utf-8")
-    part.replace(state)
+    times = {path: at.astimezone(UTC).isoformat() for path, at in sorted(since.items())}
+    replace_file(state, json.dumps(times))

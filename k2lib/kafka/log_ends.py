@@ -8,7 +8,7 @@ from pathlib import Path
 from k2lib.errors import TransientError
 from k2lib.kafka.cluster import EMBEDDED
 from k2lib.kafka.consumer import TopicPartition
-from k2lib.locks import locked
+from k2lib.locks import locked, replace_file
 
 # Ends by log id and topic, and then partition.
 Ends = dict[str, dict[str, dict[str, int]]]
@@ -73,9 +73,7 @@ class LogEnds:
             with locked(self._path.with_suffix(".lock")):
                 ends = self._read()
                 yield ends
-                part = self._path.with_suffix(".part")
-                part.write_text(json.dumps(ends), encoding="utf-8")
-                part.replace(self._path)
+                replace_file(self._path, json.dumps(ends))
         except OSError as exc:
             raise TransientError(f"{self._path} cannot be written: {exc.strerror}") from exc
 

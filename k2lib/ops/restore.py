@@ -18,7 +18,7 @@ from k2lib.iceberg.catalog import lake_errors
 from k2lib.iceberg.home_catalog import CATALOG_FILE, RESTORE_MARKER, WAREHOUSE
 from k2lib.iceberg.relocation import Relocation
 from k2lib.iceberg.tables import NAMESPACE, TABLES, load_table, open_catalog
-from k2lib.locks import holder_text, make_private, try_lock, writer_lock
+from k2lib.locks import holder_text, make_private, replace_file, try_lock, writer_lock
 from k2lib.ops.backup import (
     CHUNK_BYTES,
     BackupFile,
@@ -227,10 +227,8 @@ class _Marker:
         self.write()
 
     def write(self) -> None:
-        """Replace the file as a whole, because a process may be killed at any time."""
-        part = self.path.with_name(f"{self.path.name}.part")
-        part.write_text(json.dumps(self.tables), encoding="utf-8")
-        part.replace(self.path)
+        """Write the file."""
+        replace_file(self.path, json.dumps(self.tables))
 
 
 @contextmanager

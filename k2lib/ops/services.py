@@ -12,7 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from k2lib.errors import ConfigError, DamagedFileError, OwnerError, TransientError
-from k2lib.locks import Lock, holder_text, locked, make_private, try_lock, writer_lock
+from k2lib.locks import (
+    Lock,
+    holder_text,
+    locked,
+    make_private,
+    replace_file,
+    try_lock,
+    writer_lock,
+)
 from k2lib.ops.jars import JavaPrograms, OnStep, default_cache, fetch_servers
 from k2lib.ops.processes import (
     STOP_GRACE_S,
@@ -114,10 +122,8 @@ def write_running_services(home: Path, services: RunningServices) -> None:
         return
     entries = {name: asdict(entry) for name, entry in services.entries.items()}
     started = services.started.isoformat() if services.started else None
-    part = file.with_suffix(".part")
     values = {**entries, "started": started, "folder": _folder_id(home)}
-    part.write_text(json.dumps(values, indent=2))
-    part.replace(file)
+    replace_file(file, json.dumps(values, indent=2))
 
 
 def _folder_id(home: Path) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from k2lib.addresses import lower_scheme
 from k2lib.errors import ConfigError, DamagedFileError
-from k2lib.locks import locked, make_private
+from k2lib.locks import locked, make_private, replace_file
 from k2lib.ops.home_lake import check_lake
 from k2lib.ops.jars import OnStep, default_cache, fetch_servers
 from k2lib.ops.processes import POLL_S, free_port, is_free, spawn, tail
@@ -32,7 +32,6 @@ from k2lib.settings import Settings
 HEALTHY: Final = "healthy"
 FAILED: Final = "failed"
 UP_WITHIN_S: Final = 240.0
-PATHS: Final = ("kafka_config", "catalog_config")
 
 
 @dataclass(frozen=True)
@@ -240,10 +239,9 @@ def _start_supervisor(home: Path, settings: Settings, cache: Path) -> None:
 def _environment(settings: Settings) -> dict[str, str]:
     """Services have folders of their own: paths from the present one are made absolute."""
     environment = dict(os.environ)
-    for name in PATHS:
-        path: Path | None = getattr(settings, name)
-        if path is not None:
-            environment[f"K2_{name.upper()}"] = str(path.absolute())
+    for name, value in settings:
+        if isinstance(value, Path):
+            environment[f"K2_{name.upper()}"] = str(value.absolute())
     warehouse = settings.warehouse
     if warehouse is not None and ":" not in lower_scheme(warehouse):
         environment["K2_WAREHOUSE"] = str(Path(warehouse).expanduser().absolute())
@@ -306,6 +304,4 @@ def _damaged(file: Path) -> DamagedFileError:
 
 
 def _write_json(file: Path, values: Mapping[str, Any]) -> None:
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(values, indent=2))
-    part.replace(file)
+    replace_file(file, json.dumps(values, indent=2))
