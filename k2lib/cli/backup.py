@@ -1,11 +1,15 @@
 """`k2 backup` and `k2 restore`."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from k2lib.cli.shared import AsJson, open_home, print_json
+
+if TYPE_CHECKING:
+    from k2lib.ops.backup import OnFile
 
 
 def backup(
@@ -21,13 +25,12 @@ def backup(
             k2.catalog,
             path,
             home=k2.settings.home,
-            on_file=lambda table, done, files: show_step(f"{table}: {done:,} of {files:,} files"),
+            on_file=_shown_by(show_step),
         )
     if as_json:
         print_json(report.to_json())
         return
-    for table, rows in report.rows.items():
-        typer.echo(f"{table}: {rows:,} rows")
+    _print_rows(report.rows)
     typer.echo(
         f"{report.path}: {report.files_copied:,} files copied ({report.bytes_copied:,} bytes), "
         f"{report.files_kept:,} were there"
@@ -48,11 +51,20 @@ def restore(
         report = restore_tables(
             path,
             settings,
-            on_file=lambda table, done, files: show_step(f"{table}: {done:,} of {files:,} files"),
+            on_file=_shown_by(show_step),
         )
     if as_json:
         print_json(report.to_json())
         return
-    for table, rows in report.rows.items():
-        typer.echo(f"{table}: {rows:,} rows")
+    _print_rows(report.rows)
     typer.echo(f"home {report.home}: {report.files:,} files restored ({report.bytes:,} bytes)")
+
+
+def _shown_by(show_step: Callable[[str], None]) -> "OnFile":
+    """Return a listener that shows how far a table is."""
+    return lambda table, done, files: show_step(f"{table}: {done:,} of {files:,} files")
+
+
+def _print_rows(rows: Mapping[str, int]) -> None:
+    for table, count in rows.items():
+        typer.echo(f"{table}: {count:,} rows")

@@ -214,12 +214,13 @@ class _Copy(Closing):
 
     def _copy_table(self, name: str, table: Table) -> BackupTable:
         with read_errors(f"table {name}"):
-            planned = list(_plan(table))
-            self._check_space(name, table, planned)
-            files = tuple(
-                self._copy(table.io, name, table, one, number, len(planned))
-                for number, one in enumerate(planned, 1)
-            )
+            planned = [(one, self._find(name, table, one)) for one in _plan(table)]
+            self._check_space(name, planned)
+            files = []
+            for one, found in planned:
+                files.append(found or self._copy(table.io, one, _path_in_backup(name, table, one)))
+                self.kept += found is not None
+                self._on_file(name, len(files), len(planned))
         totals = snapshot_properties(table.current_snapshot())
         return BackupTable(
             name,
@@ -227,11 +228,11 @@ class _Copy(Closing):
             table.metadata_location,
             table.metadata.current_snapshot_id,
             int(totals.get("total-records", 0)),
-            files,
+            tuple(files),
         )
 
-    def _check_space(self, name: str, table: Table, planned: list[_Planned]) -> None:
-        needed = sum(one.size or 0 for one in planned if self._find(name, table, one) is None)
+    def _check_space(self, name: str, planned: list[tuple[_Planned, BackupFile | None]]) -> None:
+        needed = sum(one.size or 0 for one, found in planned if found is None)
         free = shutil.disk_usage(self._path).free
         if needed > free:
             raise ConfigError(
@@ -247,21 +248,14 @@ class _Copy(Closing):
         file = self._path / earlier.path
         return earlier if file.exists() and file.stat().st_size == earlier.size else None
 
-    def _copy(
-        self, io: FileIO, name: str, table: Table, one: _Planned, number: int, files: int
-    ) -> BackupFile:
-        found = self._find(name, table, one)
-        if found is not None:
-            self.kept += 1
-        else:
-            found = self._copy_file(io, one, _path_in_backup(name, table, one))
-            self._journal.write(json.dumps(asdict(found)) + "\n")
-            self._journal.flush()
-            self._earlier[found.path] = found
-            self.copied += 1
-            self.copied_bytes += found.size
-        self._on_file(name, number, files)
-        return found
+    def _copy(self, io: FileIO, one: _Planned, relative: str) -> BackupFile:
+        copied = self._copy_file(io, one, relative)
+        self._journal.write(json.dumps(asdict(copied)) + "\n")
+        self._journal.flush()
+        self._earlier[copied.path] = copied
+        self.copied += 1
+        self.copied_bytes += copied.size
+        return copied
 
     def _copy_file(self, io: FileIO, one: _Planned, relative: str) -> BackupFile:
         target = self._path / relative

@@ -106,6 +106,7 @@ class ServiceSpec:
     has_metrics: bool = False
     more_ports: Mapping[str, int] = field(default_factory=dict)
     stop_s: float = STOP_GRACE_S
+    statuses: tuple[int, ...] = (200,)
     shows: bytes = b""
     command: Callable[[Stack], list[str]] = field(default=_no_command, repr=False)
     environment: Callable[[Stack], dict[str, str]] = field(default=_no_variables, repr=False)
@@ -118,7 +119,7 @@ class ServiceSpec:
             return self.answers(stack)
         path = self.question.removeprefix("GET ")
         status, body = http_answer(stack.ports[self.name], path, within_s=ANSWER_S)
-        return status in (API_ANSWERS if self.name == "api" else (200,)) and self.shows in body
+        return status in self.statuses and self.shows in body
 
 
 @dataclass(frozen=True)
@@ -345,6 +346,7 @@ SPECS: Final[Mapping[str, ServiceSpec]] = {
             memory_mb=2048,
             after=LAKE,
             has_metrics=True,
+            statuses=API_ANSWERS,
             command=lambda stack: [
                 *(*K2, "api", f"--host={HOST}", f"--port={stack.ports['api']}", "--quiet")
             ],

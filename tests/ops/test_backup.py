@@ -55,6 +55,14 @@ def restored(path: Path, home: Path) -> Catalog:
     return catalog_in(home)
 
 
+def catalog_elsewhere(folder: Path) -> dict[str, Any]:
+    """Return the settings of a catalog that is of no home."""
+    return {
+        "catalog_uri": f"sqlite:///{folder}/catalogs/k2.db",
+        "warehouse": str(folder / "lake"),
+    }
+
+
 def table_of(catalog: Catalog, name: str = "trades_v2") -> Table:
     table = load_table(catalog, name)
     assert table is not None
@@ -273,10 +281,7 @@ def test_a_restore_that_was_killed_begins_anew(path: Path, tmp_path: Path) -> No
 
 
 def test_another_catalog_and_warehouse_take_the_tables(path: Path, tmp_path: Path) -> None:
-    elsewhere: dict[str, Any] = {
-        "catalog_uri": f"sqlite:///{tmp_path}/catalogs/k2.db",
-        "warehouse": str(tmp_path / "lake"),
-    }
+    elsewhere = catalog_elsewhere(tmp_path)
     settings = Settings(home=tmp_path / "other", **elsewhere)
     with pytest.raises(Killed):
         restore(path, settings, on_file=killed_at(20))
@@ -287,10 +292,7 @@ def test_another_catalog_and_warehouse_take_the_tables(path: Path, tmp_path: Pat
 
 
 def test_a_table_that_another_home_made_meanwhile_stays(path: Path, tmp_path: Path) -> None:
-    shared: dict[str, Any] = {
-        "catalog_uri": f"sqlite:///{tmp_path}/k2.db",
-        "warehouse": str(tmp_path / "lake"),
-    }
+    shared = catalog_elsewhere(tmp_path)
     settings = Settings(home=tmp_path / "other", **shared)
     with pytest.raises(Killed):
         restore(path, settings, on_file=killed_at(5))

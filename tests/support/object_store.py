@@ -2,9 +2,7 @@
 
 import itertools
 import json
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,8 @@ import httpx2
 from pyarrow.fs import S3FileSystem
 from support.redis_server import free_port
 from support.waiting import wait_until
+
+from k2lib.ops.object_store import find_weed
 
 KEY, SECRET = "lake-key", "lake-secret-5b1f"
 REGION = "us-east-1"
@@ -123,7 +123,6 @@ def object_store_in(folder: Path) -> Iterator[ObjectStore]:
 
 
 def _program() -> str:
-    """Return the program: the wheel puts it beside Python."""
-    found = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+    found = find_weed()
     assert found is not None, "weed is missing: it comes with the extra `dev`"
     return found
